@@ -1,0 +1,59 @@
+# Everything a developer runs. `make` alone lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SYNCED := .venv/.synced
+# A uv on the path, else one of our own in .tools/.
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help setup servers test check demo bench lock
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(SYNCED) ## make .venv with exactly what requirements.lock names, and this package
+
+servers: ## get the Redis and DynamoDB that the tests run against (see scripts/get-servers)
+	@scripts/get-servers
+
+test: $(SYNCED) servers ## run the tests; ARGS='-k name' goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(SYNCED) ## lint, format and types, without changing anything
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict ingest_service tests
+
+demo: $(SYNCED) ## run the program; ARGS='run file.csv 1000' goes to it
+	$(BIN)/python -m ingest_service $(ARGS)
+
+bench: $(SYNCED) ## measure throughput (see benchmarks/)
+	scripts/get-servers --bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock: | $(UV) ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade chooses every version anew
+	$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		-o requirements.lock $(ARGS)
+
+.tools/bin/uv:
+	@$(require_python)
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv
+
+$(BIN)/python: | $(UV)
+	@$(require_python)
+	$(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" --allow-existing .venv
+
+# The stamp is newer than what it was made from, so a second `make setup` has nothing to do.
+$(SYNCED): requirements.lock pyproject.toml $(BIN)/python | $(UV)
+	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(UV) pip install --quiet --no-deps --python $(BIN)/python -e .
+	@touch $@
+
+define require_python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "This needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+endef

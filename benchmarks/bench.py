@@ -1,0 +1,116 @@
+"""What every section works with: the options, generated files, stores, and the commands to compare."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks import stores
+from benchmarks.measure import ROOT, CommandFailedError, Side, Subject, interleave
+from benchmarks.stores import Store
+
+
+@dataclass
+class Bench:
+    """One invocation: everything it makes lies in `work` and goes with it; servers start when first used."""
+
+    rows: int
+    pairs: int
+    work: Path
+    stack: ExitStack
+    skipped: list[str] = field(default_factory=list)
+
+    @cached_property
+    def redis(self) -> Store:
+        return self.stack.enter_context(stores.redis(self.work))
+
+    @cached_property
+    def dynamodb(self) -> Store:
+        return self.stack.enter_context(stores.null_dynamodb())
+
+    @cached_property
+    def sqlite(self) -> Store:
+        return stores.sqlite(self.work)
+
+    def file(self, name: str = "iso.csv", **options: Any) -> Path:
+        """A generated file, made once; the options are those of benchmarks.generate."""
+        options = {"rows": self.rows} | options
+        path = self.work / f"{options['rows']}-{options.get('bad', 0)}-{name}"
+        if not path.exists():
+            self.say(f"generating {path.name}")
+            flags = [f"--{option}={value}" for option, value in options.items()]
+            command = [sys.executable, "-m", "benchmarks.generate", str(path), *flags]
+            subprocess.run(command, cwd=ROOT, check=True)
+        return path
+
+    def ours(
+        self,
+        file: Path,
+        store: Store,
+        *,
+        name: str = "ingest-service",
+        rows: int | None = None,
+        records: int | None = None,
+        sample_every_s: float | None = None,
+    ) -> Subject:
+        """A run of ingest-service; `records`, where not all rows, is how many of them the store must get."""
+        rows = rows or self.rows
+        state = self.work / "state"
+
+        def fresh() -> None:
+            store.clear()
+            shutil.rmtree(state, ignore_errors=True)
+
+        command = [*ingest_service(), "run", str(file), "--to", store.url]
+        return Subject(
+            name=name,
+            command=[*command, "--json", "--restart", "--state-dir", str(state)],
+            rows=rows,
+            server_pid=store.pid,
+            before=fresh,
+            after=holds(store, rows if records is None else records),
+            sample_every_s=sample_every_s,
+        )
+
+    def peer(self, name: str, module: str, store: Store, *, rows: int, python: Path = Path(sys.executable)) -> Subject:
+        """A script from benchmarks/peers on the first rows of the same file."""
+        rows = min(rows, self.rows)
+        where = [str(self.file()), "--to", store.url, "--limit", str(rows)]
+        return Subject(
+            name=f"{name} ({rows:,} rows)",
+            command=[str(python), "-m", f"benchmarks.peers.{module}", *where],
+            rows=rows,
+            server_pid=store.pid,
+            before=store.clear,
+            after=holds(store, rows),
+        )
+
+    def compare(self, *subjects: Subject) -> list[Side]:
+        self.say(f"measuring {self.pairs} times each: {', '.join(subject.name for subject in subjects)}")
+        return interleave(subjects, self.pairs)
+
+    def skip(self, what: str) -> None:
+        self.skipped.append(what)
+        self.say(f"SKIPPED: {what}")
+
+    def say(self, text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+
+def ingest_service() -> list[str]:
+    """The command as users call it: the console script where it is installed, else the module."""
+    script = Path(sys.executable).with_name("ingest-service")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "ingest_service"]
+
+
+def holds(store: Store, records: int) -> Callable[[], None]:
+    def check() -> None:
+        if records <= store.exact_up_to and (count := store.count()) != records:
+            raise CommandFailedError(f"{store.url} holds {count:,} records, not {records:,}")
+
+    return check

@@ -1,0 +1,125 @@
+"""A DynamoDB that stores nothing: it reads each request whole and says yes, so only the client is measured.
+
+    python -m benchmarks.null_dynamodb [--port 0]
+
+Prints its port as JSON when it listens, and on SIGTERM the requests and items it was sent; GET / answers the
+same counts. Answers carry the x-amz-crc32 that clients check.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import signal
+import sys
+import zlib
+from typing import Any, Final, cast
+
+import uvloop
+
+_TARGET: Final = re.compile(rb"\r\nx-amz-target: *DynamoDB_20120810\.(\w+)", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+def _response(answer: object, status: str = "200 OK") -> bytes:
+    body = json.dumps(answer, separators=(",", ":")).encode()
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {len(body)}\r\n"
+        f"x-amzn-RequestId: 0\r\nx-amz-crc32: {zlib.crc32(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def _table(name: str, hash_key: str, range_key: str) -> dict[str, Any]:
+    keys = {hash_key: "HASH", range_key: "RANGE"}
+    return {
+        "TableName": name,
+        "TableStatus": "ACTIVE",
+        "TableArn": f"arn:aws:dynamodb:us-east-1:000000000000:table/{name}",
+        "KeySchema": [{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
+        "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in keys],
+        "BillingModeSummary": {"BillingMode": "PAY_PER_REQUEST"},
+        "ItemCount": 0,
+    }
+
+
+_TABLE: Final = _table("interactions", "user_id", "event_key")
+_ANSWERS: Final = {
+    b"BatchWriteItem": _response({"UnprocessedItems": {}}),
+    b"DescribeTable": _response({"Table": _TABLE}),
+    b"CreateTable": _response({"TableDescription": _TABLE}),
+    b"DescribeTimeToLive": _response({"TimeToLiveDescription": {"TimeToLiveStatus": "DISABLED"}}),
+    b"ListTables": _response({"TableNames": ["interactions"]}),
+    b"Query": _response({"Items": [], "Count": 0, "ScannedCount": 0}),
+    **dict.fromkeys((b"GetItem", b"PutItem", b"UpdateItem", b"DeleteItem"), _response({})),
+}
+_UNKNOWN: Final = _response({"__type": "com.amazon.coral.service#UnknownOperationException"}, "400 Bad Request")
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.requests = 0
+        self.items = 0
+
+
+class NullDynamoDB(asyncio.Protocol):
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._buffer = bytearray()
+        self._head = b""  # of the request whose body is still arriving
+        self._body_at = self._end = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while self._head or self._take_head():
+            if len(self._buffer) < self._end:
+                return
+            self._transport.write(self._answer())
+            del self._buffer[: self._end]
+            self._head = b""
+
+    def _take_head(self) -> bool:
+        at = self._buffer.find(b"\r\n\r\n")
+        if at < 0:
+            return False
+        self._head = bytes(self._buffer[:at])
+        length = _LENGTH.search(self._head)
+        self._body_at = at + 4
+        self._end = self._body_at + (int(length[1]) if length else 0)
+        return True
+
+    def _answer(self) -> bytes:
+        target = _TARGET.search(self._head)
+        if target is None:
+            return _response(vars(self._counts)) if self._head.startswith(b"GET ") else _UNKNOWN
+        self._counts.requests += 1
+        if target[1] == b"BatchWriteItem":
+            self._counts.items += self._buffer.count(b'"PutRequest"', self._body_at, self._end)
+        return _ANSWERS.get(target[1], _UNKNOWN)
+
+
+async def serve(port: int) -> None:
+    loop = asyncio.get_running_loop()
+    counts, stop = Counts(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    server = await loop.create_server(lambda: NullDynamoDB(counts), "127.0.0.1", port)
+    _say({"port": server.sockets[0].getsockname()[1]})
+    await stop.wait()
+    _say(vars(counts))
+
+
+def _say(event: dict[str, int]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.null_dynamodb", description=__doc__.split("\n")[0])
+    parser.add_argument("--port", type=int, default=0)
+    uvloop.run(serve(parser.parse_args().port))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The sections of the benchmark, each a function that returns the lines it adds to the table."""
+
+from collections.abc import Callable
+from typing import Final
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure
+from benchmarks.sections import dynamodb, formats, memory, redis, rejects, sqlite, startup
+
+SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
+    "redis": redis.figures,
+    "dynamodb": dynamodb.figures,
+    "sqlite": sqlite.figures,
+    "memory": memory.figures,
+    "startup": startup.figures,
+    "formats": formats.figures,
+    "rejects": rejects.figures,
+}

@@ -1,0 +1,132 @@
+"""The stores that the benchmarks write to: servers of their own on free loopback ports, and a fresh file."""
+
+import json
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.measure import ROOT
+
+_COUNT_RECENT: Final = """
+local n = 0
+for _, key in ipairs(redis.call('KEYS', 'recent:*')) do n = n + redis.call('ZCARD', key) end
+return n
+"""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where a run writes to; `count` says how many records came since `clear`."""
+
+    url: str
+    clear: Callable[[], object]
+    count: Callable[[], int]
+    pid: int | None = None
+    port: int = 0
+    exact_up_to: int = sys.maxsize  # with more records, `count` may be less
+
+
+@contextmanager
+def redis(directory: Path) -> Iterator[Store]:
+    """A redis-server without persistence, found on the path."""
+    port = _free_port()
+    where = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
+    with _process([_binary("redis-server"), *where, "--save", "", "--appendonly", "no"]) as server:
+
+        def cli(*words: str) -> str:
+            command = ["redis-cli", "-p", str(port), *words]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+        _wait_for(port)
+        yield Store(
+            url=f"redis://127.0.0.1:{port}/0",
+            clear=lambda: cli("FLUSHALL", "SYNC"),
+            count=lambda: int(cli("EVAL", _COUNT_RECENT, "0")),
+            pid=server.pid,
+            port=port,
+            exact_up_to=2_000_000,  # 40 a user, so that none has more than the hundred that is kept
+        )
+
+
+@contextmanager
+def null_dynamodb() -> Iterator[Store]:
+    """benchmarks/null_dynamodb.py, which stores nothing."""
+    with _process([sys.executable, "-m", "benchmarks.null_dynamodb"], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        port = int(json.loads(server.stdout.readline())["port"])
+        cleared_at = 0
+
+        def items() -> int:
+            with closing(HTTPConnection("127.0.0.1", port)) as connection:
+                connection.request("GET", "/")
+                return int(json.loads(connection.getresponse().read())["items"])
+
+        def clear() -> None:
+            nonlocal cleared_at
+            cleared_at = items()
+
+        yield Store(
+            url=f"dynamodb://interactions?endpoint=http://127.0.0.1:{port}&region=us-east-1",
+            clear=clear,
+            count=lambda: items() - cleared_at,
+            pid=server.pid,
+            port=port,
+        )
+
+
+def sqlite(directory: Path) -> Store:
+    path = directory / "interactions.db"
+
+    def clear() -> None:
+        for file in directory.glob(f"{path.name}*"):  # and its -wal and -shm
+            file.unlink()
+
+    def count() -> int:
+        with closing(sqlite3.connect(path)) as database:
+            return int(database.execute("SELECT count(*) FROM interactions").fetchone()[0])
+
+    return Store(url=f"sqlite:///{path}", clear=clear, count=count)
+
+
+@contextmanager
+def _process(command: list[str], stdout: int = subprocess.DEVNULL) -> Iterator["subprocess.Popen[Any]"]:
+    with subprocess.Popen(command, cwd=ROOT, stdout=stdout) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _binary(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise FileNotFoundError(f"{name} is not on the path")
+    return path
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _wait_for(port: int, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return

@@ -1,0 +1,318 @@
+"""The commands. Results go to stdout, logs and progress to stderr, and a user's mistake is one sentence."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from ingest_service.errors import IngestError, UsageError
+
+if TYPE_CHECKING:
+    from ingest_service.config import Settings
+    from ingest_service.report import Report, StreamReport
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="ingest-service",
+    help="Load interaction files into Redis, DynamoDB and SQLite: resumable, with every row accounted for.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE...", help="Files, patterns, '-' for standard input, or archive.zip#member."),
+]
+To = Annotated[
+    list[str] | None,
+    typer.Option("--to", metavar="URL", help="A sink: redis://, dynamodb://, sqlite://. May be given several times."),
+]
+Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="ROLE=NAME", help="Your own name for a column: user=uid."),
+]
+CheckpointPlace = Annotated[
+    str | None, typer.Option("--checkpoint", metavar="sink|file:DIR", help="Where checkpoints are kept.")
+]
+StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where dead letters are kept.")]
+
+
+@app.command()
+def run(
+    sources: Sources,
+    to: To = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first so many rows of each source.")
+    ] = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    max_rejects: Annotated[
+        str | None,
+        typer.Option("--max-rejects", metavar="N|N%", help="Stop when more rows than this are refused."),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Load the sources again from their start.")] = False,
+    checkpoint: CheckpointPlace = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Load sources into sinks, going on where an earlier run stopped. `run FILE 1000` loads its first 1,000 rows."""
+    sources, limit = _trailing_limit(sources, limit)
+    flags = {
+        "to": to or None,
+        "limit": limit,
+        "dataset": dataset,
+        "columns": _column_names(columns),
+        "max_rejects": max_rejects,
+        "checkpoint": checkpoint,
+        "state_dir": state_dir,
+    }
+    settings = _settings(flags, config)
+    report = _execute(_run(sources, settings, restart=restart))
+    if as_json:
+        typer.echo(json.dumps(report.as_json()))
+    else:
+        _print_report(report)
+
+
+async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
+    from ingest_service.loader import jobs_of, run, sinks_of
+    from ingest_service.telemetry.progress import BarObserver, JsonObserver
+
+    jobs = jobs_of(sources, settings, restart=restart)
+    sinks = sinks_of(settings.sink_urls())
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    with BarObserver() if sys.stderr.isatty() else JsonObserver() as observer:
+        return await run(jobs, sinks, stop, observer)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """The first SIGTERM or SIGINT drains; the second ends the process at once, and the next run repeats little."""
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(75)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+@app.command()
+def check(
+    to: To = None,
+    create: Annotated[bool, typer.Option("--create", help="Make tables that are missing.")] = False,
+    config: Config = None,
+) -> None:
+    """Is every sink reachable, permitted, and are its tables there? One line each; exit 69 if not."""
+    settings = _settings({"to": to or None}, config)
+    ok = _execute(_check(settings, create=create))
+    if not ok:
+        raise typer.Exit(69)
+
+
+async def _check(settings: "Settings", *, create: bool) -> bool:
+    from ingest_service.loader import sinks_of
+    from ingest_service.sinks.base import Finding
+
+    all_ok = True
+    for sink in sinks_of(settings.sink_urls()):
+        try:
+            findings = await sink.check(create=create)
+        except IngestError as error:
+            findings = [Finding("connection", False, str(error))]
+        finally:
+            await sink.close()
+        for finding in findings:
+            typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {sink.name}  {finding.what}: {finding.detail}")
+            all_ok &= finding.ok
+    return all_ok
+
+
+@app.command()
+def preview(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, or archive.zip#member.")],
+    rows: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 5,
+    to: To = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    config: Config = None,
+) -> None:
+    """What the first rows would become in each sink, and the first refused rows; writes nothing."""
+    settings = _settings({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    _execute(_preview(source, rows, settings))
+
+
+async def _preview(name: str, rows: int, settings: "Settings") -> None:
+    from ingest_service.blocks import BlockReader, parse_block
+    from ingest_service.loader import jobs_of, sinks_of
+
+    job = jobs_of([name], settings)[0]
+    reader = await asyncio.to_thread(lambda: BlockReader(job.source, job.dataset, columns=job.columns, limit=rows))
+    try:
+        block = await asyncio.to_thread(reader.next)
+        if block is None:
+            typer.echo("The source has a header and no rows.")
+            return
+        chunk = parse_block(block, reader.layout)
+        for sink in sinks_of(settings.sink_urls()):
+            typer.echo(f"{sink.name}:")
+            for text in sink.preview(chunk.frame):
+                typer.echo(f"  {text}")
+            await sink.close()
+        for reject in chunk.rejects:
+            typer.echo(f"refused: line {reject.line}: {reject.code}: {reject.reason}")
+    finally:
+        reader.close()
+
+
+@app.command()
+def status(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="By default all that have a checkpoint.")
+    ] = None,
+    to: To = None,
+    checkpoint: CheckpointPlace = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Where each sink stands: offset, rows, percent, complete or not."""
+    settings = _settings({"to": to or None, "checkpoint": checkpoint}, config)
+    lines = _execute(_status(source, settings))
+    for line in lines:
+        typer.echo(json.dumps(line) if as_json else _status_text(line))
+    if not lines:
+        typer.echo("No source has a checkpoint in these sinks yet.", err=as_json)
+
+
+async def _status(source: str | None, settings: "Settings") -> list[dict[str, Any]]:
+    from ingest_service.checkpoint import FileCheckpoints, decode
+    from ingest_service.config import stream_named
+    from ingest_service.loader import opened, sinks_of
+    from ingest_service.sources import sources_named
+
+    wanted = {stream_named(found.uri) for found in sources_named(source)} if source else None
+    lines = []
+    for sink in sinks_of(settings.sink_urls()):
+        async with opened([sink]):
+            folder = settings.checkpoint_dir
+            store = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
+            for stream in await store.streams():
+                text = await store.read(stream)
+                if text is not None and (wanted is None or stream in wanted):
+                    lines.append(_status_line(decode(text, stream, sink.name)))
+    return lines
+
+
+def _status_line(checkpoint: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    offset, size = checkpoint.watermark.position.offset, checkpoint.source.size
+    percent = 100.0 if checkpoint.complete else round(min(100.0, 100 * offset / size), 1) if size else None
+    return {
+        "sink": checkpoint.sink,
+        "stream": checkpoint.stream,
+        "source": checkpoint.source.uri,
+        "complete": checkpoint.complete,
+        "percent": percent,
+        "offset": offset,
+        **asdict(checkpoint.watermark.counts),
+        "holder": str(checkpoint.holder) if checkpoint.holder else None,
+        "updated_at": checkpoint.updated_at,
+    }
+
+
+def _status_text(line: dict[str, Any]) -> str:
+    state = "complete" if line["complete"] else "in work" if line["holder"] else "stopped"
+    percent = "?" if line["percent"] is None else f"{line['percent']}%"
+    counts = ", ".join(f"{line[name]:,} {name}" for name in ("read", "rejected", "written", "merged", "dead"))
+    return f"{line['sink']}  {line['source']}  {state}  {percent}  at byte {line['offset']:,}: {counts}"
+
+
+def _settings(flags: dict[str, Any], file: Path | None) -> "Settings":
+    from ingest_service.config import load_settings
+    from ingest_service.telemetry import logs
+
+    settings = load_settings(flags, file)
+    logs.configure(settings.log_level)
+    return settings
+
+
+def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], int | None]:
+    """`run file.csv 1000`: a bare integer after the files is the limit, unless a file has that name."""
+    last = sources[-1]
+    if limit is None and len(sources) > 1 and last.isascii() and last.isdigit() and not Path(last).exists():
+        if int(last) < 1:
+            raise UsageError("The limit must be at least 1.")
+        return sources[:-1], int(last)
+    return sources, limit
+
+
+def _column_names(columns: list[str] | None) -> dict[str, str] | None:
+    if not columns:
+        return None
+    names: dict[str, str] = {}
+    for column in columns:
+        role, mark, name = column.partition("=")
+        if not mark or not role or not name:
+            raise UsageError(f"--column {column!r} is not ROLE=NAME, for example user=uid.")
+        names[role] = name
+    return names
+
+
+def _print_report(report: "Report") -> None:
+    for stream in report.streams:
+        _print_stream(stream)
+
+
+def _print_stream(stream: "StreamReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    state = "complete" if stream.complete else "as far as the limit"
+    table = Table(title=f"{stream.source.rpartition('/')[2]}: {state}", title_justify="left")
+    names = ("read", "accepted", "rejected", "written", "merged", "dead")
+    for heading in ("sink", *names):
+        table.add_column(heading, justify="left" if heading == "sink" else "right")
+    for sink, numbers in stream.sinks.items():
+        table.add_row(sink, *(f"{getattr(numbers.counts, name):,}" for name in names))
+    console = Console()
+    console.print(table)
+    pace = f" ({stream.rows_per_s:,.0f} rows/s)" if stream.rows_now else ""
+    console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
+    if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
+        console.print(f"Refused rows, with their reasons: {stream.dead_letters}", highlight=False, soft_wrap=True)
+
+
+def _execute(job: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(job)
+    return uvloop.run(job)
+
+
+def main() -> None:
+    """The console script: an IngestError becomes one sentence and its exit code."""
+    try:
+        app()
+    except IngestError as error:
+        sys.stderr.write(f"ingest-service: {error}\n")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output is gone, as `| head` does; that is not a fault of the run.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,14 @@
+"""The data sets by name."""
+
+from ingest_service.datasets.base import Dataset
+from ingest_service.datasets.microlens import MICROLENS
+from ingest_service.errors import ConfigurationError
+
+DATASETS = {MICROLENS.name: MICROLENS}
+
+
+def dataset_named(name: str) -> Dataset:
+    try:
+        return DATASETS[name]
+    except KeyError:
+        raise ConfigurationError(f"There is no data set {name!r}; choose from: {', '.join(DATASETS)}.") from None

@@ -1,0 +1,91 @@
+"""From settings to a run: opens the sinks once and loads one source after the other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from ingest_service.config import Settings, load_settings, stream_named
+from ingest_service.datasets import dataset_named
+from ingest_service.errors import ConfigurationError
+from ingest_service.pipeline import Job, Observer, RejectLimit, State, load
+from ingest_service.report import Report, StreamReport
+from ingest_service.sinks.base import Sink, sink_at
+from ingest_service.sources import sources_named
+
+
+class Silent:
+    """An observer that looks away: for scripts."""
+
+    def progress(self, state: State) -> None:
+        pass
+
+    def report(self, report: StreamReport) -> None:
+        pass
+
+
+def sinks_of(urls: Sequence[str]) -> list[Sink]:
+    """The sinks at these URLs, not yet open. ConfigurationError if two have one name."""
+    sinks = [sink_at(url) for url in urls]
+    names = [sink.name for sink in sinks]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ConfigurationError(f"Two sinks are named {twice.pop()!r}; tell them apart with ?name=… in one URL.")
+    return sinks
+
+
+@asynccontextmanager
+async def opened(sinks: Sequence[Sink]) -> AsyncIterator[None]:
+    """The sinks, open inside and closed after."""
+    async with AsyncExitStack() as stack:
+        for sink in sinks:
+            stack.push_async_callback(sink.close)
+            await sink.open()
+        yield
+
+
+def jobs_of(sources: Sequence[str], settings: Settings, *, restart: bool = False) -> list[Job]:
+    """One job for each source that the arguments name."""
+    return [
+        Job(
+            source=source,
+            stream=stream_named(source.uri),
+            dataset=dataset_named(settings.dataset),
+            state_dir=settings.state_dir,
+            columns=settings.columns,
+            checkpoint_dir=settings.checkpoint_dir,
+            limit=settings.limit,
+            max_rejects=RejectLimit.parse(settings.max_rejects),
+            restart=restart,
+        )
+        for name in sources
+        for source in sources_named(name)
+    ]
+
+
+async def run(jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> Report:
+    """Load the jobs in turn. The sinks are opened and closed here."""
+    async with opened(sinks):
+        return Report([await load(job, sinks, stop, observer) for job in jobs])
+
+
+async def ingest(
+    source: str | Path | Sequence[str | Path],
+    *,
+    to: Sequence[str] | None = None,
+    limit: int | None = None,
+    dataset: str | None = None,
+    restart: bool = False,
+    **settings: Any,
+) -> Report:
+    """Load one source or several, going on where an earlier call stopped; the `run` command as a function.
+
+    `to` are sink URLs, by default those of the configuration. Other settings go by their names in the configuration
+    file. Raises an IngestError where the command would exit with a code.
+    """
+    names = [source] if isinstance(source, str | Path) else list(source)
+    flags = {"to": list(to) if to else None, "limit": limit, "dataset": dataset, **settings}
+    loaded = load_settings(flags)
+    jobs = jobs_of([str(name) for name in names], loaded, restart=restart)
+    return await run(jobs, sinks_of(loaded.sink_urls()), asyncio.Event(), Silent())

@@ -1,0 +1,366 @@
+"""START HERE: one source flows into its sinks.
+
+    source → blocks → chunks → one bounded queue a sink → consumers → settled spans → watermark → checkpoint
+                         └→ refused rows become dead letters first
+
+`load` wires it; every stage is a short function below it. What may block runs in a thread; asyncio only moves chunks.
+A stage that fails fails the run: the task group cancels the others, so nothing waits for a stage that is gone.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from ingest_service.blocks import Block, BlockReader, parse_block
+from ingest_service.checkpoint import Checkpoint, CheckpointStore, FileCheckpoints, Fingerprint, Lease
+from ingest_service.chunk import Chunk, DeadRow, Position
+from ingest_service.datasets.base import Dataset
+from ingest_service.dead_letter import DeadLetters
+from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRejects
+from ingest_service.ordering import KeyOrder
+from ingest_service.queues import BoundedQueue, Closed
+from ingest_service.report import SinkReport, StreamReport
+from ingest_service.sinks.base import Sink
+from ingest_service.sources.base import Source
+from ingest_service.threads import finish_in_thread
+from ingest_service.tracker import Counts, Tracker, Watermark
+
+QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
+PARSE_AHEAD = 2
+CHECKPOINT_EVERY_S = 1.0
+DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
+RELEASE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class RejectLimit:
+    """How many rows may be refused: a number, or a share of the rows read."""
+
+    rows: int | None = None
+    percent: float | None = None
+    MIN_ROWS: ClassVar[int] = 1_000  # a share of fewer rows says little; at the end it counts all the same
+
+    @classmethod
+    def parse(cls, text: str | None) -> "RejectLimit":
+        """`100` rows or `1.5%`; None for no limit."""
+        if text is None:
+            return cls()
+        return cls(percent=float(text[:-1])) if text.endswith("%") else cls(rows=int(text))
+
+    def exceeded(self, refused: int, read: int, *, at_end: bool = False) -> bool:
+        if self.rows is not None and refused > self.rows:
+            return True
+        judged = at_end or read >= self.MIN_ROWS
+        return self.percent is not None and judged and refused * 100 > self.percent * read
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One source to load, and how. `stream` names its checkpoints and its folder of dead letters."""
+
+    source: Source
+    stream: str
+    dataset: Dataset
+    state_dir: Path
+    columns: dict[str, str] = field(default_factory=dict)
+    checkpoint_dir: Path | None = None
+    limit: int | None = None
+    max_rejects: RejectLimit = RejectLimit()
+    restart: bool = False
+
+
+@dataclass(slots=True)
+class Lane:
+    """One sink's way: what is queued, in flight, settled and checkpointed."""
+
+    sink: Sink
+    lease: Lease
+    tracker: Tracker
+    found: Checkpoint
+    queue: BoundedQueue[Chunk]
+    order: KeyOrder = field(default_factory=KeyOrder)
+    in_flight_rows: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """What the metrics look at while a source is loaded."""
+
+    job: Job
+    reader: BlockReader
+    lanes: list[Lane]
+    dead_letters: DeadLetters
+    started: float = field(default_factory=time.monotonic)
+    read_to: Position = field(default_factory=Position)
+    first_stored: int = 0  # where in the stored bytes this run began, for its ETA
+    rejected: int = 0  # in this run, as is `dead`
+    dead: int = 0
+    writing_dead_letters: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def rows_rejected(self) -> int:
+        """Rows refused before any sink so far, those of earlier runs included."""
+        start = min((lane.found.watermark for lane in self.lanes), key=lambda mark: mark.position.offset)
+        return start.counts.rejected + self.rejected
+
+    @property
+    def refused(self) -> int:
+        """Rows refused anywhere so far."""
+        return self.rows_rejected + max(lane.found.watermark.counts.dead for lane in self.lanes) + self.dead
+
+
+class Observer(Protocol):
+    """Is shown the state about once a second, and the report at the end."""
+
+    def progress(self, state: State) -> None: ...
+
+    def report(self, report: StreamReport) -> None: ...
+
+
+async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> StreamReport:
+    """Load one source into open sinks, going on from each sink's checkpoint.
+
+    Stopped if `stop` was set before the end; any other IngestError if a stage failed. In each case what was settled is
+    checkpointed, and another call goes on from there.
+    """
+    async with AsyncExitStack() as opened:
+        reader = await finish_in_thread(_open_reader, job)
+        opened.push_async_callback(asyncio.to_thread, reader.close)
+        lanes: list[Lane] = []
+        for sink in sinks:
+            lane = await _open_lane(job, sink, reader)
+            opened.push_async_callback(_give_up_lease, lane, job, reader)
+            lanes.append(lane)
+        start = min((lane.found.watermark.position for lane in lanes), key=lambda position: position.offset)
+        dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
+        await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.restart)
+        opened.callback(dead_letters.close)
+        for lane in lanes:
+            reader.require_header(lane.found.source.header)
+        await finish_in_thread(reader.resume, start)
+        state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
+        await _run_stages(state, stop, observer)
+        for lane in lanes:
+            await lane.lease.save(
+                _fingerprint(job, reader),
+                lane.tracker.watermark,
+                complete=_is_complete(lane, reader),
+                release=True,
+            )
+        report = _report(state)
+        observer.report(report)
+        if stop.is_set() and not reader.is_done:
+            raise Stopped("Stopped on request; run the same command again to go on.")
+        if not report.balanced:
+            raise IngestError("The rows do not add up; please report this with the report above.")
+        return report
+
+
+async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> None:
+    try:
+        async with asyncio.TaskGroup() as stages:
+            helpers = [stages.create_task(_show(state, observer)), stages.create_task(_stop_in_time(stop))]
+            helpers += [stages.create_task(_checkpoint(state, lane)) for lane in state.lanes]
+            consumers = [
+                stages.create_task(_consume(state, lane))
+                for lane in state.lanes
+                for _ in range(lane.sink.options.consumers)
+            ]
+            await _produce(state, stop)
+            for lane in state.lanes:
+                await lane.queue.close()
+            await asyncio.wait(consumers)
+            for helper in helpers:
+                helper.cancel()
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of a group: the others only follow from it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _open_reader(job: Job) -> BlockReader:
+    return BlockReader(job.source, job.dataset, columns=job.columns, limit=job.limit)
+
+
+async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
+    store: CheckpointStore = sink.checkpoints
+    if job.checkpoint_dir is not None:
+        store = FileCheckpoints(job.checkpoint_dir, sink.name)
+    lease = Lease(store, job.stream, sink.name)
+    # Standard input cannot be read again, so each run of it is a new one.
+    restart = job.restart or not job.source.resumable
+    found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=restart)
+    return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
+
+
+async def _give_up_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
+    """After a failure, if the sink still answers: keep what it has settled, and let the next run begin at once."""
+    if lane.lease.is_released:
+        return
+    with suppress(IngestError, TimeoutError):
+        async with asyncio.timeout(RELEASE_S):
+            if job.checkpoint_dir is not None:
+                await lane.sink.flush()
+            complete = _is_complete(lane, reader)
+            await lane.lease.save(_fingerprint(job, reader), lane.tracker.watermark, complete=complete, release=True)
+
+
+def _fingerprint(job: Job, reader: BlockReader) -> Fingerprint:
+    return Fingerprint(job.source.uri, reader.layout.header, job.source.size(), job.source.etag)
+
+
+def _is_complete(lane: Lane, reader: BlockReader) -> bool:
+    """Whether the sink has all rows of the source as it was at the end of this run."""
+    if lane.tracker.watermark.position == lane.found.watermark.position and not reader.reached_end:
+        return lane.found.complete
+    return reader.reached_end and lane.tracker.outstanding == 0
+
+
+async def _produce(state: State, stop: asyncio.Event) -> None:
+    """Read blocks and parse them, some ahead; pass them on in order."""
+    ahead: deque[asyncio.Task[Chunk]] = deque()
+    async with asyncio.TaskGroup() as workers:
+        reading = workers.create_task(finish_in_thread(state.reader.next))
+        while (block := await _unless_stopped(reading, state.reader, stop)) is not None:
+            reading = workers.create_task(finish_in_thread(state.reader.next))
+            ahead.append(workers.create_task(asyncio.to_thread(parse_block, block, state.reader.layout)))
+            if len(ahead) >= PARSE_AHEAD:
+                await _pass_on(state, await ahead.popleft())
+        while ahead:
+            await _pass_on(state, await ahead.popleft())
+    if state.reader.is_done:
+        _refuse_too_many(state, at_end=True)
+        _refuse_lost_end(state)
+
+
+async def _unless_stopped(
+    reading: asyncio.Task[Block | None], reader: BlockReader, stop: asyncio.Event
+) -> Block | None:
+    """The block being read, or None once a stop was asked for."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            reader.interrupt()
+            await asyncio.wait((reading,))
+            return None
+        return reading.result()
+    finally:
+        stopping.cancel()
+
+
+async def _pass_on(state: State, chunk: Chunk) -> None:
+    """Make the refused rows durable, then offer the chunk to every sink; the slowest one sets the pace."""
+    await _keep(state, chunk.rejects)
+    state.rejected += len(chunk.rejects)
+    state.read_to = chunk.end
+    _refuse_too_many(state)
+    for lane in state.lanes:
+        watermark = lane.found.watermark.position
+        if chunk.end.offset == watermark.offset and chunk.end.tail_hash != watermark.tail_hash:
+            raise SourceChanged(
+                f"The source's bytes before {watermark.offset} are not those that {lane.sink.name} has; "
+                "use --restart to start it again."
+            )
+        needed = chunk.after(watermark)
+        if needed is not None:
+            lane.tracker.expect(needed.start, needed.end)
+            await lane.queue.put(needed)
+
+
+async def _consume(state: State, lane: Lane) -> None:
+    """Write chunks until the queue ends. One is settled when each of its rows is stored or kept as a dead letter."""
+    while True:
+        try:
+            chunk = await lane.queue.get()
+        except Closed:
+            return
+        async with lane.order.turn(chunk):
+            lane.in_flight_rows += chunk.accepted
+            try:
+                written = await lane.sink.write(chunk)
+            finally:
+                lane.in_flight_rows -= chunk.accepted
+            await _keep(state, written.dead)
+        state.dead += len(written.dead)
+        dead = len(written.dead)
+        lane.tracker.settle(
+            chunk.start,
+            Counts(chunk.read, chunk.accepted, len(chunk.rejects), written.written, written.merged, dead),
+        )
+        _refuse_too_many(state)
+
+
+async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
+    if rows:
+        async with state.writing_dead_letters:
+            await finish_in_thread(state.dead_letters.append, rows)
+
+
+async def _checkpoint(state: State, lane: Lane) -> None:
+    """Save the sink's watermark every second, progress or not: it is the lease's heartbeat too."""
+    while True:
+        await asyncio.sleep(CHECKPOINT_EVERY_S)
+        watermark = lane.tracker.watermark
+        if state.job.checkpoint_dir is not None:
+            await lane.sink.flush()
+        await lane.lease.save(_fingerprint(state.job, state.reader), watermark, complete=False)
+
+
+async def _show(state: State, observer: Observer) -> None:
+    while True:
+        await asyncio.sleep(1)
+        observer.progress(state)
+
+
+async def _stop_in_time(stop: asyncio.Event) -> None:
+    """Once a stop was asked for, chunks in flight have so long; then they are left to the next run."""
+    await stop.wait()
+    await asyncio.sleep(DRAIN_S)
+    raise Stopped("Stopped on request; run the same command again to go on.")
+
+
+def _refuse_too_many(state: State, *, at_end: bool = False) -> None:
+    read = state.read_to.row
+    refused = state.refused
+    if state.job.max_rejects.exceeded(refused, read, at_end=at_end):
+        raise TooManyRejects(
+            f"{refused} of {read} rows were refused, more than --max-rejects allows; "
+            f"they are in {state.dead_letters.path}."
+        )
+
+
+def _refuse_lost_end(state: State) -> None:
+    for lane in state.lanes:
+        if state.reader.reached_end and lane.found.watermark.position.offset > state.read_to.offset:
+            raise SourceChanged(
+                f"The source ends before byte {lane.found.watermark.position.offset}, up to which {lane.sink.name} "
+                "has it; use --restart to start it again."
+            )
+
+
+def _report(state: State) -> StreamReport:
+    reports = {}
+    for lane in state.lanes:
+        watermark = lane.tracker.watermark
+        reports[lane.sink.name] = SinkReport(
+            watermark.counts,
+            watermark.position.offset,
+            _is_complete(lane, state.reader),
+            watermark.counts.read - lane.found.watermark.counts.read,
+            lane.sink.retrier.retries,
+            lane.sink.retrier.throttled,
+        )
+    elapsed_s = time.monotonic() - state.started
+    return StreamReport(state.job.source.uri, state.job.stream, elapsed_s, str(state.dead_letters.path), reports)

@@ -1,0 +1,121 @@
+"""What a sink is. A new one is one class with this contract, registered in the group `ingest_service.sinks`.
+
+Sinks take whole chunks, several at once, in any order: writes must be idempotent. The pipeline never has two chunks
+in flight that share a record's key, so a sink needs no order beyond that within a chunk.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ingest_service.checkpoint import CheckpointStore
+from ingest_service.chunk import Chunk, DeadRow
+from ingest_service.errors import ConfigurationError
+from ingest_service.retry import Retrier
+
+
+class SinkOptions(BaseModel):
+    """Options that every sink takes in its URL's query."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("", description="tells two sinks of one kind apart")
+    retry_budget_s: float = Field(60, gt=0, description="how long to try while nothing gets through")
+    consumers: int = Field(2, ge=1, le=64, description="chunks in flight at once")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a chunk's accepted rows: written + merged + len(dead) of them."""
+
+    written: int
+    merged: int = 0
+    dead: list[DeadRow] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `check` looked at."""
+
+    what: str
+    ok: bool
+    detail: str = ""
+
+
+class Sink(ABC):
+    """Constructed from a URL without connecting. `name` tells it apart in reports, logs and checkpoints."""
+
+    scheme: ClassVar[str]
+    options: SinkOptions
+    name: str
+    retrier: Retrier
+    checkpoints: CheckpointStore
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that may be in flight at once."""
+        return self.options.consumers
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect. ConfigurationError if something must be set up first, SinkUnavailable if it cannot be reached."""
+
+    @abstractmethod
+    async def write(self, chunk: Chunk) -> Written:
+        """Store all rows of the chunk, retrying what may pass, and say what became of each.
+
+        May be cancelled at any time; the chunk is then written again.
+        """
+
+    async def flush(self) -> None:
+        """Make what was written durable, before a checkpoint that is kept elsewhere says so."""
+
+    @abstractmethod
+    async def check(self, *, create: bool) -> list[Finding]:
+        """Is it reachable, permitted, and are its tables there? With `create`, make those that are missing."""
+
+    @abstractmethod
+    def preview(self, frame: pl.DataFrame) -> list[str]:
+        """What the rows of a frame would become here, one text each."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release everything. Safe to call twice, and after a failed open."""
+
+
+def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]:
+    """A sink URL in parts, its query checked against `options`; what is wrong with it is named."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    try:
+        return parts, options.model_validate(query)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(options.model_fields))
+            raise ConfigurationError(f"{parts.scheme}:// has no option {name!r}; it knows: {known}.") from None
+        raise ConfigurationError(f"Option {name!r} of {parts.scheme}:// is wrong: {first['msg']}.") from None
+
+
+def sink_at(url: str) -> Sink:
+    """The sink that a URL names, not yet open."""
+    scheme = urlsplit(url).scheme
+    known = {entry.name: entry for entry in entry_points(group="ingest_service.sinks")}
+    if scheme not in known:
+        raise ConfigurationError(
+            f"There is no sink for {scheme or 'that'}:// URLs; there are: {', '.join(sorted(known))}."
+        )
+    sink: Sink = known[scheme].load()(url)
+    return sink
+
+
+def last_of_each(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """The frame with an index column `row`, and of rows with one key only the last."""
+    return frame.with_row_index("row").unique(subset=list(key), keep="last", maintain_order=True)

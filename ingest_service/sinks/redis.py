@@ -1,0 +1,305 @@
+"""Redis: each user's newest interactions in a sorted set, written in pipelines grouped by user."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, ClassVar, cast
+from urllib.parse import unquote
+from uuid import UUID
+
+import polars as pl
+from pydantic import Field
+from redis import exceptions
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry as RedisRetry
+from redis.backoff import NoBackoff
+
+from ingest_service.checkpoint import CheckpointStore
+from ingest_service.chunk import Chunk
+from ingest_service.errors import ConfigurationError, IngestError, Retry
+from ingest_service.models import VideoInteraction
+from ingest_service.retry import Retrier
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, last_of_each, parse_options
+from ingest_service.sinks.encode import json_strings
+from ingest_service.sinks.redis_bulk import BulkConnection, BulkSSLConnection, ErrorReply
+
+# Error replies by their first word. What passes by itself is tried again, what is forbidden ends the run.
+_PASSING = frozenset(
+    (
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "NOREPLICAS",
+        "OOM",
+        "READONLY",
+        "TRYAGAIN",
+        "UNKILLABLE",
+    )
+)
+_FORBIDDEN = frozenset(("DENIED", "NOAUTH", "NOPERM", "WRONGPASS"))
+_COMMANDS_PER_USER = 3  # ZADD, ZREMRANGEBYRANK, EXPIRE
+
+# KEYS: the checkpoint; ARGV: the text that must be there ("" for none), the new one.
+_SWAP = """
+local now = redis.call('GET', KEYS[1])
+if (now or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+class RedisOptions(SinkOptions):
+    recent_limit: int = Field(100, ge=1, description="interactions kept for each user")
+    recent_ttl_s: int = Field(86_400, ge=1, description="a user's interactions expire so long after the last write")
+    timeout_s: float = Field(30, gt=0, description="a connection that moves nothing for so long is given up")
+    ca_file: str = Field("", description="a file of certificates to trust for rediss://, instead of the system's")
+
+
+class RedisSink(Sink):
+    """`redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS."""
+
+    scheme: ClassVar[str] = "redis"
+    options: RedisOptions
+
+    def __init__(self, url: str) -> None:
+        parts, self.options = parse_options(url, RedisOptions)
+        database = parts.path.strip("/") or "0"
+        if not parts.hostname or not database.isdecimal():
+            raise ConfigurationError(
+                "A Redis URL looks like redis://host:6379/0, the last part being the database's number."
+            )
+        tls: dict[str, Any] = {}
+        if parts.scheme == "rediss":
+            tls = {"ssl_min_version": ssl.TLSVersion.TLSv1_2, "ssl_ca_certs": self.options.ca_file or None}
+        self._pool = ConnectionPool(
+            connection_class=BulkSSLConnection if tls else BulkConnection,
+            host=parts.hostname,
+            port=parts.port or 6379,
+            db=int(database),
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            protocol=2,
+            decode_responses=True,
+            socket_timeout=self.options.timeout_s,
+            socket_connect_timeout=min(self.options.timeout_s, 10),
+            # redis-py would resend a whole pipeline whose reply was lost; the retrier below decides that.
+            retry=RedisRetry(NoBackoff(), 0),
+            **tls,
+        )
+        self._client = Redis(connection_pool=self._pool)
+        self.name = self.options.name or self.scheme
+        self.retrier = Retrier(self.name, self.options.retry_budget_s)
+        self.checkpoints: CheckpointStore = _Checkpoints(self)
+
+    async def open(self) -> None:
+        await self.command("PING")
+
+    async def write(self, chunk: Chunk) -> Written:
+        pending = await asyncio.to_thread(last_of_each, chunk.frame, ("user_id", "timestamp", "video_id"))
+        merged = chunk.accepted - pending.height
+        dead: list[int] = []
+
+        async def attempt() -> None:
+            nonlocal pending
+            users, payload = await asyncio.to_thread(self.encode, pending)
+            if not users:
+                return
+            errors = await self._exchange(payload, len(users) * _COMMANDS_PER_USER)
+            if errors:
+                refused, again, code = _sort_out(users, errors)
+                dead.extend(pending.filter(pl.col("user_id").is_in(refused))["row"].to_list())
+                pending = pending.filter(pl.col("user_id").is_in(again))
+                if again:
+                    if len(again) < len(users):
+                        self.retrier.progressed()
+                    await self._reset_if_replica(code)
+                    raise Retry(f"the server answers {code}", throttled=code == "OOM")
+
+        await self.retrier.call(attempt)
+        reason = "The user's key holds something that is no sorted set."
+        rows = [chunk.dead_row(row, self.name, "wrong_type", reason) for row in sorted(dead)]
+        return Written(chunk.accepted - merged - len(rows), merged, rows)
+
+    def encode(self, frame: pl.DataFrame) -> tuple[list[str], bytes]:
+        """The users of a frame, and for each the commands that add its rows, trim its set and renew its expiry."""
+        if not frame.height:
+            return [], b""
+        pair = pl.concat_str(*_bulk(pl.col("epoch_ms").cast(pl.String)), *_bulk(pl.concat_str(*_MEMBER)))
+        by_user = (
+            json_strings(frame, "session_id")
+            .lazy()
+            .select("user_id", pair.alias("pairs"))
+            .group_by("user_id", maintain_order=True)
+            .agg(pl.col("pairs").str.join(""), pl.len().alias("n"))
+        )
+        key = pl.concat_str(*_bulk(pl.concat_str(pl.lit("recent:{"), pl.col("user_id"), pl.lit("}"))))
+        keep = _bulk_text(str(-self.options.recent_limit - 1))
+        expiry = _bulk_text(str(self.options.recent_ttl_s))
+        command = pl.concat_str(
+            pl.lit("*"), (2 + 2 * pl.col("n")).cast(pl.String), pl.lit("\r\n$4\r\nZADD\r\n"), key, pl.col("pairs"),
+            pl.lit("*4\r\n$15\r\nZREMRANGEBYRANK\r\n"), key, pl.lit(f"$1\r\n0\r\n{keep}"),
+            pl.lit("*3\r\n$6\r\nEXPIRE\r\n"), key, pl.lit(expiry),
+        )  # fmt: skip
+        done = by_user.select("user_id", command.alias("command")).collect()
+        return done["user_id"].to_list(), "".join(done["command"].to_list()).encode()
+
+    async def _exchange(self, payload: bytes, n_replies: int) -> dict[int, ErrorReply]:
+        async with self._connection() as connection:
+            return await connection.exchange(payload, n_replies, self.options.timeout_s)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[BulkConnection]:
+        """A connection of the pool; it stays connected only if all went well with it."""
+        with _errors_translated():
+            connection = cast("BulkConnection", await self._pool.get_connection())  # type: ignore[no-untyped-call]
+            try:
+                yield connection
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await self._pool.release(connection)
+
+    async def _reset_if_replica(self, code: str) -> None:
+        """After a failover the old primary answers READONLY on connections that would stay open for good."""
+        if code == "READONLY":
+            await self._pool.disconnect(inuse_connections=False)
+
+    async def command(self, *arguments: str | int) -> object:
+        """One command and its reply, retried."""
+
+        async def attempt() -> object:
+            with _errors_translated():
+                return await self._client.execute_command(*arguments)  # type: ignore[no-untyped-call]
+
+        return await self.retrier.call(attempt)
+
+    async def check(self, *, create: bool) -> list[Finding]:
+        await self.open()
+        probe = "ingest:check:{probe}"
+        try:
+            for arguments in (
+                ("ZADD", probe, 1, "x"),
+                ("EXPIRE", probe, 1),
+                ("ZREMRANGEBYRANK", probe, 0, -1),
+            ):
+                await self.command(*arguments)
+        except IngestError as error:
+            return [Finding("writes", False, str(error))]
+        return [Finding("writes", True, "permitted")]
+
+    def preview(self, frame: pl.DataFrame) -> list[str]:
+        members = json_strings(frame, "session_id").select(
+            pl.concat_str(pl.lit("ZADD recent:{"), "user_id", pl.lit("} "), "epoch_ms", pl.lit(" "), *_MEMBER)
+        )
+        return members.to_series().to_list()
+
+    async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
+        """A user's newest interactions, newest first."""
+        found = await self.command("ZREVRANGE", f"recent:{{{user_id}}}", 0, limit - 1)
+        members = [json.loads(member) for member in cast("list[str]", found)]
+        return [VideoInteraction(user_id=UUID(str(user_id)), **member) for member in members]
+
+    async def close(self) -> None:
+        await self._client.aclose()
+        await self._pool.disconnect()
+
+
+def _bulk(text: pl.Expr) -> tuple[pl.Expr, ...]:
+    """A column as RESP bulk strings. Lengths are in bytes."""
+    return pl.lit("$"), text.str.len_bytes().cast(pl.String), pl.lit("\r\n"), text, pl.lit("\r\n")
+
+
+def _bulk_text(text: str) -> str:
+    return f"${len(text)}\r\n{text}\r\n"
+
+
+# The member: compact JSON in the contract's order of keys.
+_MEMBER: Sequence[pl.Expr | str] = (
+    pl.lit('{"video_id":"'), "video_id", pl.lit('","timestamp":"'), "timestamp",
+    pl.lit('","event_type":"'), "event_type", pl.lit('","device":"'), "device",
+    pl.lit('","session_id":"'), "session_id", pl.lit('"}'),
+)  # fmt: skip
+
+
+def _sort_out(users: Sequence[str], errors: dict[int, ErrorReply]) -> tuple[list[str], list[str], str]:
+    """Users whose rows are refused for good, users to try again, and the error of one of the latter."""
+    refused: list[str] = []
+    again: list[str] = []
+    code = ""
+    first_errors: dict[str, ErrorReply] = {}
+    for index, error in sorted(errors.items()):
+        first_errors.setdefault(users[index // _COMMANDS_PER_USER], error)
+    for user, error in first_errors.items():
+        if error.code == "WRONGTYPE":
+            refused.append(user)
+        elif error.code in _PASSING:
+            again.append(user)
+            code = error.code
+        else:
+            raise _refusal(error.code)
+    return refused, again, code
+
+
+def _refusal(code: str) -> IngestError:
+    if code in _FORBIDDEN:
+        return ConfigurationError(f"Redis refuses this user ({code}); check the password and the ACL (see docs).")
+    if code in ("MOVED", "ASK", "CROSSSLOT"):
+        return ConfigurationError("This Redis is a cluster, which is not supported yet; name a single server.")
+    return ConfigurationError(f"Redis refuses the commands ({code}); is it Redis 6.2 or newer?")
+
+
+@contextmanager
+def _errors_translated() -> Iterator[None]:
+    """redis-py's errors in the terms of ours. Their text may hold row data: only the class is passed on."""
+    try:
+        yield
+    except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
+        raise _refusal("NOPERM") from error
+    except (
+        exceptions.ConnectionError,  # BusyLoadingError and ReadOnlyError's kin below are not all its subclasses
+        exceptions.TimeoutError,
+        exceptions.BusyLoadingError,
+        exceptions.ReadOnlyError,
+        exceptions.OutOfMemoryError,
+        exceptions.TryAgainError,
+        OSError,
+        EOFError,
+        TimeoutError,
+    ) as error:
+        raise Retry(f"connection or server fault ({type(error).__name__})") from error
+    except exceptions.ResponseError as error:
+        code = str(error).partition(" ")[0]
+        if code in _PASSING:
+            raise Retry(f"the server answers {code}") from error
+        raise _refusal(code) from error
+
+
+class _Checkpoints(CheckpointStore):
+    """Keys `ingest:checkpoint:{<stream>}`."""
+
+    def __init__(self, sink: RedisSink) -> None:
+        self._sink = sink
+
+    async def read(self, stream: str) -> str | None:
+        return cast("str | None", await self._sink.command("GET", self._key(stream)))
+
+    async def swap(self, stream: str, old: str | None, new: str) -> bool:
+        return await self._sink.command("EVAL", _SWAP, 1, self._key(stream), old or "", new) == 1
+
+    async def streams(self) -> list[str]:
+        found: list[str] = []
+        cursor = "0"
+        while True:
+            reply = await self._sink.command("SCAN", cursor, "MATCH", self._key("*"), "COUNT", 1000)
+            cursor, keys = cast("tuple[str, list[str]]", reply)
+            found += [key.removeprefix("ingest:checkpoint:{").removesuffix("}") for key in keys]
+            if str(cursor) == "0":
+                return sorted(set(found))
+
+    def _key(self, stream: str) -> str:
+        return f"ingest:checkpoint:{{{stream}}}"

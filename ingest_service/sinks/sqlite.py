@@ -1,0 +1,212 @@
+"""SQLite: the sink that needs no server.
+
+Rows and checkpoint share one transaction: rows wait in it until the checkpoint of the second commits both. After a
+crash both fall back together, so nothing is ever half there.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar, TypeVar
+from urllib.parse import unquote
+from uuid import UUID
+
+import polars as pl
+
+from ingest_service.checkpoint import CheckpointStore
+from ingest_service.chunk import Chunk
+from ingest_service.errors import ConfigurationError, LocalIOError, Retry
+from ingest_service.models import VideoInteraction, timestamp_text
+from ingest_service.retry import Retrier
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, last_of_each, parse_options
+
+T = TypeVar("T")
+
+_COLUMNS = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
+_TABLES = (
+    f"""CREATE TABLE IF NOT EXISTS interactions ({", ".join(f"{name} TEXT NOT NULL" for name in _COLUMNS)},
+        PRIMARY KEY (user_id, event_key)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS ingest_checkpoints (stream TEXT NOT NULL, sink TEXT NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (stream, sink)) WITHOUT ROWID""",
+)
+_INSERT = f"INSERT OR REPLACE INTO interactions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_BUSY_TIMEOUT_S = 1  # the retrier goes on from there
+
+
+class SQLiteSink(Sink):
+    """`sqlite:///relative.db` or `sqlite:////absolute.db`; the file and its tables are made when missing."""
+
+    scheme: ClassVar[str] = "sqlite"
+
+    def __init__(self, url: str) -> None:
+        parts, self.options = parse_options(url, SinkOptions)
+        path = unquote(parts.path.removeprefix("/"))
+        if parts.netloc or not path:
+            raise ConfigurationError("A SQLite URL has three slashes and a path: sqlite:///interactions.db.")
+        self.path = Path(path)
+        self.name = self.options.name or self.scheme
+        self.retrier = Retrier(self.name, self.options.retry_budget_s)
+        # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self.checkpoints: CheckpointStore = _Checkpoints(self)
+
+    async def open(self) -> None:
+        if self._connection is None:
+            await self.run(self._open)
+
+    def _open(self) -> None:
+        if not self.path.parent.is_dir():
+            raise ConfigurationError(f"There is no folder {self.path.parent} for {self.path.name}; make it first.")
+        self._connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        for statement in _TABLES:
+            self._connection.execute(statement)
+
+    async def write(self, chunk: Chunk) -> Written:
+        rows = await asyncio.to_thread(_rows, chunk.frame)
+        await self.run(lambda: self._insert(rows))
+        return Written(len(rows), merged=chunk.accepted - len(rows))
+
+    def _insert(self, rows: list[tuple[str, ...]]) -> None:
+        connection = self.begin()
+        connection.executemany(_INSERT, rows)
+
+    def begin(self) -> sqlite3.Connection:
+        """The connection, in a transaction."""
+        connection = self.connected()
+        if not connection.in_transaction:
+            connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    def connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise RuntimeError("the sink is not open")
+        return self._connection
+
+    async def flush(self) -> None:
+        await self.run(lambda: self.connected().commit())
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """A job on the connection's thread, tried again while another program holds the file."""
+
+        def translated() -> T:
+            with _errors_translated(self.path):
+                return job()
+
+        async def attempt() -> T:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, translated)
+
+        return await self.retrier.call(attempt)
+
+    async def check(self, *, create: bool) -> list[Finding]:
+        if not create and not self.path.exists():
+            return [Finding(str(self.path), True, "will be made by the first run")]
+        await self.open()
+        await self.run(lambda: self.connected().execute("SELECT 1 FROM interactions LIMIT 1").fetchall())
+        return [Finding(str(self.path), True, "can be written")]
+
+    def preview(self, frame: pl.DataFrame) -> list[str]:
+        return [str(dict(zip(_COLUMNS, row, strict=True))) for row in _rows(frame)]
+
+    async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
+        """A user's newest interactions, newest first."""
+        return await self._select("WHERE user_id = ? ORDER BY event_key DESC LIMIT ?", (str(user_id), limit))
+
+    async def history(
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+    ) -> list[VideoInteraction]:
+        """A user's interactions in [since, until), oldest first."""
+        low = timestamp_text(since) if since else ""
+        high = timestamp_text(until) if until else "~"
+        return await self._select(
+            "WHERE user_id = ? AND event_key >= ? AND event_key < ? ORDER BY event_key",
+            (str(user_id), low, high),
+        )
+
+    async def _select(self, where: str, values: Sequence[object]) -> list[VideoInteraction]:
+        statement = f"SELECT user_id, video_id, event_type, timestamp, device, session_id FROM interactions {where}"
+        names = ("user_id", "video_id", "event_type", "timestamp", "device", "session_id")
+        rows = await self.run(lambda: self.connected().execute(statement, values).fetchall())
+        return [VideoInteraction.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
+        self._thread.shutdown()
+
+
+def _rows(frame: pl.DataFrame) -> list[tuple[str, ...]]:
+    """One tuple a row, of rows with one key the last, in the order of the primary key: fewer pages are touched."""
+    keyed = frame.with_columns(pl.concat_str("timestamp", pl.lit("#"), "video_id").alias("event_key"))
+    return last_of_each(keyed, ("user_id", "event_key")).sort("user_id", "event_key").select(_COLUMNS).rows()
+
+
+class _Checkpoints(CheckpointStore):
+    """Table `ingest_checkpoints`. A swap commits the rows that wait, or takes them back with it."""
+
+    def __init__(self, sink: SQLiteSink) -> None:
+        self._sink = sink
+
+    async def read(self, stream: str) -> str | None:
+        def select() -> str | None:
+            row = (
+                self._sink.connected()
+                .execute(
+                    "SELECT body FROM ingest_checkpoints WHERE stream = ? AND sink = ?",
+                    (stream, self._sink.name),
+                )
+                .fetchone()
+            )
+            return None if row is None else str(row[0])
+
+        return await self._sink.run(select)
+
+    async def swap(self, stream: str, old: str | None, new: str) -> bool:
+        return await self._sink.run(lambda: self._swap(stream, old, new))
+
+    def _swap(self, stream: str, old: str | None, new: str) -> bool:
+        connection = self._sink.begin()
+        if old is None:
+            cursor = connection.execute(
+                "INSERT OR IGNORE INTO ingest_checkpoints VALUES (?, ?, ?)", (stream, self._sink.name, new)
+            )
+        else:
+            cursor = connection.execute(
+                "UPDATE ingest_checkpoints SET body = ? WHERE stream = ? AND sink = ? AND body = ?",
+                (new, stream, self._sink.name, old),
+            )
+        if cursor.rowcount == 1:
+            connection.commit()
+            return True
+        connection.rollback()
+        return False
+
+    async def streams(self) -> list[str]:
+        rows = await self._sink.run(
+            lambda: (
+                self._sink.connected()
+                .execute("SELECT stream FROM ingest_checkpoints WHERE sink = ? ORDER BY stream", (self._sink.name,))
+                .fetchall()
+            )
+        )
+        return [row[0] for row in rows]
+
+
+@contextmanager
+def _errors_translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorname", "") or type(error).__name__
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise Retry("another program holds the file") from error
+        if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            raise LocalIOError(f"{path} cannot be written ({code}); make room, then run again.") from error
+        raise ConfigurationError(f"{path} cannot be used as a database ({code}); check its path and rights.") from error

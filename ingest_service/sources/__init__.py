@@ -1,0 +1,30 @@
+"""From what a user names to sources."""
+
+import glob
+from pathlib import Path
+
+from ingest_service.errors import SourceNotFound, UsageError
+from ingest_service.sources.base import Source
+from ingest_service.sources.local import FileSource, StdinSource, ZipMemberSource
+
+
+def sources_named(name: str) -> list[Source]:
+    """The sources that one argument names: a path, a pattern, `-`, or `archive.zip#member`."""
+    if name == "-":
+        return [StdinSource()]
+    if "://" in name:
+        raise UsageError(f"{name.split('://')[0]}:// sources are not supported; name a file, a pattern or '-'.")
+    path = Path(name)
+    if path.exists():
+        return [FileSource(path)]
+    archive, mark, member = name.rpartition("#")
+    if mark and Path(archive).is_file():
+        return [ZipMemberSource(Path(archive), member)]
+    if glob.has_magic(name):
+        # pathlib's own glob takes no absolute pattern, and no brackets in the fixed part.
+        matches = glob.glob(name, recursive=True)  # noqa: PTH207
+        found = sorted(path for path in matches if Path(path).is_file())
+        if not found:
+            raise SourceNotFound(f"No file matches {name!r}.")
+        return [FileSource(Path(path)) for path in found]
+    raise SourceNotFound(f"There is no file {name}.")

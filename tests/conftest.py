@@ -1,0 +1,147 @@
+"""Fixtures that every test may use: real servers, names of one's own in them, and a clean environment."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import botocore.session
+import pytest
+import redis
+from blockbuster import blockbuster_ctx
+
+from tests.servers import ROOT, Server, ServerMissingError, find_dynamodb, find_redis
+
+_REDIS_ADDRESS = os.environ.get("INGEST_TEST_REDIS_URL", "")
+_DYNAMODB_ADDRESS = os.environ.get("INGEST_TEST_DYNAMODB_URL", "")
+
+_OUR_NAMES = {
+    "LOG_LEVEL",
+    "GCS_BUCKET_NAME",
+    "MONGODB_URI",
+    "MOVIELENS_URL",
+    "MOVIELENS_ZIP_FILENAME",
+    "HF_MODEL_NAME",
+    "HF_DEVICE",
+    "EMBEDDING_BATCH_SIZE",
+    "REDIS_URL",
+}
+_CLAIM_S = 3600
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> Iterator[None]:
+    """Neither a developer's settings nor credentials reach a test or what it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("INGEST_", "AWS_")) or name in _OUR_NAMES:
+                patch.delenv(name)
+        # DynamoDB Local takes keys of letters and digits only.
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")  # the name that botocore reads
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield
+
+
+@pytest.fixture(scope="session")
+def redis_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Redis. It may hold other things: most tests want `redis_db_url`."""
+    if _REDIS_ADDRESS:
+        yield _REDIS_ADDRESS
+        return
+    with _found(find_redis, tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_db_url(redis_url: str) -> Iterator[str]:
+    """A database of Redis that is empty at first, and emptied afterwards."""
+    if _REDIS_ADDRESS:
+        yield from _borrowed_database(redis_url)
+        return
+    url = _with_database(redis_url, 1)
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    yield url
+
+
+@pytest.fixture(scope="session")
+def dynamodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a real DynamoDB API."""
+    if _DYNAMODB_ADDRESS:
+        yield _DYNAMODB_ADDRESS
+        return
+    with _found(find_dynamodb, tmp_path_factory.mktemp("dynamodb")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def table(dynamodb_url: str) -> Iterator[str]:
+    """A table name of this test's own; at the end every table whose name begins with it is deleted."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield name
+    client: Any = botocore.session.get_session().create_client("dynamodb", endpoint_url=dynamodb_url)
+    try:
+        for page in client.get_paginator("list_tables").paginate():
+            for found in page["TableNames"]:
+                if found.startswith(name):
+                    client.delete_table(TableName=found)
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def no_blocking() -> Iterator[None]:
+    """A blocking call (file, socket, sleep, lock, SQLite) on the event loop raises BlockingError."""
+    with blockbuster_ctx():
+        yield
+
+
+@pytest.fixture(scope="session")
+def ml_latest_small() -> Path:
+    """MovieLens latest-small, where it lies beside the checkout; an optional input, so CI skips as well."""
+    folder = ROOT.parent / "shared" / "data" / "ml-latest-small"
+    if not folder.is_dir():
+        pytest.skip("NO DATA: ../shared/data/ml-latest-small is not beside this checkout")
+    return folder
+
+
+def _found(find: Callable[[Path], Server], folder: Path) -> Server:
+    try:
+        return find(folder)
+    except ServerMissingError as error:
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(f"NO SERVER: {error}", pytrace=False)
+        pytest.skip(f"NO SERVER: {error}")
+
+
+def _with_database(url: str, number: int) -> str:
+    return urlsplit(url)._replace(path=f"/{number}").geturl()
+
+
+def _borrowed_database(url: str) -> Iterator[str]:
+    """Lend an empty database of a Redis that is not ours, claimed so that no second test run takes it too."""
+    with redis.Redis.from_url(url) as owner:
+        for number in range(15, 0, -1):
+            claim = f"ingest-test:database:{number}"
+            if not owner.set(claim, "claimed", nx=True, ex=_CLAIM_S):
+                continue
+            try:
+                with redis.Redis.from_url(_with_database(url, number)) as client:
+                    if client.dbsize():
+                        continue  # somebody else's data
+                    yield _with_database(url, number)
+                    # It was empty, so what is here now the test made. Not FLUSHDB: accounts may lack it.
+                    for key in client.scan_iter(count=1000):
+                        client.delete(key)
+                    return
+            finally:
+                owner.delete(claim)
+    pytest.fail("every database of INGEST_TEST_REDIS_URL from 1 to 15 holds something or is claimed")

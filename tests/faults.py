@@ -1,0 +1,505 @@
+"""Faults between a client and a real server: `DynamoShim` speaks DynamoDB's HTTP, `TcpProxy` only bytes.
+
+async with DynamoShim(dynamodb_url, lambda call: THROTTLED if call.number <= 3 else None) as shim:
+    ...                        # shim.url, shim.counts
+async with TcpProxy(redis_url) as proxy:
+    await proxy.cut_reply()    # the next request is applied, its reply never comes
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeAlias
+from urllib.parse import urlsplit
+
+from aiohttp import ClientError, ClientSession, web
+
+_HOST = "127.0.0.1"
+
+# --- DynamoDB -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, as a policy sees it."""
+
+    number: int  # of all requests, from 1
+    nth: int  # of the requests with this target, from 1
+    target: str  # BatchWriteItem, CreateTable, …
+    body: dict[str, Any]
+
+    @property
+    def items(self) -> int:
+        """How many puts and deletes a BatchWriteItem holds; 0 for any other target."""
+        if self.target != "BatchWriteItem":
+            return 0
+        return sum(len(writes) for writes in self.body.get("RequestItems", {}).values())
+
+
+def _every(_index: int, _write: dict[str, Any]) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Unprocessed:
+    """Hand back, undone, the writes of a BatchWriteItem that `which` picks by place and content."""
+
+    which: Callable[[int, dict[str, Any]], bool] = _every
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Answer with an error; nothing reaches the server."""
+
+    status: int
+    error: str
+    message: str = "injected by the test"
+
+
+@dataclass(frozen=True)
+class WrongChecksum:
+    """Apply the request, then send the true reply with a wrong `x-amz-crc32`."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Drop the connection without a reply, before or after the request was applied."""
+
+    applied: bool
+
+
+THROUGHPUT_EXCEEDED = Refusal(400, "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException")
+THROTTLED = Refusal(400, "com.amazon.coral.availability#ThrottlingException")
+INTERNAL_ERROR = Refusal(500, "com.amazonaws.dynamodb.v20120810#InternalServerError")
+EXPIRED_TOKEN = Refusal(400, "com.amazon.coral.service#ExpiredTokenException")
+
+HttpFault: TypeAlias = Unprocessed | Refusal | WrongChecksum | Cut
+Policy: TypeAlias = Callable[[Call], HttpFault | None]
+
+
+def healthy(_call: Call) -> None:
+    """The policy that injects nothing."""
+
+
+@dataclass
+class Counts:
+    """What the shim saw since it was started."""
+
+    requests: int = 0
+    items: int = 0  # in BatchWriteItem, each time it was sent
+    largest_batch: int = 0
+    injected: int = 0
+    targets: Counter[str] = field(default_factory=Counter)
+    arrivals: list[float] = field(default_factory=list)  # loop time of each request: measures back-off
+
+
+class DynamoShim:
+    """Forwards to a real DynamoDB endpoint, except where the policy names a fault.
+
+    `policy` may be swapped at any time. What a policy raises comes out where the shim is left.
+    """
+
+    def __init__(self, endpoint_url: str, policy: Policy = healthy) -> None:
+        self.policy = policy
+        self.counts = Counts()
+        self.port = 0
+        self._endpoint_url = endpoint_url
+        self._resources = contextlib.AsyncExitStack()
+        self._client: ClientSession
+        self._errors: list[Exception] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://{_HOST}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as resources:
+            self._client = await resources.enter_async_context(ClientSession())
+            runner = web.ServerRunner(web.Server(self._serve), shutdown_timeout=0)
+            resources.push_async_callback(runner.cleanup)
+            await runner.setup()
+            site = web.TCPSite(runner, _HOST, 0)
+            await site.start()
+            self.port = runner.addresses[0][1]
+            self._resources = resources.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._resources.aclose()
+        if self._errors:
+            raise ExceptionGroup("in the shim's policy", self._errors)
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._answer(request)
+        except ClientError:
+            return _cut(request)  # the server is away, so the shim is, too
+        except Exception as error:
+            self._errors.append(error)
+            raise
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        # Not request.read(): it refuses bodies over 1 MiB, and a batch may have 16.
+        content = await request.content.read()
+        target = request.headers.get("X-Amz-Target", "").partition(".")[2]
+        call = self._count(target, json.loads(content or b"{}"))
+        fault = self.policy(call)
+        if fault is not None:
+            self.counts.injected += 1
+
+        match fault:
+            case None:
+                return _response(*await self._forward(request, content))
+            case Unprocessed(which):
+                return _response(*await self._forward_the_rest(request, call, which))
+            case Refusal(status, error, message):
+                return _response(status, json.dumps({"__type": error, "message": message}).encode())
+            case WrongChecksum():
+                return _response(*await self._forward(request, content), right_checksum=False)
+            case Cut(applied):
+                if applied:
+                    await self._forward(request, content)
+                return _cut(request)
+
+    def _count(self, target: str, body: dict[str, Any]) -> Call:
+        counts = self.counts
+        counts.requests += 1
+        counts.targets[target] += 1
+        counts.arrivals.append(asyncio.get_running_loop().time())
+        call = Call(counts.requests, counts.targets[target], target, body)
+        counts.items += call.items
+        counts.largest_batch = max(counts.largest_batch, call.items)
+        return call
+
+    async def _forward(self, request: web.BaseRequest, content: bytes) -> tuple[int, bytes]:
+        # The emulators read the access key out of Authorization, but check no signature: a changed body is
+        # fine. No Accept-Encoding: the checksum is over what travels, and plain replies keep that simple.
+        kept = ("Authorization", "Content-Type", "X-Amz-Date", "X-Amz-Target", "X-Amz-Security-Token")
+        headers = {name: request.headers[name] for name in kept if name in request.headers}
+        headers["Accept-Encoding"] = "identity"
+        async with self._client.post(self._endpoint_url, data=content, headers=headers) as reply:
+            return reply.status, await reply.read()
+
+    async def _forward_the_rest(
+        self, request: web.BaseRequest, call: Call, which: Callable[[int, dict[str, Any]], bool]
+    ) -> tuple[int, bytes]:
+        if call.target != "BatchWriteItem":
+            raise ValueError(f"the policy wants unprocessed items of {call.target}")
+        undone: dict[str, list[Any]] = {}
+        done: dict[str, list[Any]] = {}
+        index = 0
+        for table, writes in call.body["RequestItems"].items():
+            for write in writes:
+                (undone if which(index, write) else done).setdefault(table, []).append(write)
+                index += 1
+
+        reply: dict[str, Any] = {}
+        if done:
+            content = json.dumps(call.body | {"RequestItems": done}).encode()
+            status, answer = await self._forward(request, content)
+            if status != 200:
+                return status, answer  # the server refuses the batch, as it would have as a whole
+            reply = json.loads(answer)
+        for table, writes in reply.get("UnprocessedItems", {}).items():
+            undone.setdefault(table, []).extend(writes)
+        return 200, json.dumps(reply | {"UnprocessedItems": undone}).encode()
+
+
+def _cut(request: web.BaseRequest) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()  # aiohttp wants one; it is lost
+
+
+def _response(status: int, content: bytes, *, right_checksum: bool = True) -> web.Response:
+    checksum = zlib.crc32(content) ^ (0 if right_checksum else 1)
+    headers = {
+        "Content-Type": "application/x-amz-json-1.0",
+        "x-amzn-RequestId": uuid.uuid4().hex,
+        "x-amz-crc32": str(checksum),
+    }
+    return web.Response(status=status, body=content, headers=headers)
+
+
+# --- any TCP server -------------------------------------------------------------------------------
+
+_PIECE = 64 * 1024
+_QUIET_S = 0.05
+
+
+@dataclass
+class _CutReply:
+    containing: bytes
+    left: int
+
+
+@dataclass
+class _CutAfter:
+    budget: int
+    left: int
+    passed: int = 0
+
+
+@dataclass(frozen=True)
+class _Blackhole:
+    pass
+
+
+@dataclass(frozen=True)
+class _Trickle:
+    size: int
+    pause_s: float
+
+
+_TcpFault: TypeAlias = _CutReply | _CutAfter | _Blackhole | _Trickle
+
+
+class _Link:
+    """One client's connection, and the one to the server behind it."""
+
+    def __init__(
+        self,
+        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self.from_client, self.to_client = client
+        self.from_server, self.to_server = server
+        self.asked_at = 0.0  # loop time of the last request bytes
+        self.tail = b""  # of the requests so far: a marker may lie across two reads
+        self.marked = False
+        self.lost_bytes = False
+
+
+class TcpProxy:
+    """Forwards bytes to the server of `url`, faulty as told. `.url` is `url` with the proxy's address.
+
+    A fault also holds for connections that are open already, and lasts until another one or `heal`; the
+    cuts end by themselves after `times` connections. TLS passes through, as bytes.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.hostname is None or parts.port is None:
+            raise ValueError("the server's URL needs a host and a port")
+        self.port = 0
+        self.connections = 0
+        self.cuts = 0
+        self._server_url = parts
+        self._server_address = (parts.hostname, parts.port)
+        self._fault: _TcpFault | None = None
+        self._links: set[_Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self._reserved: socket.socket
+
+    @property
+    def url(self) -> str:
+        userinfo, at, _ = self._server_url.netloc.rpartition("@")
+        return self._server_url._replace(netloc=f"{userinfo}{at}{_HOST}:{self.port}").geturl()
+
+    async def cut_reply(self, *, times: int = 1, containing: bytes = b"") -> None:
+        """Let a request be applied whole, then drop the connection instead of replying.
+
+        With `containing`, only requests with these bytes in them: a client's greeting has none.
+        """
+        await self._set(_CutReply(containing, times))
+
+    async def cut_after(self, request_bytes: int, *, times: int = 1) -> None:
+        """Drop the connection once so many more bytes of requests went through, over all connections."""
+        await self._set(_CutAfter(request_bytes, times))
+
+    async def blackhole(self) -> None:
+        """Swallow every byte both ways and say nothing; connecting still works."""
+        await self._set(_Blackhole())
+
+    async def refuse(self) -> None:
+        """Be a server that is down: open connections are reset, new ones refused."""
+        self._fault = None
+        self._stop_listening()
+        self._abort(self._links)
+
+    async def slow(self, bytes_per_s: int) -> None:
+        """Let so many bytes a second through, each way on each connection."""
+        size = max(1, bytes_per_s // 20)
+        await self._set(_Trickle(size, size / bytes_per_s))
+
+    async def slices(self, size: int = 1) -> None:
+        """Pass everything on in pieces of so many bytes."""
+        await self._set(_Trickle(size, 0))
+
+    async def heal(self) -> None:
+        """Forward faithfully again. Connections that lost bytes in the black hole are reset."""
+        await self._set(None)
+
+    async def __aenter__(self) -> Self:
+        # Bound but never listening: it keeps the port ours while connections are refused.
+        self._reserved = _bound_socket(0)
+        self.port = self._reserved.getsockname()[1]
+        await self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop_listening()
+        self._abort(self._links)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._reserved.close()
+
+    async def _set(self, fault: _TcpFault | None) -> None:
+        self._fault = fault
+        self._abort({link for link in self._links if link.lost_bytes})
+        for link in self._links:
+            link.tail, link.marked = b"", False
+        if self._listener is None:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._listener = await asyncio.start_server(self._accept, sock=_bound_socket(self.port))
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    @staticmethod
+    def _abort(links: set[_Link]) -> None:
+        for link in links:
+            link.to_client.transport.abort()
+
+    async def _accept(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        try:
+            server = await asyncio.open_connection(*self._server_address)
+        except OSError:
+            to_client.transport.abort()
+            return
+        link = _Link((from_client, to_client), server)
+        self._links.add(link)
+        try:
+            if self._listener is not None:  # else: refused while it was being connected
+                await self._serve(link)
+        finally:
+            self._links.discard(link)
+            link.to_client.transport.abort()
+            link.to_server.transport.abort()
+
+    async def _serve(self, link: _Link) -> None:
+        pumps = [
+            asyncio.create_task(self._pass_requests(link)),
+            asyncio.create_task(self._pass_replies(link)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            outcomes = await asyncio.gather(*pumps, return_exceptions=True)
+        # A reset could make the server throw away requests that it has not read yet; an end after them
+        # cannot. So it is told of the end, and only once it hung up does the client see the cut: what was
+        # passed on is applied by then.
+        with contextlib.suppress(OSError):
+            link.to_server.write_eof()
+            while await link.from_server.read(_PIECE):
+                pass
+        if any(outcome is True for outcome in outcomes):
+            link.to_client.transport.abort()
+        else:
+            link.to_client.close()  # after what is still to be sent to it
+        with contextlib.suppress(OSError):
+            await link.to_client.wait_closed()
+
+    def _claim_cut(self, fault: _CutReply | _CutAfter) -> None:
+        """Count a cut when it is decided on, so that no other connection takes the same one."""
+        self.cuts += 1
+        fault.left -= 1
+        if fault.left <= 0:
+            self._fault = None
+
+    async def _pass_requests(self, link: _Link) -> bool:
+        """Pump until the client ends; return True if the connection is to be cut."""
+        while data := await _read(link.from_client):
+            link.asked_at = asyncio.get_running_loop().time()
+            match self._fault:
+                case _CutReply(containing):
+                    searched = link.tail + data
+                    link.marked = link.marked or containing in searched
+                    link.tail = searched[-len(containing) :] if containing else b""
+                case _CutAfter(budget) as fault:
+                    data = data[: budget - fault.passed]
+                    fault.passed += len(data)
+                    if fault.passed >= budget:
+                        fault.passed = 0
+                        self._claim_cut(fault)
+                        await self._pass_on(data, link.to_server, link)
+                        return True
+                case _:
+                    pass
+            await self._pass_on(data, link.to_server, link)
+        return False
+
+    async def _pass_replies(self, link: _Link) -> bool:
+        """Pump until the server ends; return True if the connection is to be cut."""
+        while data := await _read(link.from_server):
+            if isinstance(self._fault, _CutReply) and link.marked:
+                self._claim_cut(self._fault)
+                await _until_quiet(link)
+                return True
+            await self._pass_on(data, link.to_client, link)
+        return False
+
+    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter, link: _Link) -> None:
+        with contextlib.suppress(OSError):  # the reading side of a broken connection will end the link
+            while data:
+                match self._fault:
+                    case _Blackhole():
+                        link.lost_bytes = True
+                        return
+                    case _Trickle(size, pause_s):
+                        piece, data = data[:size], data[size:]
+                        writer.write(piece)
+                        await writer.drain()
+                        await asyncio.sleep(pause_s)
+                    case _:
+                        writer.write(data)
+                        await writer.drain()
+                        return
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(_PIECE)
+    except OSError:
+        return b""
+
+
+async def _until_quiet(link: _Link) -> None:
+    """Swallow replies until neither side has sent anything for a moment: the request is applied whole."""
+    while True:
+        try:
+            async with asyncio.timeout(_QUIET_S):
+                if not await _read(link.from_server):
+                    return
+        except TimeoutError:
+            if asyncio.get_running_loop().time() - link.asked_at >= _QUIET_S:
+                return
+
+
+def _bound_socket(port: int) -> socket.socket:
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Inherited by what is accepted: with the system's megabytes a slow sink would not be felt for long.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
+    bound.bind((_HOST, port))
+    return bound

@@ -1,0 +1,233 @@
+"""Real servers for tests and benchmarks, each on a free loopback port and in a folder of its own.
+
+    with Redis(tmp_path, "--appendonly", "yes") as server:
+        ...            # server.url
+        server.kill()  # as a crash would; what it had on disk stays
+        server.start() # the same port and folder again
+
+Where a program comes from: the path, else the project's cache, which `scripts/get-servers` fills. Servers
+that run already (INGEST_TEST_REDIS_URL, INGEST_TEST_DYNAMODB_URL) are the business of the fixtures.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Self
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache" / "servers"
+
+_HOST = "127.0.0.1"
+_START_S = 60.0  # a cold JVM on a busy machine; everything else answers within a second
+_STOP_S = 10.0
+
+
+class ServerMissingError(Exception):
+    """The server's program is nowhere; the text says how to get it."""
+
+
+class ServerFailedError(Exception):
+    """The server ended, or gave no answer, while it was being started; the text ends with its log."""
+
+
+class Server(ABC):
+    """A server as a child process. `start` and `kill` may alternate: the port and the folder stay."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._command = self.command()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return what to run; raise ServerMissingError where the program is nowhere."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Return whether the server serves requests by now; False or OSError mean not yet."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{_HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and return once it answers."""
+        if self._process is not None:
+            raise RuntimeError("the server is running already")
+        log = self.folder / "server.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        try:
+            self._wait_until_it_answers(self._process, log)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it in an orderly way (SIGTERM)."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        deadline = time.monotonic() + _START_S
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                if self.answers():
+                    return
+            except (OSError, HTTPException):
+                pass  # nobody listens yet, or it hung up in the middle of its start
+            time.sleep(0.02)
+        what = "gave no answer" if process.returncode is None else f"ended with {process.returncode}"
+        tail = log.read_text(errors="replace")[-2000:]
+        raise ServerFailedError(f"{type(self).__name__} {what}; the end of its log:\n{tail}")
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Redis(Server):
+    """Redis (or Valkey), in memory only unless `options` say otherwise: `"--appendonly", "yes"`, ACLs, …"""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._options = options
+        super().__init__(folder)
+
+    def command(self) -> list[str]:
+        binary = _find("redis-server", CACHE / "valkey/bin/valkey-server")
+        fixed = [binary, "--port", str(self.port), "--bind", _HOST, "--dir", str(self.folder)]
+        return [*fixed, "--save", "", "--appendonly", "no", *self._options]
+
+    @property
+    def url(self) -> str:
+        return f"redis://{_HOST}:{self.port}/0"
+
+    def answers(self) -> bool:
+        """Return whether a PING is answered; one that asks for a password is up, one that loads is not."""
+        with socket.create_connection((_HOST, self.port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+
+
+class DynamoDBLocal(Server):
+    """Amazon's own, in memory. It listens on all interfaces and wants keys of letters and digits only."""
+
+    def command(self) -> list[str]:
+        jars = CACHE / "dynamodb-local" / "lib"
+        if not jars.is_dir():
+            raise ServerMissingError("no DynamoDB Local: run scripts/get-servers")
+        main = "software.amazon.dynamodb.services.local.main.ServerRunner"
+        options = ["-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(self.port)]
+        return [_find("java"), "-cp", f"{jars}/*", main, *options]
+
+    def answers(self) -> bool:
+        return _speaks_http(self.port)
+
+
+class Dynalite(Server):
+    """The DynamoDB for machines without Java. It knows neither UpdateTimeToLive nor transactions."""
+
+    def command(self) -> list[str]:
+        binary = _find("dynalite", CACHE / "dynalite/node_modules/.bin/dynalite")
+        no_waits = ["--createTableMs", "0", "--deleteTableMs", "0"]
+        return [binary, "--host", _HOST, "--port", str(self.port), *no_waits]
+
+    def answers(self) -> bool:
+        return _speaks_http(self.port)
+
+
+class Dynoxide(Server):
+    """A fast DynamoDB for benchmarks (`scripts/get-servers --bench`); its TTL never deletes."""
+
+    def command(self) -> list[str]:
+        binary = _find("dynoxide", CACHE / "dynoxide/bin/dynoxide")
+        return [binary, "serve", "--port", str(self.port)]
+
+    def answers(self) -> bool:
+        return _speaks_http(self.port)
+
+
+def find_redis(folder: Path, *options: str) -> Redis:
+    """Return a Redis yet to be started; fetch it first where it is missing."""
+    try:
+        return Redis(folder, *options)
+    except ServerMissingError:
+        _fetch("redis")
+        return Redis(folder, *options)
+
+
+def find_dynamodb(folder: Path) -> Server:
+    """Return the most faithful DynamoDB that this machine can run, yet to be started."""
+    try:
+        return _any_dynamodb(folder)
+    except ServerMissingError:
+        _fetch("dynamodb")
+        return _any_dynamodb(folder)
+
+
+def free_port() -> int:
+    with socket.create_server((_HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _any_dynamodb(folder: Path) -> Server:
+    try:
+        return DynamoDBLocal(folder)
+    except ServerMissingError:
+        return Dynalite(folder)
+
+
+def _find(name: str, cached: Path | None = None) -> str:
+    if on_path := shutil.which(name):
+        return on_path
+    if cached is not None and os.access(cached, os.X_OK):
+        return str(cached)
+    raise ServerMissingError(f"no {name} on the path or in the cache: run scripts/get-servers")
+
+
+def _fetch(server: str) -> None:
+    # The script itself says what it fetches, and why it cannot; the next look then finds nothing.
+    subprocess.run([ROOT / "scripts" / "get-servers", server], check=False)
+
+
+def _speaks_http(port: int) -> bool:
+    """Return whether any answer comes: a plain GET is an error to some of them, and proof enough."""
+    connection = HTTPConnection(_HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status > 0
+    finally:
+        connection.close()
