@@ -27,8 +27,8 @@ check: $(SYNCED) ## lint, format and types, without changing anything
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict ingest_service tests
 
-demo: $(SYNCED) ## run the program; ARGS='run file.csv 1000' goes to it
-	$(BIN)/python -m ingest_service $(ARGS)
+demo: $(SYNCED) ## load a sample into SQLite and say what to look at next
+	@scripts/demo
 
 bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	scripts/get-servers --bench

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final, cast
 
 import numpy as np
 import polars as pl
-import zstandard
+from backports import zstd
 
 USERS: Final = 50_000
 ITEMS: Final = 19_220
@@ -107,7 +107,7 @@ def _open(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
     if path.endswith(".gz"):
         return cast(BinaryIO, gzip.open(path, "wb", compresslevel=6))
     if path.endswith(".zst"):
-        return cast(BinaryIO, zstandard.open(path, "wb"))
+        return cast(BinaryIO, zstd.open(path, "wb"))
     return open(path, "wb")  # noqa: PTH123 - beside its two siblings
 
 

@@ -16,7 +16,7 @@ from ingest_service.errors import ConfigurationError, RowError, SourceChanged
 from ingest_service.records import MAX_RECORD_BYTES, Records, scan_record, split
 from ingest_service.sources.base import Source, Stream
 
-BLOCK_BYTES: Final = 2 << 20
+BLOCK_BYTES: Final = 4 << 20
 TAIL_BYTES: Final = 1 << 20
 BOM = b"\xef\xbb\xbf"
 
@@ -165,7 +165,7 @@ class BlockReader:
             length += len(self._take(newline + 1 if newline >= 0 else len(self._buffer)))
             if newline >= 0:
                 break
-            self._fill(1)
+            self._fill(self._block_bytes)
             if not self._buffer:
                 break
         reason = (

@@ -256,11 +256,19 @@ class Lease:
             beat=self._current.beat + 1,
             holder=None if release else self._current.holder,
         )
-        if not await self._swap(self._text, new):
-            raise LeaseHeld(
-                f"Another runner has taken this source over in {self._sink}; this one stopped writing, "
-                "and what it had stored is safe."
-            )
+        while not await self._swap(self._text, new):
+            text = await self._store.read(self._stream)
+            if text is None or not self._is_mine(text):
+                raise LeaseHeld(
+                    f"Another runner has taken this source over in {self._sink}; this one stopped writing, "
+                    "and what it had stored is safe."
+                )
+            self._text = text  # an earlier save of ours, whose reply was lost or not waited for
+
+    def _is_mine(self, text: str) -> bool:
+        assert self._current is not None
+        found = decode(text, self._stream, self._sink)
+        return (found.fence, found.holder) == (self._current.fence, self._current.holder)
 
     async def _swap(self, old: str | None, new: Checkpoint) -> bool:
         new = replace(new, updated_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))

@@ -1,11 +1,15 @@
 """What travels through the pipeline: a span of the source, its accepted rows as a frame, its refused rows."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ingest_service.records import Ints
+
+RECORD_KEY = ("user_id", "timestamp", "video_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class DeadRow:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chunk:
     """Rows [start.row, end.row) of the source.
 
@@ -50,6 +54,20 @@ class Chunk:
     ends: Ints
     lines: Ints
     rejects: list[DeadRow] = field(default_factory=list)
+
+    @cached_property
+    def key_hashes(self) -> NDArray[np.uint64]:
+        """A 64-bit hash of each accepted row's key, ascending. Rows with one key have one hash."""
+        user, video = (self.frame[name].hash().to_numpy() for name in ("user_id", "video_id"))
+        at = self.frame["timestamp"].hash().to_numpy()
+        return np.sort(user * np.uint64(3) + video * np.uint64(5) + at)
+
+    def last_of_each_key(self) -> pl.DataFrame:
+        """The frame with each row's index as `row`, and of rows with one key only the last."""
+        frame = self.frame.with_row_index("row")
+        if (self.key_hashes[1:] != self.key_hashes[:-1]).all():
+            return frame  # the usual file repeats no key
+        return frame.unique(subset=RECORD_KEY, keep="last", maintain_order=True)
 
     @property
     def accepted(self) -> int:

@@ -1,17 +1,19 @@
 """The commands. Results go to stdout, logs and progress to stderr, and a user's mistake is one sentence."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.errors import IngestError, UsageError
+from ingest_service.errors import IngestError, LocalIOError, UsageError
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
@@ -79,10 +81,11 @@ def run(
     }
     settings = _settings(flags, config)
     report = _execute(_run(sources, settings, restart=restart))
-    if as_json:
-        typer.echo(json.dumps(report.as_json()))
-    else:
-        _print_report(report)
+    with _output():
+        if as_json:
+            typer.echo(json.dumps(report.as_json()))
+        else:
+            _print_report(report)
 
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
@@ -136,7 +139,8 @@ async def _check(settings: "Settings", *, create: bool) -> bool:
         finally:
             await sink.close()
         for finding in findings:
-            typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {sink.name}  {finding.what}: {finding.detail}")
+            with _output():
+                typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {sink.name}  {finding.what}: {finding.detail}")
             all_ok &= finding.ok
     return all_ok
 
@@ -152,10 +156,13 @@ def preview(
 ) -> None:
     """What the first rows would become in each sink, and the first refused rows; writes nothing."""
     settings = _settings({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
-    _execute(_preview(source, rows, settings))
+    texts = _execute(_preview(source, rows, settings))
+    with _output():
+        for text in texts:
+            typer.echo(text)
 
 
-async def _preview(name: str, rows: int, settings: "Settings") -> None:
+async def _preview(name: str, rows: int, settings: "Settings") -> list[str]:
     from ingest_service.blocks import BlockReader, parse_block
     from ingest_service.loader import jobs_of, sinks_of
 
@@ -164,16 +171,14 @@ async def _preview(name: str, rows: int, settings: "Settings") -> None:
     try:
         block = await asyncio.to_thread(reader.next)
         if block is None:
-            typer.echo("The source has a header and no rows.")
-            return
+            return ["The source has a header and no rows."]
         chunk = parse_block(block, reader.layout)
+        texts = []
         for sink in sinks_of(settings.sink_urls()):
-            typer.echo(f"{sink.name}:")
-            for text in sink.preview(chunk.frame):
-                typer.echo(f"  {text}")
+            texts += [f"{sink.name}:", *(f"  {text}" for text in sink.preview(chunk.frame))]
             await sink.close()
-        for reject in chunk.rejects:
-            typer.echo(f"refused: line {reject.line}: {reject.code}: {reject.reason}")
+        texts += [f"refused: line {reject.line}: {reject.code}: {reject.reason}" for reject in chunk.rejects]
+        return texts
     finally:
         reader.close()
 
@@ -191,10 +196,11 @@ def status(
     """Where each sink stands: offset, rows, percent, complete or not."""
     settings = _settings({"to": to or None, "checkpoint": checkpoint}, config)
     lines = _execute(_status(source, settings))
-    for line in lines:
-        typer.echo(json.dumps(line) if as_json else _status_text(line))
-    if not lines:
-        typer.echo("No source has a checkpoint in these sinks yet.", err=as_json)
+    with _output():
+        for line in lines:
+            typer.echo(json.dumps(line) if as_json else _status_text(line))
+        if not lines:
+            typer.echo("No source has a checkpoint in these sinks yet.", err=as_json)
 
 
 async def _status(source: str | None, settings: "Settings") -> list[dict[str, Any]]:
@@ -288,16 +294,31 @@ def _print_stream(stream: "StreamReport") -> None:
         table.add_column(heading, justify="left" if heading == "sink" else "right")
     for sink, numbers in stream.sinks.items():
         table.add_row(sink, *(f"{getattr(numbers.counts, name):,}" for name in names))
-    console = Console()
-    console.print(table)
     pace = f" ({stream.rows_per_s:,.0f} rows/s)" if stream.rows_now else ""
-    console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
-    if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
-        console.print(f"Refused rows, with their reasons: {stream.dead_letters}", highlight=False, soft_wrap=True)
+    console = Console()
+    with console.capture() as printed:  # its own answer to a closed pipe would be to exit with 1
+        console.print(table)
+        console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
+        if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
+            console.print(f"Refused rows, with their reasons: {stream.dead_letters}", highlight=False, soft_wrap=True)
+    typer.echo(printed.get(), nl=False)
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """What is printed inside may find nobody there, as with `| head`: no fault. A full disk is one."""
+    try:
+        yield
+    except OSError as error:
+        # Python would try to write the rest at its exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise LocalIOError(f"The output cannot be written ({error.strerror}).") from error
 
 
 def _execute(job: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where there is one."""
+    gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
     try:
         import uvloop
     except ImportError:
@@ -312,7 +333,3 @@ def main() -> None:
     except IngestError as error:
         sys.stderr.write(f"ingest-service: {error}\n")
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output is gone, as `| head` does; that is not a fault of the run.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -12,6 +12,7 @@ from ingest_service.chunk import DeadRow
 from ingest_service.errors import LocalIOError
 
 FILE_NAME = "dead-letters.jsonl"
+_NEEDED = {"source", "line", "offset", "raw", "stage", "code"}
 
 CODES = {
     "wrong_arity": "fewer or more fields than the header",
@@ -123,12 +124,16 @@ class DeadLetters:
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The dead letters in a file, in order. LocalIOError names a line that is none."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield json.loads(line)
+                    letter = json.loads(line)
+                    whole = isinstance(letter, dict) and _NEEDED <= letter.keys()
                 except ValueError:
-                    raise LocalIOError(f"Line {number} of {path} is not a dead letter; repair or remove it.") from None
+                    whole = False
+                if not whole:
+                    raise LocalIOError(f"Line {number} of {path} is not a dead letter; repair or remove it.")
+                yield letter
     except OSError as error:
         raise _failed(error) from error
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
-from ingest_service.errors import ConfigurationError
-from ingest_service.pipeline import Job, Observer, RejectLimit, State, load
+from ingest_service.errors import ConfigurationError, Stopped
+from ingest_service.pipeline import STOPPED, Job, Observer, RejectLimit, State, load
 from ingest_service.report import Report, StreamReport
 from ingest_service.sinks.base import Sink, sink_at
 from ingest_service.sources import sources_named
+
+DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
 
 
 class Silent:
@@ -65,9 +67,27 @@ def jobs_of(sources: Sequence[str], settings: Settings, *, restart: bool = False
 
 
 async def run(jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> Report:
-    """Load the jobs in turn. The sinks are opened and closed here."""
-    async with opened(sinks):
-        return Report([await load(job, sinks, stop, observer) for job in jobs])
+    """Load the jobs in turn. The sinks are opened and closed here.
+
+    Once `stop` is set, what is in flight has `DRAIN_S`, and so has a sink that is still being waited for.
+    """
+    try:
+        async with asyncio.timeout(None) as deadline:
+            alarm = asyncio.create_task(_drain_in_time(stop, deadline))
+            try:
+                async with opened(sinks):
+                    return Report([await load(job, sinks, stop, observer) for job in jobs])
+            finally:
+                alarm.cancel()
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise Stopped(STOPPED) from None
+
+
+async def _drain_in_time(stop: asyncio.Event, deadline: asyncio.Timeout) -> None:
+    await stop.wait()
+    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_S)
 
 
 async def ingest(

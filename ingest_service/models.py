@@ -22,6 +22,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 END_S = 9_214_646_400  # 2262-01-01T00:00:00Z, the first second that is out of range
 MS_DIGITS = 12  # an integer timestamp of this many digits or more counts milliseconds
 
+_MAX_DIGITS = 20  # without leading zeros; one more than int64 has
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _EPOCH_DIGITS = re.compile(r"[0-9]{1,19}")
 _ISO = re.compile(
@@ -62,10 +63,11 @@ class VideoInteraction(BaseModel):
 def parse_id(text: str, column: str) -> int:
     """An id: ASCII whitespace around it is trimmed, then an optional sign and digits, within int64."""
     text = text.strip(WHITESPACE)
-    # 40 digits are far beyond int64 and keep int() linear in the length of hostile input.
-    if not _INTEGER.fullmatch(text) or len(text.lstrip("+-0")) > 40:
+    if not _INTEGER.fullmatch(text):
         raise RowError("validate", "bad_id", f"{column} is not an integer within 64 bits.")
-    value = int(text)
+    # int() refuses texts of thousands of digits, leading zeros included, with an error of its own.
+    digits = text.lstrip("+-").lstrip("0")[:_MAX_DIGITS] or "0"
+    value = -int(digits) if text.startswith("-") else int(digits)
     if not INT64_MIN <= value <= INT64_MAX:
         raise RowError("validate", "bad_id", f"{column} is not an integer within 64 bits.")
     return value

@@ -11,17 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from ingest_service.chunk import Chunk
-
-RECORD_KEY = ("user_id", "timestamp", "video_id")
 
 
 @dataclass(slots=True, eq=False)
 class _Turn:
     chunk: Chunk
-    hashes: NDArray[np.uint64] | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -39,7 +35,7 @@ class KeyOrder:
         self._turns.append(mine)
         try:
             for other in earlier:
-                if not other.done.is_set() and await asyncio.to_thread(_share_a_key, mine, other):
+                if not other.done.is_set() and await asyncio.to_thread(_share_a_key, chunk, other.chunk):
                     await other.done.wait()
             yield
         finally:
@@ -47,22 +43,16 @@ class KeyOrder:
             mine.done.set()
 
 
-def _share_a_key(one: _Turn, other: _Turn) -> bool:
-    a, b = one.chunk.frame, other.chunk.frame
-    if not a.height or not b.height:
+def _share_a_key(one: Chunk, other: Chunk) -> bool:
+    """Whether they do, or seem to: two keys with one hash only cost a wait."""
+    if not one.accepted or not other.accepted:
         return False
-    (a_low, a_high), (b_low, b_high) = _time_range(a), _time_range(b)
-    if a_low > b_high or b_low > a_high:
+    (one_low, one_high), (other_low, other_high) = _time_range(one.frame), _time_range(other.frame)
+    if one_low > other_high or other_low > one_high:
         return False  # files are mostly in time order, so this is the usual answer
-    return bool(np.intersect1d(_key_hashes(one), _key_hashes(other), assume_unique=True).size)
+    found = np.searchsorted(one.key_hashes, other.key_hashes)
+    return bool((one.key_hashes[np.minimum(found, one.accepted - 1)] == other.key_hashes).any())
 
 
 def _time_range(frame: pl.DataFrame) -> tuple[int, int]:
     return frame.select(pl.col("epoch_ms").min().alias("low"), pl.col("epoch_ms").max().alias("high")).row(0)
-
-
-def _key_hashes(turn: _Turn) -> NDArray[np.uint64]:
-    """Distinct 64-bit hashes of the keys. Two keys with one hash only cost a wait."""
-    if turn.hashes is None:
-        turn.hashes = np.unique(turn.chunk.frame.select(pl.struct(RECORD_KEY).hash()).to_series().to_numpy())
-    return turn.hashes

@@ -31,10 +31,10 @@ from ingest_service.threads import finish_in_thread
 from ingest_service.tracker import Counts, Tracker, Watermark
 
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
-PARSE_AHEAD = 2
+PARSE_AHEAD = 1
 CHECKPOINT_EVERY_S = 1.0
-DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
 RELEASE_S = 3.0
+STOPPED = "Stopped on request; run the same command again to go on."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,11 @@ class Job:
     limit: int | None = None
     max_rejects: RejectLimit = RejectLimit()
     restart: bool = False
+
+    @property
+    def starts_again(self) -> bool:
+        """Whether earlier runs do not count. Standard input cannot be read again, so each run of it is a new one."""
+        return self.restart or not self.source.resumable
 
 
 @dataclass(slots=True)
@@ -138,7 +143,7 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
             lanes.append(lane)
         start = min((lane.found.watermark.position for lane in lanes), key=lambda position: position.offset)
         dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
-        await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.restart)
+        await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
         opened.callback(dead_letters.close)
         for lane in lanes:
             reader.require_header(lane.found.source.header)
@@ -146,16 +151,11 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
         state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
         await _run_stages(state, stop, observer)
         for lane in lanes:
-            await lane.lease.save(
-                _fingerprint(job, reader),
-                lane.tracker.watermark,
-                complete=_is_complete(lane, reader),
-                release=True,
-            )
+            await _release_lease(lane, job, reader)
         report = _report(state)
         observer.report(report)
         if stop.is_set() and not reader.is_done:
-            raise Stopped("Stopped on request; run the same command again to go on.")
+            raise Stopped(STOPPED)
         if not report.balanced:
             raise IngestError("The rows do not add up; please report this with the report above.")
         return report
@@ -164,7 +164,7 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
 async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> None:
     try:
         async with asyncio.TaskGroup() as stages:
-            helpers = [stages.create_task(_show(state, observer)), stages.create_task(_stop_in_time(stop))]
+            helpers = [stages.create_task(_show(state, observer))]
             helpers += [stages.create_task(_checkpoint(state, lane)) for lane in state.lanes]
             consumers = [
                 stages.create_task(_consume(state, lane))
@@ -198,9 +198,7 @@ async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
     if job.checkpoint_dir is not None:
         store = FileCheckpoints(job.checkpoint_dir, sink.name)
     lease = Lease(store, job.stream, sink.name)
-    # Standard input cannot be read again, so each run of it is a new one.
-    restart = job.restart or not job.source.resumable
-    found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=restart)
+    found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
     return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
 
 
@@ -210,10 +208,15 @@ async def _give_up_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
         return
     with suppress(IngestError, TimeoutError):
         async with asyncio.timeout(RELEASE_S):
-            if job.checkpoint_dir is not None:
-                await lane.sink.flush()
-            complete = _is_complete(lane, reader)
-            await lane.lease.save(_fingerprint(job, reader), lane.tracker.watermark, complete=complete, release=True)
+            await _release_lease(lane, job, reader)
+
+
+async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
+    watermark = lane.tracker.watermark
+    if job.checkpoint_dir is not None:
+        await lane.sink.flush()
+    complete = _is_complete(lane, reader)
+    await lane.lease.save(_fingerprint(job, reader), watermark, complete=complete, release=True)
 
 
 def _fingerprint(job: Job, reader: BlockReader) -> Fingerprint:
@@ -322,13 +325,6 @@ async def _show(state: State, observer: Observer) -> None:
     while True:
         await asyncio.sleep(1)
         observer.progress(state)
-
-
-async def _stop_in_time(stop: asyncio.Event) -> None:
-    """Once a stop was asked for, chunks in flight have so long; then they are left to the next run."""
-    await stop.wait()
-    await asyncio.sleep(DRAIN_S)
-    raise Stopped("Stopped on request; run the same command again to go on.")
 
 
 def _refuse_too_many(state: State, *, at_end: bool = False) -> None:

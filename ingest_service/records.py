@@ -30,6 +30,7 @@ MAX_TRIM = 16
 BLANKS = b" \t\r\v\f"
 LF, CR, QUOTE = b'\n\r"'
 _SPACES, _SPACES_AND_TABS = re.compile(rb" *"), re.compile(rb"[ \t]*")
+_UNCLOSED = RowError("parse", "unclosed_quote", "A quoted field has no closing quote.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,19 @@ def scan_record(data: bytes, start: int, dialect: Dialect, *, eof: bool) -> Scan
     else:
         try:
             raw_fields, record_end, record_next = _quoted_fields(data, start, dialect, eof=eof)
-            if record_next != next_start and len(raw_fields) != dialect.n_fields:
+            is_too_long = record_end - start > MAX_RECORD_BYTES
+            if record_next != next_start and (is_too_long or len(raw_fields) != dialect.n_fields):
                 raise _Unclosed(multiline=True)
             line_end, next_start = record_end, record_next
         except _Unclosed as broken:
             if broken.multiline:
-                error = RowError("parse", "unclosed_quote", "A quoted field has no closing quote.")
+                error = _UNCLOSED
             else:
                 error = RowError("parse", "bad_quote", "Text follows a closing quote.")
         except _NeedMore:
-            return None
+            if len(data) - start <= MAX_RECORD_BYTES + 1:  # one more for the CR of its line end
+                return None
+            error = _UNCLOSED  # it spans lines, and is too long for that however it ends
     fields = _decide(data[start:line_end], raw_fields, error, dialect)
     return Scanned(line_end, next_start, fields)
 

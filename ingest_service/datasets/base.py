@@ -95,13 +95,13 @@ def micros_of(at: datetime) -> int:
 def bind(dataset: Dataset, header_line: bytes, names: Mapping[str, str] | None = None) -> Layout:
     """Find the data set's columns in a file's header; `names` maps roles to the user's own column names."""
     try:
-        header = header_line.decode().strip(models.WHITESPACE)
+        header = header_line.decode().strip(" \r\n")  # not a tab, which may delimit a nameless last column
     except UnicodeDecodeError:
         raise ConfigurationError("The header is not valid UTF-8; is this a text file?") from None
     best: Layout | None = None
     missing = "nothing"
     for delimiter in DELIMITERS:
-        found = [_bare_name(name) for name in next(csv.reader([header], delimiter=chr(delimiter)), [])]
+        found = [_bare_name(name) for name in _split_header(header, chr(delimiter))]
         wanted = [_wanted_names(column, names) for column in dataset.columns]
         fields = [next((i for i, name in enumerate(found) if name in want), -1) for want in wanted]
         if all(index >= 0 for index in fields):
@@ -115,6 +115,13 @@ def bind(dataset: Dataset, header_line: bytes, names: Mapping[str, str] | None =
             f"--column {dataset.columns[0].role}=uid; the first line must be a header."
         )
     return best
+
+
+def _split_header(header: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error:  # a CR inside (line ends that are CR alone), or a name longer than the module takes
+        return []
 
 
 def _bare_name(name: str) -> str:

@@ -10,6 +10,7 @@ from datetime import timedelta
 import polars as pl
 
 from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.times import texts_and_dates
 from ingest_service.datasets.uuids import UuidDictionary
 from ingest_service.models import EPOCH, Device, EventType, VideoInteraction, microlens_interaction
 from ingest_service.records import Ints
@@ -19,18 +20,16 @@ _videos = UuidDictionary("video_")
 
 
 def _frame(values: Mapping[str, Ints]) -> pl.DataFrame:
-    at = pl.from_epoch(pl.col("timestamp"), time_unit="us")
-    text = at.dt.strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
-    user = pl.col("user")
-    frame = pl.DataFrame({"user": values["user"], "timestamp": values["timestamp"]})
-    return frame.select(
+    texts, dates = texts_and_dates(values["timestamp"])
+    session = pl.format("session_{}_{}", pl.lit(pl.Series(values["user"])), pl.lit(dates))
+    return pl.select(
         _users.uuids(values["user"]).alias("user_id"),
         _videos.uuids(values["item"]).alias("video_id"),
         pl.lit(EventType.CLICK.value).alias("event_type"),
-        text.alias("timestamp"),
+        texts.alias("timestamp"),
         pl.lit(Device.MOBILE.value).alias("device"),
-        pl.concat_str(pl.lit("session_"), user.cast(pl.String), pl.lit("_"), text.str.head(10)).alias("session_id"),
-        (pl.col("timestamp") // 1_000).alias("epoch_ms"),
+        session.alias("session_id"),
+        pl.Series(values["timestamp"] // 1_000).alias("epoch_ms"),
     )
 
 

@@ -5,7 +5,6 @@ in flight that share a record's key, so a sink needs no order beyond that within
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
@@ -18,6 +17,9 @@ from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.errors import ConfigurationError
 from ingest_service.retry import Retrier
+
+# The part of a record's key that tells a user's events apart; it sorts by time.
+EVENT_KEY = pl.concat_str("timestamp", pl.lit("#"), "video_id").alias("event_key")
 
 
 class SinkOptions(BaseModel):
@@ -114,8 +116,3 @@ def sink_at(url: str) -> Sink:
         )
     sink: Sink = known[scheme].load()(url)
     return sink
-
-
-def last_of_each(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The frame with an index column `row`, and of rows with one key only the last."""
-    return frame.with_row_index("row").unique(subset=list(key), keep="last", maintain_order=True)

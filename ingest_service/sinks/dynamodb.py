@@ -20,7 +20,7 @@ from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.errors import ConfigurationError, Retry
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.retry import Retrier
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, last_of_each, parse_options
+from ingest_service.sinks.base import EVENT_KEY, Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.dynamodb_client import ConditionFailed, DynamoDBClient, Refused
 from ingest_service.sinks.encode import json_strings
 
@@ -181,8 +181,7 @@ class DynamoDBSink(Sink):
         await self._is_active(table)
 
     def preview(self, frame: pl.DataFrame) -> list[str]:
-        keyed = frame.with_columns(pl.concat_str("timestamp", pl.lit("#"), "video_id").alias("event_key"))
-        return [f"{self.table}: {item}" for item in encode(keyed, self.options.ttl_s).to_list()]
+        return [f"{self.table}: {item}" for item in encode(frame.with_columns(EVENT_KEY), self.options.ttl_s).to_list()]
 
     async def history(
         self, user_id: UUID | str, since: datetime | None, until: datetime | None
@@ -230,8 +229,7 @@ def encode(frame: pl.DataFrame, ttl_s: int | None) -> pl.Series:
 
 def _storable(chunk: Chunk, sink: str) -> tuple[pl.DataFrame, list[DeadRow]]:
     """Rows that keep DynamoDB's limits, of one key the last, with columns `row` and `event_key`; and the others."""
-    keyed = chunk.frame.with_columns(pl.concat_str("timestamp", pl.lit("#"), "video_id").alias("event_key"))
-    frame = last_of_each(keyed, ("user_id", "event_key"))
+    frame = chunk.last_of_each_key().with_columns(EVENT_KEY)
     hash_bytes, range_bytes = pl.col("user_id").str.len_bytes(), pl.col("event_key").str.len_bytes()
     names = sum(len(name) for name in (*_ATTRIBUTES, "expires_at")) + _NUMBER_BYTES
     size = pl.sum_horizontal(pl.col(name).str.len_bytes() for name in _ATTRIBUTES) + names

@@ -5,11 +5,14 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 from urllib.parse import unquote
 from uuid import UUID
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import Field
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis
@@ -21,7 +24,7 @@ from ingest_service.chunk import Chunk
 from ingest_service.errors import ConfigurationError, IngestError, Retry
 from ingest_service.models import VideoInteraction
 from ingest_service.retry import Retrier
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, last_of_each, parse_options
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.encode import json_strings
 from ingest_service.sinks.redis_bulk import BulkConnection, BulkSSLConnection, ErrorReply
 
@@ -41,6 +44,7 @@ _PASSING = frozenset(
     )
 )
 _FORBIDDEN = frozenset(("DENIED", "NOAUTH", "NOPERM", "WRONGPASS"))
+_PIECE_ROWS = 1 << 15  # rows made into commands at once: bounds the text in memory
 _COMMANDS_PER_USER = 3  # ZADD, ZREMRANGEBYRANK, EXPIRE
 
 # KEYS: the checkpoint; ARGV: the text that must be there ("" for none), the new one.
@@ -99,22 +103,22 @@ class RedisSink(Sink):
         await self.command("PING")
 
     async def write(self, chunk: Chunk) -> Written:
-        pending = await asyncio.to_thread(last_of_each, chunk.frame, ("user_id", "timestamp", "video_id"))
+        pending = await asyncio.to_thread(chunk.last_of_each_key)
         merged = chunk.accepted - pending.height
         dead: list[int] = []
 
         async def attempt() -> None:
             nonlocal pending
-            users, payload = await asyncio.to_thread(self.encode, pending)
-            if not users:
+            if not pending.height:
                 return
-            errors = await self._exchange(payload, len(users) * _COMMANDS_PER_USER)
+            batch = await asyncio.to_thread(Batch.of, pending)
+            errors = await self._exchange(batch)
             if errors:
-                refused, again, code = _sort_out(users, errors)
+                refused, again, code = _sort_out(batch.users, errors)
                 dead.extend(pending.filter(pl.col("user_id").is_in(refused))["row"].to_list())
                 pending = pending.filter(pl.col("user_id").is_in(again))
                 if again:
-                    if len(again) < len(users):
+                    if len(again) < len(batch.users):
                         self.retrier.progressed()
                     await self._reset_if_replica(code)
                     raise Retry(f"the server answers {code}", throttled=code == "OOM")
@@ -124,32 +128,18 @@ class RedisSink(Sink):
         rows = [chunk.dead_row(row, self.name, "wrong_type", reason) for row in sorted(dead)]
         return Written(chunk.accepted - merged - len(rows), merged, rows)
 
-    def encode(self, frame: pl.DataFrame) -> tuple[list[str], bytes]:
-        """The users of a frame, and for each the commands that add its rows, trim its set and renew its expiry."""
-        if not frame.height:
-            return [], b""
-        pair = pl.concat_str(*_bulk(pl.col("epoch_ms").cast(pl.String)), *_bulk(pl.concat_str(*_MEMBER)))
-        by_user = (
-            json_strings(frame, "session_id")
-            .lazy()
-            .select("user_id", pair.alias("pairs"))
-            .group_by("user_id", maintain_order=True)
-            .agg(pl.col("pairs").str.join(""), pl.len().alias("n"))
-        )
-        key = pl.concat_str(*_bulk(pl.concat_str(pl.lit("recent:{"), pl.col("user_id"), pl.lit("}"))))
-        keep = _bulk_text(str(-self.options.recent_limit - 1))
-        expiry = _bulk_text(str(self.options.recent_ttl_s))
-        command = pl.concat_str(
-            pl.lit("*"), (2 + 2 * pl.col("n")).cast(pl.String), pl.lit("\r\n$4\r\nZADD\r\n"), key, pl.col("pairs"),
-            pl.lit("*4\r\n$15\r\nZREMRANGEBYRANK\r\n"), key, pl.lit(f"$1\r\n0\r\n{keep}"),
-            pl.lit("*3\r\n$6\r\nEXPIRE\r\n"), key, pl.lit(expiry),
-        )  # fmt: skip
-        done = by_user.select("user_id", command.alias("command")).collect()
-        return done["user_id"].to_list(), "".join(done["command"].to_list()).encode()
+    async def _exchange(self, batch: "Batch") -> dict[int, ErrorReply]:
+        """All of a batch in one round trip; its commands are made while earlier ones are on their way."""
 
-    async def _exchange(self, payload: bytes, n_replies: int) -> dict[int, ErrorReply]:
+        async def payloads() -> AsyncIterator[bytes]:
+            for piece in batch.pieces():
+                yield await asyncio.to_thread(
+                    batch.commands, piece, self.options.recent_limit, self.options.recent_ttl_s
+                )
+
+        n_replies = len(batch.users) * _COMMANDS_PER_USER
         async with self._connection() as connection:
-            return await connection.exchange(payload, n_replies, self.options.timeout_s)
+            return await connection.exchange(payloads(), n_replies, self.options.timeout_s)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[BulkConnection]:
@@ -207,6 +197,66 @@ class RedisSink(Sink):
     async def close(self) -> None:
         await self._client.aclose()
         await self._pool.disconnect()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows ready to be sent: `frame` has each user's rows together, beginning at the row numbers `starts`."""
+
+    frame: pl.DataFrame
+    starts: NDArray[np.int64]
+    users: list[str]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> "Batch":
+        """A frame that is not empty, its users in any order."""
+        # Two users with one hash would stand mixed: that only splits their groups.
+        order = np.argsort(frame["user_id"].hash().to_numpy(), kind="stable")
+        frame = json_strings(frame, "session_id")[order]
+        users = frame["user_id"]
+        starts = users.ne_missing(users.shift(1)).arg_true().to_numpy().astype(np.int64)
+        return cls(frame, starts, users.gather(starts).to_list())
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """The users in runs of about `_PIECE_ROWS` rows: first, and one past the last."""
+        marks = np.arange(0, self.frame.height + _PIECE_ROWS, _PIECE_ROWS)
+        edges = np.unique(np.append(np.searchsorted(self.starts, marks), len(self.starts)))
+        yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+
+    def commands(self, piece: tuple[int, int], limit: int, ttl_s: int) -> bytes:
+        """For each user of a piece, the commands that add its rows, trim its set and renew its expiry; RESP."""
+        first, last = piece
+        starts = self.starts[first:last]
+        end = self.frame.height if last == len(self.starts) else int(self.starts[last])
+        frame = self.frame.slice(int(starts[0]), end - int(starts[0]))
+        starts = starts - starts[0]
+        group = np.zeros(frame.height, np.int64)
+        group[starts] = 1
+        group = np.cumsum(group) - 1
+        heads, tails = _around(frame["user_id"].gather(starts), np.diff(starts, append=frame.height), limit, ttl_s)
+        before = pl.select(pl.concat_str(tails.shift(1, fill_value=""), heads)).to_series()
+        is_first = np.zeros(frame.height, np.bool_)
+        is_first[starts] = True
+        texts = frame.select(pl.col("epoch_ms").cast(pl.String).alias("score"), pl.concat_str(*_MEMBER).alias("member"))
+        score, member = pl.col("score"), pl.col("member")
+        pair = pl.format("${}\r\n{}\r\n${}\r\n{}\r\n", score.str.len_bytes(), score, member.str.len_bytes(), member)
+        opening = pl.when(pl.lit(pl.Series(is_first))).then(pl.lit(before.gather(group))).otherwise(pl.lit(""))
+        text = texts.select(pl.concat_str(opening, pair)).to_series().str.join("")
+        commands: bytes = text.cast(pl.Binary).item()
+        return b"".join((commands, tails[-1].encode()))
+
+
+def _around(users: pl.Series, rows: NDArray[np.int64], limit: int, ttl_s: int) -> tuple[pl.Series, pl.Series]:
+    """What stands before and after the pairs of each user: the head of ZADD, and the two commands that follow."""
+    key = pl.concat_str(*_bulk(pl.concat_str(pl.lit("recent:{"), "user", pl.lit("}"))))
+    keep, expiry = _bulk_text(str(-limit - 1)), _bulk_text(str(ttl_s))
+    after = f"*4\r\n$15\r\nZREMRANGEBYRANK\r\n{{}}$1\r\n0\r\n{keep}*3\r\n$6\r\nEXPIRE\r\n{{}}{expiry}"
+    frame = pl.DataFrame({"user": users, "arguments": 2 + 2 * rows}).with_columns(key.alias("key"))
+    texts = frame.select(
+        pl.format("*{}\r\n$4\r\nZADD\r\n{}", "arguments", "key").alias("head"),
+        pl.format(after, "key", "key").alias("tail"),
+    )
+    return texts["head"], texts["tail"]
 
 
 def _bulk(text: pl.Expr) -> tuple[pl.Expr, ...]:

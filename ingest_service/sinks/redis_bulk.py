@@ -6,6 +6,7 @@ RESP (redis.io, "Redis serialization protocol specification") and counts the rep
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import hiredis
 from redis.asyncio import Connection, SSLConnection
@@ -28,13 +29,15 @@ class _Bulk:
     _reader: asyncio.StreamReader | None
     _writer: asyncio.StreamWriter | None
 
-    async def exchange(self, payload: bytes, n_replies: int, idle_timeout_s: float) -> dict[int, ErrorReply]:
+    async def exchange(
+        self, payloads: AsyncIterator[bytes], n_replies: int, idle_timeout_s: float
+    ) -> dict[int, ErrorReply]:
         """Send commands and read as many replies; returns those that are errors, by their index.
 
         OSError, EOFError or TimeoutError if the connection breaks or no reply comes for `idle_timeout_s`. Then, and
         after a cancellation, the connection must be dropped: what was applied is unknown.
         """
-        sender = asyncio.create_task(self._send(payload))
+        sender = asyncio.create_task(self._send(payloads))
         try:
             errors = await self._receive(n_replies, idle_timeout_s)
             await sender
@@ -43,12 +46,13 @@ class _Bulk:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
 
-    async def _send(self, payload: bytes) -> None:
+    async def _send(self, payloads: AsyncIterator[bytes]) -> None:
         assert self._writer is not None, "the pool hands out connected connections"
-        view = memoryview(payload)
-        for first in range(0, len(view), _SLICE_BYTES):
-            self._writer.write(view[first : first + _SLICE_BYTES])
-            await self._writer.drain()
+        async for payload in payloads:
+            view = memoryview(payload)
+            for first in range(0, len(view), _SLICE_BYTES):
+                self._writer.write(view[first : first + _SLICE_BYTES])
+                await self._writer.drain()
 
     async def _receive(self, n_replies: int, idle_timeout_s: float) -> dict[int, ErrorReply]:
         assert self._reader is not None, "the pool hands out connected connections"

@@ -22,7 +22,7 @@ from ingest_service.chunk import Chunk
 from ingest_service.errors import ConfigurationError, LocalIOError, Retry
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.retry import Retrier
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, last_of_each, parse_options
+from ingest_service.sinks.base import EVENT_KEY, Finding, Sink, SinkOptions, Written, parse_options
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ _TABLES = (
         PRIMARY KEY (stream, sink)) WITHOUT ROWID""",
 )
 _INSERT = f"INSERT OR REPLACE INTO interactions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_PIECE_ROWS = 1 << 14  # rows that are Python objects at once
 _BUSY_TIMEOUT_S = 1  # the retrier goes on from there
 
 
@@ -53,6 +54,7 @@ class SQLiteSink(Sink):
         # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
+        self._is_closed = False
         self.checkpoints: CheckpointStore = _Checkpoints(self)
 
     async def open(self) -> None:
@@ -69,13 +71,14 @@ class SQLiteSink(Sink):
             self._connection.execute(statement)
 
     async def write(self, chunk: Chunk) -> Written:
-        rows = await asyncio.to_thread(_rows, chunk.frame)
-        await self.run(lambda: self._insert(rows))
-        return Written(len(rows), merged=chunk.accepted - len(rows))
+        frame = await asyncio.to_thread(_in_key_order, chunk)
+        for piece in frame.iter_slices(_PIECE_ROWS):
+            rows = await asyncio.to_thread(piece.rows)
+            await self.run(lambda rows=rows: self._insert(rows))  # type: ignore[misc]
+        return Written(frame.height, merged=chunk.accepted - frame.height)
 
     def _insert(self, rows: list[tuple[str, ...]]) -> None:
-        connection = self.begin()
-        connection.executemany(_INSERT, rows)
+        self.begin().executemany(_INSERT, rows)
 
     def begin(self) -> sqlite3.Connection:
         """The connection, in a transaction."""
@@ -112,7 +115,7 @@ class SQLiteSink(Sink):
         return [Finding(str(self.path), True, "can be written")]
 
     def preview(self, frame: pl.DataFrame) -> list[str]:
-        return [str(dict(zip(_COLUMNS, row, strict=True))) for row in _rows(frame)]
+        return [str(row) for row in _keyed(frame).select(_COLUMNS).iter_rows(named=True)]
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
         """A user's newest interactions, newest first."""
@@ -136,16 +139,29 @@ class SQLiteSink(Sink):
         return [VideoInteraction.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
     async def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            # On the thread, after whatever still runs there; an open that was cancelled may.
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
         if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
-        self._thread.shutdown()
+            self._connection.close()
+            self._connection = None
 
 
-def _rows(frame: pl.DataFrame) -> list[tuple[str, ...]]:
-    """One tuple a row, of rows with one key the last, in the order of the primary key: fewer pages are touched."""
-    keyed = frame.with_columns(pl.concat_str("timestamp", pl.lit("#"), "video_id").alias("event_key"))
-    return last_of_each(keyed, ("user_id", "event_key")).sort("user_id", "event_key").select(_COLUMNS).rows()
+def _keyed(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.concat_str("timestamp", pl.lit("#"), "video_id").alias("event_key"))
+
+
+def _in_key_order(chunk: Chunk) -> pl.DataFrame:
+    """The rows to store, in the order of the primary key: so fewer pages are touched."""
+    return _stored(chunk.last_of_each_key()).sort("user_id", "event_key")
+
+
+def _stored(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(EVENT_KEY).select(_COLUMNS)
 
 
 class _Checkpoints(CheckpointStore):

@@ -24,17 +24,23 @@ class _Readable(Protocol):
 def open_stream(file: _Readable, name: str) -> Stream:
     """The decompressed bytes of an open file, whatever its name says. Closes the file with the stream."""
     head = b""
-    while len(head) < len(ZSTD_MAGIC) and (more := file.read(len(ZSTD_MAGIC) - len(head))):
-        head += more
+    try:
+        while len(head) < len(ZSTD_MAGIC) and (more := file.read(len(ZSTD_MAGIC) - len(head))):
+            head += more
+    except OSError as error:
+        raise LocalIOError(f"{name} cannot be read: {error.strerror or error}.") from error
     stored = _Stored(file, head)
-    buffered = io.BufferedReader(stored, _READ_BYTES)
     if head.startswith(GZIP_MAGIC):
-        from isal import igzip
-
-        return _Packed(stored, cast("IO[bytes]", igzip.IGzipFile(fileobj=buffered)), name)  # type: ignore[no-untyped-call]
+        return _Packed(stored, _open_gzip(io.BufferedReader(stored, _READ_BYTES)), name)
     if head.startswith(ZSTD_MAGIC):
-        return _Packed(stored, _open_zstd(buffered), name)
+        return _Packed(stored, _open_zstd(io.BufferedReader(stored, _READ_BYTES)), name)
     return _Plain(stored, name)
+
+
+def _open_gzip(file: IO[bytes]) -> IO[bytes]:
+    from isal import igzip
+
+    return cast("IO[bytes]", igzip.IGzipFile(fileobj=file))  # type: ignore[no-untyped-call]
 
 
 def _open_zstd(file: IO[bytes]) -> IO[bytes]:

@@ -1,11 +1,13 @@
 """Files on this machine: plain or compressed, a member of a zip, or standard input."""
 
 import io
+import lzma
 import os
 import select
 import stat
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,7 +92,7 @@ class _MemberFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._member.read(len(buffer))
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
             raise OSError("the archive is damaged") from error
         buffer[: len(data)] = data
         return len(data)
@@ -135,9 +137,9 @@ class _Stdin:
 
 
 def _open_file(path: Path) -> IO[bytes]:
+    if path.is_dir():
+        raise SourceNotFound(f"{path} is a folder; name a file, or a pattern such as '{path}/*.csv'.")
     try:
-        if path.is_dir():
-            raise SourceNotFound(f"{path} is a folder; name a file, or a pattern such as '{path}/*.csv'.")
         return path.open("rb", buffering=0)
     except FileNotFoundError:
         raise SourceNotFound(f"There is no file {path}.") from None

@@ -1,0 +1,104 @@
+"""The documentation is true: its commands run, its Python runs, and it mentions what there is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ingest_service import dead_letter
+from ingest_service.cli import app
+from ingest_service.config import Settings, load_settings
+from ingest_service.sinks.base import SinkOptions
+from ingest_service.sinks.dynamodb import DynamoDBOptions
+from ingest_service.sinks.redis import RedisOptions
+from tests.servers import ROOT
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+COMMANDS = (ROOT / "docs" / "COMMANDS.md").read_text()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files that the documentation speaks of."""
+    for name in ("pairs.csv", "part-1.csv", "part-2.csv"):
+        subprocess.run([sys.executable, ROOT / "scripts" / "sample", tmp_path / name, "1500"], check=True)
+    for name in ("part-1.csv", "part-2.csv"):
+        subprocess.run(["gzip", tmp_path / name], check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=lambda page: page.name)
+def test_every_command_in_the_documentation_runs(
+    page: Path, folder: Path, redis_db_url: str, dynamodb_url: str, table: str
+) -> None:
+    """Each ```sh block of a page, in order, in one folder, against real servers, exits with 0."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    here = {
+        "redis://localhost:6379/0": redis_db_url,
+        "http://localhost:8000": dynamodb_url,
+        "dynamodb://interactions?": f"dynamodb://{table}?checkpoint_table={table}_checkpoints&",
+    }
+    for block in blocks(page, "sh"):
+        script = block
+        for written, meant in here.items():
+            script = script.replace(written, meant)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_every_python_example_runs(page: Path, folder: Path) -> None:
+    """The Python blocks of a page, one after the other, are a program that ends well."""
+    program = "\n".join(blocks(page, "python"))
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_is_documented() -> None:
+    """Each command has a help text and a section of its own."""
+    for command in app.registered_commands:
+        assert command.callback is not None and command.callback.__doc__
+        assert f"## {command.callback.__name__}\n" in COMMANDS
+
+
+def test_every_setting_and_option_is_documented() -> None:
+    """Each setting and each option of a sink URL stands in docs/COMMANDS.md."""
+    for name in Settings.model_fields:
+        assert f"`{name}`" in COMMANDS or f"[{name}]" in COMMANDS
+    for options in (SinkOptions, RedisOptions, DynamoDBOptions):
+        for name in options.model_fields:
+            assert f"`{name}`" in COMMANDS
+
+
+def test_every_code_of_a_dead_letter_is_documented() -> None:
+    """Each code stands in docs/DATA.md."""
+    data = (ROOT / "docs" / "DATA.md").read_text()
+    for code in dead_letter.CODES:
+        assert f"`{code}`" in data
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.name)
+def test_every_example_configuration_is_accepted(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files in configs/ load, and their sinks are known ones with known options."""
+    from ingest_service.loader import sinks_of
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", "redis://localhost:6379/0")
+    settings = load_settings(file=file)
+    assert sinks_of(settings.sink_urls())
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Each relative link in the documentation names a file that is there."""
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
