@@ -128,7 +128,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             for number, line in enumerate(file, 1):
                 try:
                     letter = json.loads(line)
-                    whole = isinstance(letter, dict) and _NEEDED <= letter.keys()
+                    whole = isinstance(letter, dict) and letter.keys() >= _NEEDED
                 except ValueError:
                     whole = False
                 if not whole:

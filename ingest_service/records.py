@@ -31,6 +31,7 @@ BLANKS = b" \t\r\v\f"
 LF, CR, QUOTE = b'\n\r"'
 _SPACES, _SPACES_AND_TABS = re.compile(rb" *"), re.compile(rb"[ \t]*")
 _UNCLOSED = RowError("parse", "unclosed_quote", "A quoted field has no closing quote.")
+_BAD_QUOTE = RowError("parse", "bad_quote", "Text follows a closing quote.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +89,7 @@ def scan_record(data: bytes, start: int, dialect: Dialect, *, eof: bool) -> Scan
                 raise _Unclosed(multiline=True)
             line_end, next_start = record_end, record_next
         except _Unclosed as broken:
-            if broken.multiline:
-                error = _UNCLOSED
-            else:
-                error = RowError("parse", "bad_quote", "Text follows a closing quote.")
+            error = _UNCLOSED if broken.multiline else _BAD_QUOTE
         except _NeedMore:
             if len(data) - start <= MAX_RECORD_BYTES + 1:  # one more for the CR of its line end
                 return None

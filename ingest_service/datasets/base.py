@@ -13,7 +13,8 @@ from ingest_service import models, parse
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.records import Bools, Dialect, Ints, Records
 
-# Every sink takes frames of these columns. `timestamp` is the stored 27-character form, `epoch_ms` the same instant.
+# Every sink takes frames of these columns. Ids and times need no escaping in JSON; `session_id` is free text.
+# `timestamp` is the stored 27-character form, `epoch_ms` the same instant.
 RECORD_SCHEMA = {
     "user_id": pl.String,
     "video_id": pl.String,

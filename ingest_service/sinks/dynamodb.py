@@ -6,6 +6,7 @@ so they are checked before; what is refused all the same is halved until the cul
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -93,11 +94,8 @@ class DynamoDBSink(Sink):
     def _requests(self, frame: pl.DataFrame) -> list["_Request"]:
         items = encode(frame, self.options.ttl_s).to_list()
         rows: list[int] = frame["row"].to_list()
-        keys = frame.select("user_id", "event_key").rows()
         size = ITEMS_PER_REQUEST
-        return [
-            _Request(rows[i : i + size], keys[i : i + size], items[i : i + size]) for i in range(0, len(rows), size)
-        ]
+        return [_Request(rows[i : i + size], items[i : i + size]) for i in range(0, len(rows), size)]
 
     async def _send_all(self, requests: list["_Request"], chunk: Chunk, dead: list[DeadRow]) -> None:
         queue = iter(requests)
@@ -224,7 +222,7 @@ def encode(frame: pl.DataFrame, ttl_s: int | None) -> pl.Series:
         expires = (pl.col("epoch_ms") // 1_000 + ttl_s).cast(pl.String)
         parts += [pl.lit(',"expires_at":{"N":"'), expires, pl.lit('"}')]
     item = pl.concat_str(pl.lit('{"PutRequest":{"Item":{'), *parts, pl.lit("}}}"))
-    return json_strings(frame, "user_id", "video_id", "event_key", "session_id").select(item).to_series()
+    return json_strings(frame, "session_id").select(item).to_series()
 
 
 def _storable(chunk: Chunk, sink: str) -> tuple[pl.DataFrame, list[DeadRow]]:
@@ -246,27 +244,23 @@ def _storable(chunk: Chunk, sink: str) -> tuple[pl.DataFrame, list[DeadRow]]:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """Up to 25 rows for one BatchWriteItem: their indices in the chunk, keys and JSON."""
+    """Up to 25 rows for one BatchWriteItem: their indices in the chunk, and their put requests in JSON."""
 
     rows: list[int]
-    keys: list[tuple[str, str]]
     items: list[str]
 
     def body(self, table: str) -> bytes:
         return f'{{"RequestItems":{{"{table}":[{",".join(self.items)}]}}}}'.encode()
 
     def only(self, keys: set[tuple[str, str]]) -> "_Request":
-        kept = [i for i, key in enumerate(self.keys) if key in keys]
-        return self._take(kept)
+        return self._take([i for i, item in enumerate(self.items) if _key_of(json.loads(item)) in keys])
 
     def halves(self) -> Sequence["_Request"]:
         middle = len(self.rows) // 2
         return self._take(range(middle)), self._take(range(middle, len(self.rows)))
 
     def _take(self, indices: Sequence[int]) -> "_Request":
-        return _Request(
-            [self.rows[i] for i in indices], [self.keys[i] for i in indices], [self.items[i] for i in indices]
-        )
+        return _Request([self.rows[i] for i in indices], [self.items[i] for i in indices])
 
 
 def _key_of(write: dict[str, Any]) -> tuple[str, str]:

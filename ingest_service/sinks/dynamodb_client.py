@@ -8,13 +8,14 @@ import json
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.sinks.http_post import HttpPoster
 from ingest_service.sinks.sigv4 import Signer
 
 # AWS error codes by what follows from them. Everything else that is the client's fault is a setting to fix.
@@ -119,10 +120,9 @@ class DynamoDBClient:
         if self._kind == "sdk":
             self._transport = _SdkTransport(self)
         else:
-            transport = _BulkTransport(
-                self._client.meta, credentials, self._connections, self._timeout_s, self._ca_file
-            )
-            self._transport = await self._stack.enter_async_context(transport.opened())
+            transport = _BulkTransport(self._client.meta, credentials, self._timeout_s, self._ca_file)
+            self._stack.callback(transport.close)
+            self._transport = transport
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """One call through aiobotocore, its errors translated; see `Transport.batch_write`."""
@@ -186,51 +186,39 @@ class _SdkTransport:
 
 
 class _BulkTransport:
-    """aiohttp with ready-made bodies. Checks the reply's CRC as the SDK does."""
+    """Ready-made bodies, signed here. Checks the reply's CRC as the SDK does."""
 
     _TARGET = "DynamoDB_20120810.BatchWriteItem"
 
-    def __init__(self, meta: Any, credentials: Any, connections: int, timeout_s: float, ca_file: str) -> None:
-        self._url: str = meta.endpoint_url
+    def __init__(self, meta: Any, credentials: Any, timeout_s: float, ca_file: str) -> None:
+        url: str = meta.endpoint_url
         self._credentials = credentials
-        self._connections = connections
-        self._timeout_s = timeout_s
-        self._tls = ssl.create_default_context(cafile=ca_file or None) if self._url.startswith("https:") else True
-        self._signer = Signer("dynamodb", meta.region_name, urlsplit(self._url).netloc)
-        self._http: Any = None
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator["_BulkTransport"]:
-        import aiohttp
-
-        connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._tls)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10, self._timeout_s), sock_read=self._timeout_s)
-        skip = ("User-Agent", "Accept", "Accept-Encoding")
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, skip_auto_headers=skip) as self._http:
-            yield self
+        self._signer = Signer("dynamodb", meta.region_name, urlsplit(url).netloc)
+        tls = ssl.create_default_context(cafile=ca_file or None) if url.startswith("https:") else None
+        self._http = HttpPoster(url, tls=tls, connect_timeout_s=min(10, timeout_s), timeout_s=timeout_s)
 
     async def batch_write(self, body: bytes) -> Sequence[dict[str, Any]]:
-        import aiohttp
-
         keys = await self._credentials.get_frozen_credentials()
         headers = self._signer.headers(
             self._TARGET, body, keys.access_key, keys.secret_key, keys.token, datetime.now(UTC)
         )
         try:
-            async with self._http.post(self._url, data=body, headers=headers) as response:
-                reply: bytes = await response.read()
-                status: int = response.status
-                checksum: str | None = response.headers.get("x-amz-crc32")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            response = await self._http.post(headers, body)
+        except (OSError, TimeoutError) as error:
             raise Retry(f"connection fault ({type(error).__name__})") from error
-        if checksum is not None and int(checksum) != zlib.crc32(reply):
+        reply = response.body
+        checksum = response.headers.get(b"x-amz-crc32")
+        if checksum is not None and checksum != b"%d" % zlib.crc32(reply):
             raise Retry("DynamoDB's reply was damaged on the way")
-        if status == 200 and reply == b'{"UnprocessedItems":{}}':
+        if response.status == 200 and reply == b'{"UnprocessedItems":{}}':
             return []
         try:
             content: dict[str, Any] = json.loads(reply) if reply else {}
         except ValueError:
             content = {}
-        if status != 200:
-            raise translated(str(content.get("__type", "")), status)
+        if response.status != 200:
+            raise translated(str(content.get("__type", "")), response.status)
         return [write for writes in content.get("UnprocessedItems", {}).values() for write in writes]
+
+    def close(self) -> None:
+        self._http.close()
