@@ -38,8 +38,7 @@ class DeadLetters:
         self.path = folder / FILE_NAME
         self._source = source
         self._now = now
-        self._last_parsed = -1  # refused rows are appended in file order, so one number says which are in
-        self._by_sinks: set[tuple[str, int]] = set()
+        self._known: set[int] = set()  # hashes of the rows that are in already and may come again
         self._fd = -1
 
     def open(self, *, resume_offset: int, anew: bool = False) -> None:
@@ -61,14 +60,12 @@ class DeadLetters:
         for letter in read(self.path):
             if letter["source"] != self._source:
                 continue
-            if letter["stage"] in ("parse", "validate"):
-                self._last_parsed = max(self._last_parsed, letter["offset"])
-            elif letter["offset"] >= resume_offset:
-                self._by_sinks.add((letter["stage"], letter["offset"]))
+            if letter["offset"] >= resume_offset:
+                self._known.add(_identity(letter["stage"], letter["offset"], _raw_of(letter)))
 
     def append(self, rows: Iterable[DeadRow]) -> None:
         """Write those rows that are not in yet, and wait until they are on disk."""
-        fresh = [row for row in rows if self._is_fresh(row)]
+        fresh = [row for row in rows if _identity(row.stage, row.offset, row.raw) not in self._known]
         if not fresh:
             return
         at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -80,16 +77,6 @@ class DeadLetters:
         except OSError as error:
             # After a failed fsync the next one may lie, so this run ends; the next one cuts a torn line off.
             raise _failed(error) from error
-        for row in fresh:
-            if row.stage in ("parse", "validate"):
-                self._last_parsed = max(self._last_parsed, row.offset)
-            else:
-                self._by_sinks.add((row.stage, row.offset))
-
-    def _is_fresh(self, row: DeadRow) -> bool:
-        if row.stage in ("parse", "validate"):
-            return row.offset > self._last_parsed
-        return (row.stage, row.offset) not in self._by_sinks
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -136,6 +123,16 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield letter
     except OSError as error:
         raise _failed(error) from error
+
+
+def _identity(stage: str, offset: int, raw: bytes) -> int:
+    """The raw bytes are part of it: what lies behind a watermark may have been rewritten since."""
+    return hash((stage, offset, raw))
+
+
+def _raw_of(letter: dict[str, Any]) -> bytes:
+    raw: str = letter["raw"]
+    return base64.b64decode(raw) if letter.get("encoding") == "base64" else raw.encode()
 
 
 def _line(row: DeadRow, source: str, at: str) -> str:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -199,6 +199,9 @@ async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
         store = FileCheckpoints(job.checkpoint_dir, sink.name)
     lease = Lease(store, job.stream, sink.name)
     found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
+    if found.watermark.position.offset < reader.first.offset:
+        # The header had no line end yet when an earlier run saw it.
+        found = replace(found, watermark=Watermark(reader.first))
     return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
 
 

@@ -27,7 +27,7 @@ class SinkOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field("", description="tells two sinks of one kind apart")
+    name: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="tells two sinks of one kind apart")
     retry_budget_s: float = Field(60, gt=0, description="how long to try while nothing gets through")
     consumers: int = Field(2, ge=1, le=64, description="chunks in flight at once")
 

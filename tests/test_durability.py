@@ -1,0 +1,131 @@
+"""The order of durable things: a stored watermark never runs ahead of rows or dead letters."""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from unittest.mock import patch
+
+import polars as pl
+import pytest
+
+from ingest_service import blocks, pipeline, records
+from ingest_service.blocks import BlockReader
+from ingest_service.checkpoint import decode
+from ingest_service.chunk import Chunk
+from ingest_service.datasets.microlens import MICROLENS
+from ingest_service.loader import Silent
+from ingest_service.pipeline import Job
+from ingest_service.retry import Retrier
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
+from ingest_service.sources.local import FileSource
+from tests.test_checkpoint import MemoryCheckpoints
+
+
+class Watched(MemoryCheckpoints):
+    """Looks, at each swap, whether what the new watermark promises is kept by then."""
+
+    def __init__(self, sink: "Recorder") -> None:
+        super().__init__()
+        self._sink = sink
+        self.offsets: list[int] = []
+
+    async def swap(self, stream: str, old: str | None, new: str) -> bool:
+        mark = decode(new, stream, self._sink.name).watermark
+        self.offsets.append(mark.position.offset)
+        assert mark.counts.balanced
+        rows = {n for n in self._sink.all_rows if n < mark.position.offset}
+        assert rows <= self._sink.stored | self._sink.durable_letters()
+        return await super().swap(stream, old, new)
+
+
+class Recorder(Sink):
+    """Stores the offsets of rows after a while, refuses some, and fails where it is told to."""
+
+    scheme = "recorder"
+
+    def __init__(self, letters: Path, all_rows: set[int], seed: int, fail_at: int) -> None:
+        self.options = SinkOptions.model_validate({"consumers": 4})
+        self.name = "recorder"
+        self.retrier = Retrier("recorder", 1)
+        self.checkpoints = Watched(self)
+        self.all_rows = all_rows
+        self.stored: set[int] = set()
+        self.synced = 0
+        self.most_at_once = 0
+        self._letters = letters
+        self._random = random.Random(seed)
+        self._fail_at = fail_at
+        self._at_once = 0
+
+    def durable_letters(self) -> set[int]:
+        """Offsets in that part of the dead letters which an fsync covered."""
+        if not self._letters.exists():
+            return set()
+        text = self._letters.read_bytes()[: self.synced]
+        return {int(line.split(b'"offset": ')[1].split(b",")[0]) for line in text.splitlines()}
+
+    async def open(self) -> None: ...
+
+    async def write(self, chunk: Chunk) -> Written:
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        await asyncio.sleep(self._random.uniform(0, 0.01))
+        self._at_once -= 1
+        offsets = [int(start) + chunk.data_offset for start in chunk.starts]
+        if any(offset >= self._fail_at for offset in offsets):
+            raise RuntimeError("the sink fails here")
+        dead = [row for row, offset in enumerate(offsets) if offset % 7 == 0]
+        self.stored |= {offset for row, offset in enumerate(offsets) if row not in dead}
+        return Written(len(offsets) - len(dead), 0, [chunk.dead_row(r, "recorder", "refused", "No.") for r in dead])
+
+    async def check(self, *, create: bool) -> list[Finding]:
+        return []
+
+    def preview(self, frame: pl.DataFrame) -> list[str]:
+        return []
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_watermark_promises_only_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Run, fail, run again: at every save all rows before the watermark are stored or in synced dead letters."""
+    path = tmp_path / "rows.csv"
+    lines = [b"%d,%d,%d\n" % (n, n, n) if n % 11 else b"bad,%d\n" % n for n in range(400)]
+    path.write_bytes(b"user,item,timestamp\n" + b"".join(lines))
+    starts, at = set(), len(b"user,item,timestamp\n")
+    for line in lines:
+        starts.add(at)
+        at += len(line)
+    letters = tmp_path / "state" / "rows" / "dead-letters.jsonl"
+    sink = Recorder(letters, starts, seed, fail_at=2500)
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        fsync(fd)
+        if letters.exists() and os.path.samestat(os.fstat(fd), letters.stat()):
+            sink.synced = letters.stat().st_size
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(pipeline, "CHECKPOINT_EVERY_S", 0.002)
+    monkeypatch.setattr(
+        pipeline, "_open_reader", lambda job: BlockReader(job.source, job.dataset, limit=job.limit, block_bytes=128)
+    )
+    job = Job(FileSource(path), "rows", MICROLENS, tmp_path / "state")
+    with patch.object(records, "MAX_RECORD_BYTES", 64), patch.object(blocks, "MAX_RECORD_BYTES", 64):
+        with pytest.raises(RuntimeError, match="fails here"):
+            await pipeline.load(job, [sink], asyncio.Event(), Silent())
+        first = sink.checkpoints.offsets[-1]  # type: ignore[attr-defined]
+        assert first < 2500
+        sink._fail_at = 1 << 60
+        report = await pipeline.load(job, [sink], asyncio.Event(), Silent())
+    assert report.balanced
+    offsets = sink.checkpoints.offsets  # type: ignore[attr-defined]
+    assert offsets == sorted(offsets)
+    assert offsets[-1] == path.stat().st_size
+    assert sink.stored | sink.durable_letters() == starts
+    assert len(letters.read_bytes().splitlines()) == len(starts - sink.stored)
+    assert sink.most_at_once > 1
