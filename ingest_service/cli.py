@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ingest_service.allocator import return_memory_early
 from ingest_service.errors import IngestError, LocalIOError, UsageError
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ app = typer.Typer(
     help="Load interaction files into Redis, DynamoDB and SQLite: resumable, with every row accounted for.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich would take longer to import than the rest of it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Sources = Annotated[
     list[str],
-    typer.Argument(metavar="SOURCE...", help="Files, patterns, '-' for standard input, or archive.zip#member."),
+    typer.Argument(metavar="SOURCE", help="Files, patterns, '-' for standard input, or archive.zip#member."),
 ]
 To = Annotated[
     list[str] | None,
@@ -186,7 +188,7 @@ async def _preview(name: str, rows: int, settings: "Settings") -> list[str]:
 @app.command()
 def status(
     source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="By default all that have a checkpoint.")
+        str | None, typer.Argument(metavar="SOURCE", help="By default all that have a checkpoint.")
     ] = None,
     to: To = None,
     checkpoint: CheckpointPlace = None,
@@ -318,6 +320,7 @@ def _output() -> Iterator[None]:
 
 def _execute(job: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where there is one."""
+    return_memory_early()
     gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
     try:
         import uvloop

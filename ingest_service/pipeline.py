@@ -306,6 +306,7 @@ async def _consume(state: State, lane: Lane) -> None:
             Counts(chunk.read, chunk.accepted, len(chunk.rejects), written.written, written.merged, dead),
         )
         _refuse_too_many(state)
+        del chunk  # rather than hold it while waiting for the next
 
 
 async def _keep(state: State, rows: Sequence[DeadRow]) -> None:

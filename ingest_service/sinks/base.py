@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.errors import ConfigurationError
+from ingest_service.pacing import AdaptiveLimit
 from ingest_service.retry import Retrier
 
 # The part of a record's key that tells a user's events apart; it sorts by time.
@@ -29,6 +30,7 @@ class SinkOptions(BaseModel):
 
     name: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="tells two sinks of one kind apart")
     retry_budget_s: float = Field(60, gt=0, description="how long to try while nothing gets through")
+    rate: float | None = Field(None, gt=0, description="rows a second at most")
     consumers: int = Field(2, ge=1, le=64, description="chunks in flight at once")
 
 
@@ -51,18 +53,17 @@ class Finding:
 
 
 class Sink(ABC):
-    """Constructed from a URL without connecting. `name` tells it apart in reports, logs and checkpoints."""
+    """Constructed from a URL without connecting. `name` tells it apart in reports, logs and checkpoints.
+
+    `limit` says how many requests may be in flight, `retrier` tries them again; both are shown in the metrics.
+    """
 
     scheme: ClassVar[str]
     options: SinkOptions
     name: str
     retrier: Retrier
+    limit: AdaptiveLimit
     checkpoints: CheckpointStore
-
-    @property
-    def concurrency(self) -> int:
-        """Requests that may be in flight at once."""
-        return self.options.consumers
 
     @abstractmethod
     async def open(self) -> None:

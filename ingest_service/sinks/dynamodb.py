@@ -7,6 +7,7 @@ so they are checked before; what is refused all the same is halved until the cul
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.errors import ConfigurationError, Retry
 from ingest_service.models import VideoInteraction, timestamp_text
+from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import EVENT_KEY, Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.dynamodb_client import ConditionFailed, DynamoDBClient, Refused
@@ -31,6 +33,11 @@ MAX_HASH_BYTES, MAX_RANGE_BYTES = 2048, 1024
 _SLICE_ROWS = 500 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
 _ATTRIBUTES = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
 _NUMBER_BYTES = 21  # the most that DynamoDB counts for a number
+_ITEM_BYTES = pl.sum_horizontal(pl.col(name).str.len_bytes() + len(name) for name in _ATTRIBUTES) + (
+    len("expires_at") + _NUMBER_BYTES
+)
+_UNIT_BYTES = 1024  # what one write capacity unit pays for
+_START_CONCURRENCY = 8
 
 
 class DynamoDBOptions(SinkOptions):
@@ -39,7 +46,8 @@ class DynamoDBOptions(SinkOptions):
     transport: Literal["bulk", "sdk"] = Field(
         "bulk", description="ready-made requests, or every one through aiobotocore"
     )
-    concurrency: int = Field(32, ge=1, le=512, description="requests in flight at once")
+    concurrency: int = Field(32, ge=1, le=512, description="requests in flight at once, at most")
+    wcu: float | None = Field(None, gt=0, description="write capacity units a second at most")
     ttl_s: int | None = Field(None, ge=1, description="sets expires_at so long after the event")
     checkpoint_table: str = Field("ingest_checkpoints", description="where checkpoints are kept")
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
@@ -68,11 +76,9 @@ class DynamoDBSink(Sink):
             ca_file=self.options.ca_file,
         )
         self.checkpoints: CheckpointStore = _Checkpoints(self)
-        self._in_flight = asyncio.Semaphore(self.options.concurrency)
-
-    @property
-    def concurrency(self) -> int:
-        return self.options.concurrency
+        self.limit = AdaptiveLimit(self.options.concurrency, _START_CONCURRENCY)
+        self._rate = RateLimit(self.options.rate)
+        self._capacity = RateLimit(self.options.wcu)
 
     async def open(self) -> None:
         await self.client.open()
@@ -83,19 +89,28 @@ class DynamoDBSink(Sink):
                 )
 
     async def write(self, chunk: Chunk) -> Written:
-        frame, dead = await asyncio.to_thread(_storable, chunk, self.name)
-        merged = chunk.accepted - frame.height - len(dead)
-        for first in range(0, frame.height, _SLICE_ROWS):
-            piece = frame.slice(first, _SLICE_ROWS)
-            requests = await asyncio.to_thread(self._requests, piece)
+        frame = await asyncio.to_thread(chunk.last_of_each_key)
+        dead: list[DeadRow] = []
+        for piece in frame.iter_slices(_SLICE_ROWS):
+            requests = await asyncio.to_thread(self._requests, piece, chunk, dead)
             await self._send_all(requests, chunk, dead)
-        return Written(chunk.accepted - merged - len(dead), merged, dead)
+        merged = chunk.accepted - frame.height
+        return Written(frame.height - len(dead), merged, dead)
 
-    def _requests(self, frame: pl.DataFrame) -> list["_Request"]:
+    def _requests(self, frame: pl.DataFrame, chunk: Chunk, dead: list[DeadRow]) -> list["_Request"]:
+        """The rows of a frame in requests; those that break a limit go to `dead`."""
+        frame = frame.with_columns(EVENT_KEY)
+        refused = _beyond_limits(frame)
+        if refused:
+            dead += [chunk.dead_row(row, self.name, code, reason) for row, code, reason in refused]
+            frame = frame.filter(~pl.col("row").is_in([row for row, _, _ in refused]))
         items = encode(frame, self.options.ttl_s).to_list()
         rows: list[int] = frame["row"].to_list()
-        size = ITEMS_PER_REQUEST
-        return [_Request(rows[i : i + size], items[i : i + size]) for i in range(0, len(rows), size)]
+        units: list[int] = frame.select((_ITEM_BYTES + _UNIT_BYTES - 1) // _UNIT_BYTES).to_series().to_list()
+        size = self._rate.piece(ITEMS_PER_REQUEST)
+        return [
+            _Request(rows[i : i + size], items[i : i + size], units[i : i + size]) for i in range(0, len(rows), size)
+        ]
 
     async def _send_all(self, requests: list["_Request"], chunk: Chunk, dead: list[DeadRow]) -> None:
         queue = iter(requests)
@@ -112,10 +127,23 @@ class DynamoDBSink(Sink):
         """Until every item of the request is stored or refused for good."""
         pending = request
 
+        await self._rate.take(len(request.rows))
+        await self._capacity.take(sum(request.units))
+
         async def attempt() -> None:
             nonlocal pending
-            async with self._in_flight:
-                unprocessed = await self.client.batch_write(pending.body(self.table))
+            async with self.limit.slot():
+                began = time.monotonic()
+                try:
+                    unprocessed = await self.client.batch_write(pending.body(self.table))
+                except Retry as fault:
+                    if fault.throttled:
+                        self.limit.throttled()
+                    raise
+                if unprocessed:
+                    self.limit.throttled(len(unprocessed) / len(pending.rows))
+                else:
+                    self.limit.answered(time.monotonic() - began)
             if unprocessed:
                 left = pending.only({_key_of(write) for write in unprocessed})
                 if len(left.rows) < len(pending.rows):
@@ -225,29 +253,27 @@ def encode(frame: pl.DataFrame, ttl_s: int | None) -> pl.Series:
     return json_strings(frame, "session_id").select(item).to_series()
 
 
-def _storable(chunk: Chunk, sink: str) -> tuple[pl.DataFrame, list[DeadRow]]:
-    """Rows that keep DynamoDB's limits, of one key the last, with columns `row` and `event_key`; and the others."""
-    frame = chunk.last_of_each_key().with_columns(EVENT_KEY)
+def _beyond_limits(frame: pl.DataFrame) -> list[tuple[int, str, str]]:
+    """Rows that DynamoDB would refuse, and the whole request with them: index in the chunk, code and reason."""
     hash_bytes, range_bytes = pl.col("user_id").str.len_bytes(), pl.col("event_key").str.len_bytes()
-    names = sum(len(name) for name in (*_ATTRIBUTES, "expires_at")) + _NUMBER_BYTES
-    size = pl.sum_horizontal(pl.col(name).str.len_bytes() for name in _ATTRIBUTES) + names
     good_key = hash_bytes.is_between(1, MAX_HASH_BYTES) & range_bytes.is_between(1, MAX_RANGE_BYTES)
-    verdict = frame.select(good_key.alias("key"), (size <= MAX_ITEM_BYTES).alias("size"))
-    if verdict["key"].all() and verdict["size"].all():
-        return frame, []
-    bad_keys = frame["row"].filter(~verdict["key"]).to_list()
-    too_large = frame["row"].filter(verdict["key"] & ~verdict["size"]).to_list()
-    dead = [chunk.dead_row(row, sink, "bad_key", "A key is empty or longer than DynamoDB takes.") for row in bad_keys]
-    dead += [chunk.dead_row(row, sink, "item_too_large", "The item is over DynamoDB's 400 KB.") for row in too_large]
-    return frame.filter(verdict["key"] & verdict["size"]), dead
+    bad = frame.select("row", good_key.alias("good_key"), (_ITEM_BYTES <= MAX_ITEM_BYTES).alias("good_size"))
+    bad = bad.filter(~(pl.col("good_key") & pl.col("good_size")))
+    return [
+        (row, "item_too_large", "The item is over DynamoDB's 400 KB.")
+        if good_key
+        else (row, "bad_key", "A key is empty or longer than DynamoDB takes.")
+        for row, good_key, _ in bad.rows()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """Up to 25 rows for one BatchWriteItem: their indices in the chunk, and their put requests in JSON."""
+    """Up to 25 rows for one BatchWriteItem: their indices in the chunk, put requests in JSON, and capacity units."""
 
     rows: list[int]
     items: list[str]
+    units: list[int]
 
     def body(self, table: str) -> bytes:
         return f'{{"RequestItems":{{"{table}":[{",".join(self.items)}]}}}}'.encode()
@@ -260,7 +286,9 @@ class _Request:
         return self._take(range(middle)), self._take(range(middle, len(self.rows)))
 
     def _take(self, indices: Sequence[int]) -> "_Request":
-        return _Request([self.rows[i] for i in indices], [self.items[i] for i in indices])
+        return _Request(
+            [self.rows[i] for i in indices], [self.items[i] for i in indices], [self.units[i] for i in indices]
+        )
 
 
 def _key_of(write: dict[str, Any]) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
 from ingest_service.errors import ConfigurationError, IngestError, Retry
 from ingest_service.models import VideoInteraction
+from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.encode import json_strings
@@ -97,6 +98,8 @@ class RedisSink(Sink):
         self._client = Redis(connection_pool=self._pool)
         self.name = self.options.name or self.scheme
         self.retrier = Retrier(self.name, self.options.retry_budget_s)
+        self.limit = AdaptiveLimit(self.options.consumers)
+        self._rate = RateLimit(self.options.rate)
         self.checkpoints: CheckpointStore = _Checkpoints(self)
 
     async def open(self) -> None:
@@ -121,6 +124,7 @@ class RedisSink(Sink):
                     if len(again) < len(batch.users):
                         self.retrier.progressed()
                     await self._reset_if_replica(code)
+                    self.limit.throttled(len(again) / len(batch.users))
                     raise Retry(f"the server answers {code}", throttled=code == "OOM")
 
         await self.retrier.call(attempt)
@@ -132,13 +136,14 @@ class RedisSink(Sink):
         """All of a batch in one round trip; its commands are made while earlier ones are on their way."""
 
         async def payloads() -> AsyncIterator[bytes]:
-            for piece in batch.pieces():
+            for piece in batch.pieces(self._rate.piece(_PIECE_ROWS)):
+                await self._rate.take(batch.rows_in(piece))
                 yield await asyncio.to_thread(
                     batch.commands, piece, self.options.recent_limit, self.options.recent_ttl_s
                 )
 
         n_replies = len(batch.users) * _COMMANDS_PER_USER
-        async with self._connection() as connection:
+        async with self.limit.slot(), self._connection() as connection:
             return await connection.exchange(payloads(), n_replies, self.options.timeout_s)
 
     @asynccontextmanager
@@ -217,18 +222,22 @@ class Batch:
         starts = users.ne_missing(users.shift(1)).arg_true().to_numpy().astype(np.int64)
         return cls(frame, starts, users.gather(starts).to_list())
 
-    def pieces(self) -> Iterator[tuple[int, int]]:
-        """The users in runs of about `_PIECE_ROWS` rows: first, and one past the last."""
-        marks = np.arange(0, self.frame.height + _PIECE_ROWS, _PIECE_ROWS)
+    def pieces(self, rows: int) -> Iterator[tuple[int, int]]:
+        """The users in runs of about that many rows: first, and one past the last."""
+        marks = np.arange(0, self.frame.height + rows, rows)
         edges = np.unique(np.append(np.searchsorted(self.starts, marks), len(self.starts)))
         yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+
+    def rows_in(self, piece: tuple[int, int]) -> int:
+        first, last = piece
+        end = self.frame.height if last == len(self.starts) else int(self.starts[last])
+        return end - int(self.starts[first])
 
     def commands(self, piece: tuple[int, int], limit: int, ttl_s: int) -> bytes:
         """For each user of a piece, the commands that add its rows, trim its set and renew its expiry; RESP."""
         first, last = piece
         starts = self.starts[first:last]
-        end = self.frame.height if last == len(self.starts) else int(self.starts[last])
-        frame = self.frame.slice(int(starts[0]), end - int(starts[0]))
+        frame = self.frame.slice(int(starts[0]), self.rows_in(piece))
         starts = starts - starts[0]
         group = np.zeros(frame.height, np.int64)
         group[starts] = 1

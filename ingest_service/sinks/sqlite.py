@@ -21,6 +21,7 @@ from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
 from ingest_service.errors import ConfigurationError, LocalIOError, Retry
 from ingest_service.models import VideoInteraction, timestamp_text
+from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import EVENT_KEY, Finding, Sink, SinkOptions, Written, parse_options
 
@@ -51,6 +52,8 @@ class SQLiteSink(Sink):
         self.path = Path(path)
         self.name = self.options.name or self.scheme
         self.retrier = Retrier(self.name, self.options.retry_budget_s)
+        self.limit = AdaptiveLimit(1)
+        self._rate = RateLimit(self.options.rate)
         # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
@@ -72,7 +75,8 @@ class SQLiteSink(Sink):
 
     async def write(self, chunk: Chunk) -> Written:
         frame = await asyncio.to_thread(_in_key_order, chunk)
-        for piece in frame.iter_slices(_PIECE_ROWS):
+        for piece in frame.iter_slices(self._rate.piece(_PIECE_ROWS)):
+            await self._rate.take(piece.height)
             rows = await asyncio.to_thread(piece.rows)
             await self.run(lambda rows=rows: self._insert(rows))  # type: ignore[misc]
         return Written(frame.height, merged=chunk.accepted - frame.height)

@@ -1,0 +1,103 @@
+"""How fast a sink is asked: a rate that the user sets, and a concurrency that the sink's answers set."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+_BURST_S = 0.1  # how much of a second's allowance may be taken at once
+_SLOW = 3.0  # so many times the usual latency means that the sink is queueing
+_USUAL_SHARE = 0.02  # weight of one answer in the usual latency: some 50 answers of memory
+
+
+class RateLimit:
+    """A token bucket: at most `per_s` units a second, over any few seconds. None sets no limit."""
+
+    def __init__(self, per_s: float | None, now: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._now = now
+        self._free_at = now()  # when all that was taken so far is paid for
+
+    async def take(self, units: float) -> None:
+        """Wait until `units` more may pass."""
+        if self._per_s is None:
+            return
+        now = self._now()
+        self._free_at = max(self._free_at, now - _BURST_S) + units / self._per_s
+        if self._free_at > now:
+            await asyncio.sleep(self._free_at - now)
+
+    def piece(self, most: int) -> int:
+        """How many units to take at once, so that the rate holds from one moment to the next."""
+        return most if self._per_s is None else max(1, min(most, int(self._per_s * _BURST_S)))
+
+
+class AdaptiveLimit:
+    """At most so many at once, found by additive increase and multiplicative decrease (Chiu and Jain, 1989).
+
+    Each answer raises the limit by its share of one. A throttle lowers it by half of the share that was refused, as
+    DCTCP does with its marks (RFC 8257), so that a sink which refuses a little is not left idle. An answer several
+    times slower than usual lowers it by a tenth. Decreases that the answers of one moment ask for count once.
+    """
+
+    def __init__(self, most: int, start: int | None = None) -> None:
+        self._most = most
+        self._limit = float(min(most, start or most))
+        self._active = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._usual_s = 0.0
+        self._lowered_at = 0.0
+        self.reason = "start"
+
+    @property
+    def limit(self) -> int:
+        return max(1, int(self._limit))
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold one of the places, in order of asking."""
+        while self._active >= self.limit:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._wake()  # the place that was offered goes to the next
+                raise
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self._active < self.limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def answered(self, latency_s: float) -> None:
+        """A request went through in that time."""
+        self._usual_s = latency_s if not self._usual_s else self._usual_s + (latency_s - self._usual_s) * _USUAL_SHARE
+        if latency_s > _SLOW * self._usual_s:
+            self._lower(0.9, "latency")
+        elif self._limit < self._most:
+            self._limit = min(float(self._most), self._limit + 1 / self._limit)
+            self.reason = "growing" if self._limit < self._most else "at most"
+            self._wake()
+
+    def throttled(self, share: float = 1.0) -> None:
+        """The sink refused that share of a request for now."""
+        self._lower(1 - share / 2, "throttled")
+
+    def _lower(self, factor: float, reason: str) -> None:
+        now = time.monotonic()
+        if now - self._lowered_at < max(self._usual_s, 0.05):
+            return
+        self._lowered_at = now
+        self._limit = max(1.0, self._limit * factor)
+        self.reason = reason
