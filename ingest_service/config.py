@@ -36,7 +36,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
     )
 
-    to: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field([DEFAULT_SINK], min_length=1)
+    to: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field([DEFAULT_SINK], min_length=1, repr=False)
     dataset: str = "microlens"
     columns: dict[str, str] = {}
     checkpoint: str = Field("sink", pattern=r"^(sink|file:.+)$")

@@ -92,9 +92,20 @@ class Sink(ABC):
         """Release everything. Safe to call twice, and after a failed open."""
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is only looked at when it is asked for
+    except ValueError:
+        raise ConfigurationError(
+            "A sink URL has no valid host or port; in a password, write / as %2F, # as %23 and ? as %3F."
+        ) from None
+    return parts
+
+
 def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]:
     """A sink URL in parts, its query checked against `options`; what is wrong with it is named."""
-    parts = urlsplit(url)
+    parts = _split(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     try:
         return parts, options.model_validate(query)
@@ -109,7 +120,7 @@ def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]
 
 def sink_at(url: str) -> Sink:
     """The sink that a URL names, not yet open."""
-    scheme = urlsplit(url).scheme
+    scheme = _split(url).scheme
     known = {entry.name: entry for entry in entry_points(group="ingest_service.sinks")}
     if scheme not in known:
         raise ConfigurationError(

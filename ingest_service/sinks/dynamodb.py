@@ -171,6 +171,11 @@ class DynamoDBSink(Sink):
                 raise
             if reply["Table"]["TableStatus"] not in ("ACTIVE", "UPDATING"):
                 raise Retry(f"table {table} is {reply['Table']['TableStatus'].lower()}")
+            types = {one["AttributeName"]: one["AttributeType"] for one in reply["Table"]["AttributeDefinitions"]}
+            keys = [(one["AttributeName"], types[one["AttributeName"]]) for one in reply["Table"]["KeySchema"]]
+            if keys != [(name, "S") for name in self._tables()[table]]:
+                wanted = " and ".join(self._tables()[table])
+                raise ConfigurationError(f"DynamoDB table {table} has other keys than {wanted}; name another table.")
             return True
 
         return await self.retrier.call(attempt)

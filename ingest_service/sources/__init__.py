@@ -6,14 +6,20 @@ from pathlib import Path
 from ingest_service.errors import SourceNotFound, UsageError
 from ingest_service.sources.base import Source
 from ingest_service.sources.local import FileSource, StdinSource, ZipMemberSource
+from ingest_service.sources.objects import SCHEMES, ObjectSource
 
 
 def sources_named(name: str) -> list[Source]:
-    """The sources that one argument names: a path, a pattern, `-`, or `archive.zip#member`."""
+    """The sources that one argument names: a path, a pattern, `-`, `archive.zip#member`, or an object's URL."""
     if name == "-":
         return [StdinSource()]
-    if "://" in name:
-        raise UsageError(f"{name.split('://')[0]}:// sources are not supported; name a file, a pattern or '-'.")
+    scheme, mark, _ = name.partition("://")
+    if mark:
+        if scheme not in SCHEMES:
+            raise UsageError(
+                f"There are no {scheme}:// sources; name a file, a pattern, '-', or an s3, gs or https URL."
+            )
+        return [ObjectSource(name)]
     path = Path(name)
     if path.exists():
         return [FileSource(path)]

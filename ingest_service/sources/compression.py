@@ -75,13 +75,19 @@ class _Stored(io.RawIOBase):
         return len(data)
 
     def skip(self, n: int) -> int | None:
-        """Seek `n` bytes ahead, at most to the end, and return how far; None where that cannot be."""
-        if not (isinstance(self._file, io.IOBase) and self._file.seekable()):
+        """Go `n` bytes ahead without reading, at most to the end, and return how far; None where that cannot be."""
+        if isinstance(self._file, io.IOBase) and self._file.seekable():
+            target = min(self.position + n, self._file.seek(0, io.SEEK_END))
+            self._file.seek(target)
+            skipped = target - self.position
+            self._head = b""
+        elif hasattr(self._file, "skip"):
+            put_back = self._head[:n]
+            self._head = self._head[n:]
+            skipped = len(put_back) + self._file.skip(n - len(put_back))
+        else:
             return None
-        target = min(self.position + n, self._file.seek(0, io.SEEK_END))
-        self._file.seek(target)
-        self._head = b""
-        skipped, self.position = target - self.position, target
+        self.position += skipped
         return skipped
 
     def interrupt(self) -> None:
