@@ -25,7 +25,7 @@ test: $(SYNCED) servers ## run the tests; ARGS='-k name' goes to pytest
 check: $(SYNCED) ## lint, format and types, without changing anything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy --strict ingest_service tests
+	$(BIN)/mypy --strict ingest_service tests benchmarks
 
 demo: $(SYNCED) ## load a sample into SQLite and say what to look at next
 	@scripts/demo

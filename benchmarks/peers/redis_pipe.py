@@ -1,40 +1,31 @@
-"""The limit for Redis: writes the commands ready-made, for `redis-cli --pipe` to send without a thought.
+"""The limit for Redis: writes the very commands that ingest_service sends, for `redis-cli --pipe` to feed.
 
-python -m benchmarks.peers.redis_pipe pairs.csv --to commands.resp && redis-cli --pipe < commands.resp
+    python -m benchmarks.peers.redis_pipe pairs.csv --to commands.resp
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
-from itertools import islice
+import argparse
 from pathlib import Path
 
-from benchmarks.peers.rows import RECENT_LIMIT, RECENT_TTL_S, Arguments, arguments, recent
-
-CHUNK_ROWS = 65_536
-
-
-def commands(path: Path, limit: int | None) -> Iterator[bytes]:
-    """The commands that ingest_service sends for this file, as they go over the wire."""
-    rows = recent(path, limit)
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        by_key: defaultdict[str, list[str]] = defaultdict(list)
-        for key, member, score in chunk:
-            by_key[key] += (str(score), member)
-        for key, scores_and_members in by_key.items():
-            yield encoded("ZADD", key, *scores_and_members)
-            yield encoded("ZREMRANGEBYRANK", key, "0", str(-RECENT_LIMIT - 1))
-            yield encoded("EXPIRE", key, str(RECENT_TTL_S))
+from ingest_service.blocks import BlockReader, parse_block
+from ingest_service.datasets import dataset_named
+from ingest_service.sinks.redis import Batch, RedisOptions
+from ingest_service.sources.local import FileSource
 
 
-def encoded(*words: str) -> bytes:
-    """One command in RESP; all words are ASCII."""
-    return (f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)).encode("ascii")
-
-
-def main(args: Arguments) -> None:
-    with Path(args.to).open("wb") as file:
-        file.writelines(commands(args.path, args.limit))
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.redis_pipe", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--to", type=Path, required=True)
+    options = parser.parse_args()
+    redis = RedisOptions.model_validate({})
+    reader = BlockReader(FileSource(options.file), dataset_named("microlens"))
+    with options.to.open("wb") as file:
+        while (block := reader.next()) is not None:
+            batch = Batch.of(parse_block(block, reader.layout).last_of_each_key())
+            for piece in batch.pieces(1 << 15):
+                file.write(batch.commands(piece, redis.recent_limit, redis.recent_ttl_s))
+    reader.close()
 
 
 if __name__ == "__main__":
-    main(arguments())
+    main()
