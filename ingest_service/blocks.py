@@ -68,6 +68,11 @@ class BlockReader:
         return self._first
 
     @property
+    def position(self) -> Position:
+        """Where the next block begins."""
+        return self._position
+
+    @property
     def is_done(self) -> bool:
         """Whether there is no next block: the end or the limit is reached."""
         return self.reached_end or (self._limit is not None and self._position.row >= self._limit)

@@ -230,7 +230,7 @@ def _is_complete(lane: Lane, reader: BlockReader) -> bool:
     """Whether the sink has all rows of the source as it was at the end of this run."""
     if lane.tracker.watermark.position == lane.found.watermark.position and not reader.reached_end:
         return lane.found.complete
-    return reader.reached_end and lane.tracker.outstanding == 0
+    return reader.reached_end and lane.tracker.watermark.position.offset == reader.position.offset
 
 
 async def _produce(state: State, stop: asyncio.Event) -> None:

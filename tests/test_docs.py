@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,15 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_demo_runs(tmp_path: Path) -> None:
+    """`make demo` loads its sample, shows a record, and says what to look at next."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    done = subprocess.run([tmp_path / "scripts" / "demo"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Look next at" in done.stdout
+    letters = list(tmp_path.glob(".ingest/*/dead-letters.jsonl"))
+    assert len(letters) == 1
+    assert len(letters[0].read_text().splitlines()) == 4
