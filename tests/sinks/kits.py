@@ -1,0 +1,154 @@
+"""What the contract suite must know about each sink. A sink joins with one class here, and one line in KITS.
+
+Everything is read back with plain clients, never through the sink.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import redis
+
+from ingest_service.chunk import Chunk
+from ingest_service.models import VideoInteraction, timestamp_text
+from tests.helpers import (
+    UNREACHABLE,
+    chunk_of,
+    create_tables,
+    dynamodb_at,
+    dynamodb_items,
+    interaction,
+    interactions,
+    redis_sets,
+    sqlite_rows,
+)
+
+Stored = dict[tuple[str, str], object]  # by user and event key: whatever the store holds for one record
+COLUMNS = ("video_id", "timestamp", "event_type", "device", "session_id")
+
+
+class Kit(ABC):
+    """One sink: where it is, what it should hold, what it does hold."""
+
+    url: str  # set up, empty
+    down_url: str  # cannot be opened
+    keeps_versions_of_a_key: ClassVar[bool] = False  # a known defect, see the test that uses it
+
+    async def set_up(self) -> None:
+        """Make the tables."""
+
+    @abstractmethod
+    def stored(self) -> Stored: ...
+
+    @abstractmethod
+    def exact(self, record: VideoInteraction) -> object:
+        """What `stored` has for one record, by section 3 of the design."""
+
+    def expected(self, records: Sequence[VideoInteraction]) -> Stored:
+        """Later records replace earlier ones of their key."""
+        return {key_of(record): self.exact(record) for record in records}
+
+    def poisoned(self) -> tuple[Chunk, dict[int, str]] | None:
+        """A chunk, and the code for each row of it that the store must refuse; None where it refuses none."""
+        return None
+
+
+def key_of(record: VideoInteraction) -> tuple[str, str]:
+    return str(record.user_id), f"{timestamp_text(record.timestamp)}#{record.video_id}"
+
+
+def texts_of(record: VideoInteraction) -> dict[str, str]:
+    values = record.model_dump(mode="json") | {"timestamp": timestamp_text(record.timestamp)}
+    return {name: values[name] for name in COLUMNS}
+
+
+class SQLiteKit(Kit):
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        folder: Path = request.getfixturevalue("tmp_path")
+        self.path = folder / "interactions.db"
+        self.url = f"sqlite:///{self.path}"
+        self.down_url = f"sqlite:///{folder / 'nowhere' / 'interactions.db'}"
+
+    def stored(self) -> Stored:
+        return dict(sqlite_rows(self.path))
+
+    def exact(self, record: VideoInteraction) -> object:
+        user_id, event_key = key_of(record)
+        return {"user_id": user_id, "event_key": event_key, **texts_of(record)}
+
+
+class RedisKit(Kit):
+    keeps_versions_of_a_key = True
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.url = request.getfixturevalue("redis_db_url")
+        self.down_url = f"redis://{UNREACHABLE}/0?retry_budget_s=0.2"
+
+    def stored(self) -> Stored:
+        found: Stored = {}
+        for key, members in redis_sets(self.url).items():
+            for member, score in members.items():
+                content = json.loads(member)
+                user_id = key.removeprefix("recent:{").removesuffix("}")
+                place = user_id, f"{content['timestamp']}#{content['video_id']}"
+                assert place not in found, "one record, two members"
+                found[place] = (key, member, score)
+        return found
+
+    def exact(self, record: VideoInteraction) -> object:
+        member = json.dumps(texts_of(record), separators=(",", ":"))
+        return f"recent:{{{record.user_id}}}", member, float(int(record.timestamp.timestamp() * 1_000))
+
+    def poisoned(self) -> tuple[Chunk, dict[int, str]] | None:
+        rows = interactions(40)
+        culprit = rows[3].user_id
+        with redis.Redis.from_url(self.url) as client:
+            client.set(f"recent:{{{culprit}}}", "something else")
+        return chunk_of(rows), {i: "wrong_type" for i, row in enumerate(rows) if row.user_id == culprit}
+
+
+class DynamoDBKit(Kit):
+    transport: ClassVar[str] = "bulk"
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.endpoint: str = request.getfixturevalue("dynamodb_url")
+        self.table: str = request.getfixturevalue("table")
+        self.url = dynamodb_at(self.endpoint, self.table, transport=self.transport)
+        self.down_url = dynamodb_at(f"http://{UNREACHABLE}", self.table, transport=self.transport, retry_budget_s=0.2)
+
+    async def set_up(self) -> None:
+        await create_tables(self.url)
+
+    def stored(self) -> Stored:
+        return dict(dynamodb_items(self.endpoint, self.table))
+
+    def exact(self, record: VideoInteraction) -> object:
+        user_id, event_key = key_of(record)
+        values = {"user_id": user_id, "event_key": event_key, **texts_of(record)}
+        return {name: {"S": value} for name, value in values.items()}
+
+    def poisoned(self) -> tuple[Chunk, dict[int, str]] | None:
+        rows = interactions(60)
+        large, long_key, empty_key = 4, 30, 59
+        rows[large] = interaction(1, 1, session_id="s" * 401 * 1024)
+        users = [str(row.user_id) for row in rows]
+        videos = [str(row.video_id) for row in rows]
+        videos[long_key] = "v" * 1100
+        users[empty_key] = ""
+        chunk = chunk_of(rows, user_id=users, video_id=videos)
+        return chunk, {large: "item_too_large", long_key: "bad_key", empty_key: "bad_key"}
+
+
+class DynamoDBSdkKit(DynamoDBKit):
+    transport = "sdk"
+
+
+KITS: dict[str, type[SQLiteKit | RedisKit | DynamoDBKit]] = {
+    "sqlite": SQLiteKit,
+    "redis": RedisKit,
+    "dynamodb-bulk": DynamoDBKit,
+    "dynamodb-sdk": DynamoDBSdkKit,
+}
