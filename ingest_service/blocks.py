@@ -18,6 +18,7 @@ from ingest_service.sources.base import Source, Stream
 
 BLOCK_BYTES: Final = 4 << 20
 TAIL_BYTES: Final = 1 << 20
+_HEADER_BYTES = 1 << 12
 BOM = b"\xef\xbb\xbf"
 
 
@@ -49,7 +50,9 @@ class BlockReader:
         self._columns = columns
         self._limit = limit
         self._block_bytes = block_bytes
+        self._source = source
         self._stream: Stream = source.open()
+        self.source_size = source.size()
         self._buffer = bytearray()
         self._at_end = False
         self._tail = b""
@@ -79,10 +82,6 @@ class BlockReader:
 
     def stored_position(self) -> int:
         return self._stream.stored_position()
-
-    def interrupt(self) -> None:
-        """Make a `next` that waits in another thread return soon, with whatever; nothing can be read afterwards."""
-        self._stream.interrupt()
 
     def close(self) -> None:
         self._stream.close()
@@ -141,6 +140,7 @@ class BlockReader:
         """The next block, or None at the end or the limit (`reached_end` tells which)."""
         if self.is_done:
             return None
+        self.source_size = self._source.size()  # a file may grow while it is read
         self._fill(self._block_bytes + 1)
         if not self._buffer:
             self.reached_end = True
@@ -192,7 +192,8 @@ class BlockReader:
         return Block(start, self._position, head, records)
 
     def _read_header(self) -> tuple[Layout, int]:
-        self._fill(MAX_RECORD_BYTES)
+        while b"\n" not in self._buffer and len(self._buffer) < MAX_RECORD_BYTES and not self._at_end:
+            self._fill(len(self._buffer) + 1, ahead=_HEADER_BYTES)
         if not self._buffer:
             raise ConfigurationError("The source is empty; it must begin with a header line.")
         newline = self._buffer.find(b"\n")
@@ -202,9 +203,10 @@ class BlockReader:
         layout = bind(self._dataset, header.removeprefix(BOM).rstrip(b"\r\n"), self._columns)
         return layout, len(header)
 
-    def _fill(self, n: int) -> None:
+    def _fill(self, n: int, ahead: int = 0) -> None:
+        """Have `n` bytes, if there are as many; up to `ahead` more are taken if they are there at once."""
         while len(self._buffer) < n and not self._at_end:
-            data = self._stream.read(n - len(self._buffer))
+            data = self._stream.read(n + ahead - len(self._buffer))
             self._buffer += data
             self._at_end = not data
 

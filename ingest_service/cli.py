@@ -19,6 +19,7 @@ from ingest_service.errors import IngestError, LocalIOError, UsageError
 if TYPE_CHECKING:
     from ingest_service.config import Settings
     from ingest_service.report import Report, StreamReport
+    from ingest_service.sinks.base import Finding
 
 T = TypeVar("T")
 
@@ -117,34 +118,33 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 @app.command()
 def check(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="Files to look at too: can they be read?"),
+    ] = None,
     to: To = None,
     create: Annotated[bool, typer.Option("--create", help="Make tables that are missing.")] = False,
+    dataset: Dataset = None,
+    columns: Columns = None,
     config: Config = None,
 ) -> None:
     """Is every sink reachable, permitted, and are its tables there? One line each; exit 69 if not."""
-    settings = _settings({"to": to or None}, config)
-    ok = _execute(_check(settings, create=create))
-    if not ok:
+    settings = _settings({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    findings = _execute(_check(sources or [], settings, create=create))
+    with _output():
+        for name, finding in findings:
+            typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {name}  {finding.what}: {finding.detail}")
+    if not all(finding.ok for _, finding in findings):
         raise typer.Exit(69)
 
 
-async def _check(settings: "Settings", *, create: bool) -> bool:
-    from ingest_service.loader import sinks_of
-    from ingest_service.sinks.base import Finding
+async def _check(sources: Sequence[str], settings: "Settings", *, create: bool) -> "list[tuple[str, Finding]]":
+    from ingest_service.loader import examine, examine_source, sinks_of
 
-    all_ok = True
+    findings = [(name, await asyncio.to_thread(examine_source, name, settings)) for name in sources]
     for sink in sinks_of(settings.sink_urls()):
-        try:
-            findings = await sink.check(create=create)
-        except IngestError as error:
-            findings = [Finding("connection", False, str(error))]
-        finally:
-            await sink.close()
-        for finding in findings:
-            with _output():
-                typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {sink.name}  {finding.what}: {finding.detail}")
-            all_ok &= finding.ok
-    return all_ok
+        findings += [(sink.name, finding) for finding in await examine(sink, create=create)]
+    return findings
 
 
 @app.command()

@@ -6,19 +6,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from ingest_service.blocks import BlockReader
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
-from ingest_service.errors import ConfigurationError, Stopped
+from ingest_service.errors import ConfigurationError, IngestError, Stopped
 from ingest_service.pipeline import STOPPED, Job, Observer, RejectLimit, State, load
 from ingest_service.report import Report, StreamReport
-from ingest_service.sinks.base import Sink, sink_at
+from ingest_service.sinks.base import Finding, Sink, sink_at
 from ingest_service.sources import sources_named
 
+EXAMINE_S = 5.0
 DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
 
 
 class Silent:
     """An observer that looks away: for scripts."""
+
+    every_s = 3_600.0
 
     def progress(self, state: State) -> None:
         pass
@@ -45,6 +49,27 @@ async def opened(sinks: Sequence[Sink]) -> AsyncIterator[None]:
             stack.push_async_callback(sink.close)
             await sink.open()
         yield
+
+
+async def examine(sink: Sink, *, create: bool = False) -> list[Finding]:
+    """What `check` finds out about a sink, within a short budget. The sink is closed afterwards."""
+    sink.retrier.budget_s = min(sink.retrier.budget_s, EXAMINE_S)
+    try:
+        return await sink.check(create=create)
+    except IngestError as error:
+        return [Finding("connection", False, str(error))]
+    finally:
+        await sink.close()
+
+
+def examine_source(name: str, settings: Settings) -> Finding:
+    """Whether a source can be opened and its header understood. Blocks."""
+    try:
+        for job in jobs_of([name], settings):
+            BlockReader(job.source, job.dataset, columns=job.columns).close()
+    except IngestError as error:
+        return Finding("source", False, str(error))
+    return Finding("source", True, "can be read")
 
 
 def jobs_of(sources: Sequence[str], settings: Settings, *, restart: bool = False) -> list[Job]:

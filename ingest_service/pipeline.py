@@ -21,7 +21,7 @@ from ingest_service.checkpoint import Checkpoint, CheckpointStore, FileCheckpoin
 from ingest_service.chunk import Chunk, DeadRow, Position
 from ingest_service.datasets.base import Dataset
 from ingest_service.dead_letter import DeadLetters
-from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRejects
+from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRejects, first_of
 from ingest_service.ordering import KeyOrder
 from ingest_service.queues import BoundedQueue, Closed
 from ingest_service.report import SinkReport, StreamReport
@@ -120,7 +120,9 @@ class State:
 
 
 class Observer(Protocol):
-    """Is shown the state about once a second, and the report at the end."""
+    """Is shown the state every so often, and the report at the end."""
+
+    every_s: float
 
     def progress(self, state: State) -> None: ...
 
@@ -134,7 +136,7 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
     checkpointed, and another call goes on from there.
     """
     async with AsyncExitStack() as opened:
-        reader = await finish_in_thread(_open_reader, job)
+        reader = await _open_reader(job)
         opened.push_async_callback(asyncio.to_thread, reader.close)
         lanes: list[Lane] = []
         for sink in sinks:
@@ -178,19 +180,21 @@ async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> 
             for helper in helpers:
                 helper.cancel()
     except BaseExceptionGroup as group:
-        raise _first(group) from None
+        raise first_of(group) from None
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a group: the others only follow from it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _open_reader(job: Job) -> BlockReader:
-    return BlockReader(job.source, job.dataset, columns=job.columns, limit=job.limit)
+async def _open_reader(job: Job) -> BlockReader:
+    opening = asyncio.create_task(
+        asyncio.to_thread(BlockReader, job.source, job.dataset, columns=job.columns, limit=job.limit)
+    )
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        job.source.interrupt()  # standard input may stay silent for as long as it likes
+        await asyncio.wait((opening,))
+        if opening.exception() is None:
+            opening.result().close()
+        raise
 
 
 async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
@@ -223,7 +227,7 @@ async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
 
 
 def _fingerprint(job: Job, reader: BlockReader) -> Fingerprint:
-    return Fingerprint(job.source.uri, reader.layout.header, job.source.size(), job.source.etag)
+    return Fingerprint(job.source.uri, reader.layout.header, reader.source_size, job.source.etag)
 
 
 def _is_complete(lane: Lane, reader: BlockReader) -> bool:
@@ -238,7 +242,7 @@ async def _produce(state: State, stop: asyncio.Event) -> None:
     ahead: deque[asyncio.Task[Chunk]] = deque()
     async with asyncio.TaskGroup() as workers:
         reading = workers.create_task(finish_in_thread(state.reader.next))
-        while (block := await _unless_stopped(reading, state.reader, stop)) is not None:
+        while (block := await _unless_stopped(reading, state.job.source, stop)) is not None:
             reading = workers.create_task(finish_in_thread(state.reader.next))
             ahead.append(workers.create_task(asyncio.to_thread(parse_block, block, state.reader.layout)))
             if len(ahead) >= PARSE_AHEAD:
@@ -250,15 +254,13 @@ async def _produce(state: State, stop: asyncio.Event) -> None:
         _refuse_lost_end(state)
 
 
-async def _unless_stopped(
-    reading: asyncio.Task[Block | None], reader: BlockReader, stop: asyncio.Event
-) -> Block | None:
+async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, stop: asyncio.Event) -> Block | None:
     """The block being read, or None once a stop was asked for."""
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
-            reader.interrupt()
+            source.interrupt()
             await asyncio.wait((reading,))
             return None
         return reading.result()
@@ -327,7 +329,7 @@ async def _checkpoint(state: State, lane: Lane) -> None:
 
 async def _show(state: State, observer: Observer) -> None:
     while True:
-        await asyncio.sleep(1)
+        await asyncio.sleep(observer.every_s)
         observer.progress(state)
 
 

@@ -26,7 +26,7 @@ class Retrier:
 
     def __init__(self, sink: str, budget_s: float) -> None:
         self._sink = sink
-        self._budget_s = budget_s
+        self.budget_s = budget_s
         self._last_success = time.monotonic()
         self.retries = 0
         self.throttled = 0
@@ -49,9 +49,9 @@ class Retrier:
                 first_failure = first_failure or now
                 self.retries += 1
                 self.throttled += fault.throttled
-                if now - max(first_failure, self._last_success) > self._budget_s:
+                if now - max(first_failure, self._last_success) > self.budget_s:
                     raise SinkUnavailable(
-                        f"{self._sink} did not recover within {self._budget_s:g} s ({fault.reason}); "
+                        f"{self._sink} did not recover within {self.budget_s:g} s ({fault.reason}); "
                         "run the same command again to go on."
                     ) from fault
                 await asyncio.sleep(backoff_s(failures))

@@ -12,8 +12,8 @@ from ingest_service.blocks import BlockReader, record_fields
 from ingest_service.config import load_settings
 from ingest_service.datasets import dataset_named
 from ingest_service.datasets.base import specify
-from ingest_service.errors import ConfigurationError, IngestError, RowError
-from ingest_service.loader import Silent, jobs_of, opened, run, sinks_of
+from ingest_service.errors import ConfigurationError, RowError
+from ingest_service.loader import Silent, examine, jobs_of, opened, run, sinks_of
 from ingest_service.models import VideoInteraction
 from ingest_service.sinks.base import Sink
 from ingest_service.sources.local import FileSource
@@ -59,7 +59,7 @@ class InteractionStore:
         return _run(self._health())
 
     async def _health(self) -> dict[str, bool]:
-        return {sink.name: await _is_healthy(sink) for sink in self.sinks()}
+        return {sink.name: all(finding.ok for finding in await examine(sink)) for sink in self.sinks()}
 
     async def recent(self, user_id: UUID | str, limit: int = 20) -> list[VideoInteraction]:
         """A user's newest interactions, newest first: from Redis, or else from SQLite."""
@@ -78,15 +78,6 @@ class InteractionStore:
                 async with opened([sink]):
                     return await sink.history(user_id, since, until)
         raise ConfigurationError("No configured sink answers history(); add a dynamodb:// or sqlite:// one.")
-
-
-async def _is_healthy(sink: Sink) -> bool:
-    try:
-        return all(finding.ok for finding in await sink.check(create=False))
-    except IngestError:
-        return False
-    finally:
-        await sink.close()
 
 
 class MicroLensPairsReader:

@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import re
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -185,6 +187,28 @@ async def test_a_signal_ends_the_wait_for_a_sink_that_is_down(cli: Cli, redis_db
         process.send_signal(signal.SIGTERM)
         outcome = await in_thread(finish, process)
     assert (outcome.code, outcome.message) == (75, "Stopped on request; run the same command again to go on.")
+
+
+@pytest.mark.parametrize("said", ["", f"{HEADER}\n1,2,{FIRST_MS}\n"], ids=["nothing", "a row"])
+def test_a_signal_ends_the_wait_for_a_silent_pipe(cli: Cli, said: str) -> None:
+    """Standard input that stays open and silent, before or after its first rows, does not keep a run from stopping."""
+    process = cli.start("run", "-", stderr=subprocess.PIPE)
+    assert process.stdin is not None and process.stderr is not None
+    process.stdin.write(said)
+    process.stdin.flush()
+    if said:
+        assert "progress" in process.stderr.readline()
+    else:
+        while not catches_sigterm(process.pid):
+            time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Whether the process has set its signal handlers by now (proc(5), SigCgt)."""
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 # --- files that change ----------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The limit for Redis: writes the very commands that ingest_service sends, for `redis-cli --pipe` to feed.
 
-    python -m benchmarks.peers.redis_pipe pairs.csv --to commands.resp
+python -m benchmarks.peers.redis_pipe pairs.csv --to commands.resp
 """
 
 import argparse

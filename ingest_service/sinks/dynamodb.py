@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
-from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.errors import ConfigurationError, Retry, first_of
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.retry import Retrier
@@ -119,9 +119,12 @@ class DynamoDBSink(Sink):
             for request in queue:
                 await self._send(request, chunk, dead)
 
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(self.options.concurrency, len(requests))):
-                workers.create_task(worker())
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(self.options.concurrency, len(requests))):
+                    workers.create_task(worker())
+        except BaseExceptionGroup as group:
+            raise first_of(group) from None
 
     async def _send(self, request: "_Request", chunk: Chunk, dead: list[DeadRow]) -> None:
         """Until every item of the request is stored or refused for good."""

@@ -19,9 +19,6 @@ class Stream(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
-    def interrupt(self) -> None:
-        """Called from another thread: a read that waits must return soon. Only what can wait for long needs it."""
-
     def skip(self, n: int) -> int:
         """Pass over `n` bytes; fewer only at the end. Returns how many."""
         left = n
@@ -56,3 +53,6 @@ class Source(ABC):
     @abstractmethod
     def open(self) -> Stream:
         """SourceNotFound or LocalIOError if it cannot be."""
+
+    def interrupt(self) -> None:
+        """Called from another thread: reads that wait must return soon, with whatever. Only what can wait needs it."""

@@ -90,11 +90,6 @@ class _Stored(io.RawIOBase):
         self.position += skipped
         return skipped
 
-    def interrupt(self) -> None:
-        interrupt = getattr(self._file, "interrupt", None)
-        if interrupt:
-            interrupt()
-
     def close(self) -> None:
         self._file.close()
         super().close()
@@ -117,9 +112,6 @@ class _Plain(Stream):
 
     def stored_position(self) -> int:
         return self._stored.position
-
-    def interrupt(self) -> None:
-        self._stored.interrupt()
 
     def close(self) -> None:
         self._stored.close()
@@ -150,9 +142,6 @@ class _Packed(Stream):
 
     def stored_position(self) -> int:
         return self._stored.position
-
-    def interrupt(self) -> None:
-        self._stored.interrupt()
 
     def close(self) -> None:
         self._data.close()

@@ -6,6 +6,7 @@ import os
 import select
 import stat
 import sys
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -109,31 +110,34 @@ class StdinSource(Source):
     uri = "stdin:"
     resumable = False
 
+    def __init__(self) -> None:
+        self._interrupted = threading.Event()
+
     def size(self) -> int | None:
         return None
 
     def open(self) -> Stream:
-        return open_stream(_Stdin(), "standard input")
+        return open_stream(_Stdin(self._interrupted), "standard input")
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
 
 
 class _Stdin:
-    """Standard input, in waits short enough that `interrupt` ends a reader that waits for a silent pipe."""
+    """Standard input, in waits short enough that an interrupt ends a reader that waits for a silent pipe."""
 
-    def __init__(self) -> None:
-        self._interrupted = False
+    def __init__(self, interrupted: threading.Event) -> None:
+        self._interrupted = interrupted
 
     def read(self, n: int) -> bytes:
         fd = sys.stdin.fileno()
-        while not self._interrupted:
+        while not self._interrupted.is_set():
             if select.select([fd], [], [], 0.2)[0]:
                 return os.read(fd, n)
         return b""
 
-    def interrupt(self) -> None:
-        self._interrupted = True
-
     def close(self) -> None:
-        self._interrupted = True
+        pass
 
 
 def _open_file(path: Path) -> IO[bytes]:

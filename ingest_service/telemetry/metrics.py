@@ -43,10 +43,12 @@ class Meter:
 
 
 def _percent_and_eta(state: State, now: float) -> tuple[float | None, float | None]:
-    size = state.job.source.size()
-    position = state.reader.stored_position()
-    if not size:
+    """How much of the source the slowest sink has, and when it will have all."""
+    size = state.reader.source_size
+    if not size or not state.read_to.offset:
         return None, None
+    settled = min(lane.tracker.watermark.position.offset for lane in state.lanes)
+    position = state.reader.stored_position() * settled / state.read_to.offset
     elapsed_s, done = now - state.started, position - state.first_stored
     eta_s = (size - position) * elapsed_s / done if done > 0 else None
     return round(min(100.0, 100 * position / size), 1), None if eta_s is None else round(max(0.0, eta_s), 1)

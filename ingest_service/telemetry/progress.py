@@ -14,6 +14,8 @@ from ingest_service.telemetry.metrics import Meter
 class JsonObserver:
     """One JSON object a second on stderr, and one with the report at the end."""
 
+    every_s = 1.0
+
     def __init__(self) -> None:
         self._log = structlog.get_logger()
         self._meters: dict[str, Meter] = {}
@@ -36,6 +38,8 @@ class JsonObserver:
 
 class BarObserver:
     """A progress bar on stderr, a line a source."""
+
+    every_s = 0.2
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -320,12 +320,13 @@ def test_a_silent_pipe_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> No
     with os.fdopen(read_end) as stdin, os.fdopen(write_end, "wb", buffering=0) as writer:
         monkeypatch.setattr(sys, "stdin", stdin)
         writer.write(b"user,item,timestamp\n")
-        stream = StdinSource().open()
+        source = StdinSource()
+        stream = source.open()
         assert stream.read(100) + stream.read(100) == b"user,item,timestamp\n"
         found: list[bytes] = []
         reader = threading.Thread(target=lambda: found.append(stream.read(100)))
         reader.start()
-        stream.interrupt()
+        source.interrupt()
         reader.join()
         assert found == [b""]
         stream.close()
