@@ -249,7 +249,7 @@ def test_a_mistake_is_one_sentence_and_a_code(cli: Cli, name: str) -> None:
     cli.file("unknown.toml", "colour = 'red'\n")
     cli.file("impossible.toml", "limit = 0\n")
     cli.file("broken.gz", gzip.compress(os.urandom(10_000))[:5_000])
-    cli.file("broken.zst", zstd.compress(os.urandom(10_000))[:5_000])
+    cli.file("broken.zst", zstd.compress(HEADER.encode() + b"\n" + os.urandom(10_000))[:5_000])
     arguments, code, words = MISTAKES[name]
     outcome = cli.here(*arguments)
     assert (outcome.code, words in outcome.message) == (code, True), outcome.stderr

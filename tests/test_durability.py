@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -111,9 +112,7 @@ async def test_a_watermark_promises_only_what_is_kept(
 
     monkeypatch.setattr(os, "fsync", watched)
     monkeypatch.setattr(pipeline, "CHECKPOINT_EVERY_S", 0.002)
-    monkeypatch.setattr(
-        pipeline, "_open_reader", lambda job: BlockReader(job.source, job.dataset, limit=job.limit, block_bytes=128)
-    )
+    monkeypatch.setattr(pipeline, "BlockReader", partial(BlockReader, block_bytes=128))
     job = Job(FileSource(path), "rows", MICROLENS, tmp_path / "state")
     with patch.object(records, "MAX_RECORD_BYTES", 64), patch.object(blocks, "MAX_RECORD_BYTES", 64):
         with pytest.raises(RuntimeError, match="fails here"):

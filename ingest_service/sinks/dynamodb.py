@@ -129,24 +129,12 @@ class DynamoDBSink(Sink):
     async def _send(self, request: "_Request", chunk: Chunk, dead: list[DeadRow]) -> None:
         """Until every item of the request is stored or refused for good."""
         pending = request
-
         await self._rate.take(len(request.rows))
         await self._capacity.take(sum(request.units))
 
         async def attempt() -> None:
             nonlocal pending
-            async with self.limit.slot():
-                began = time.monotonic()
-                try:
-                    unprocessed = await self.client.batch_write(pending.body(self.table))
-                except Retry as fault:
-                    if fault.throttled:
-                        self.limit.throttled()
-                    raise
-                if unprocessed:
-                    self.limit.throttled(len(unprocessed) / len(pending.rows))
-                else:
-                    self.limit.answered(time.monotonic() - began)
+            unprocessed = await self._post(pending)
             if unprocessed:
                 left = pending.only({_key_of(write) for write in unprocessed})
                 if len(left.rows) < len(pending.rows):
@@ -163,6 +151,23 @@ class DynamoDBSink(Sink):
                 return
             for half in pending.halves():
                 await self._send(half, chunk, dead)
+
+    async def _post(self, request: "_Request") -> Sequence[dict[str, Any]]:
+        """One request in its slot; its answer moves the number of slots. Returns what is left unprocessed."""
+        async with self.limit.slot():
+            began = time.monotonic()
+            try:
+                unprocessed = await self.client.batch_write(request.body(self.table))
+            except Retry as fault:
+                if fault.throttled:
+                    self.limit.throttled()
+                raise
+        share = len(unprocessed) / len(request.rows)
+        if share:
+            self.limit.throttled(share)
+        else:
+            self.limit.answered(time.monotonic() - began)
+        return unprocessed
 
     async def _is_active(self, table: str) -> bool:
         async def attempt() -> bool:
