@@ -43,6 +43,7 @@ def _table(name: str, hash_key: str, range_key: str) -> dict[str, Any]:
 
 
 _TABLE: Final = _table("interactions", "user_id", "event_key")
+_CHECKPOINTS: Final = _response({"Table": _table("ingest_checkpoints", "stream", "sink")})
 _ANSWERS: Final = {
     b"BatchWriteItem": _response({"UnprocessedItems": {}}),
     b"DescribeTable": _response({"Table": _TABLE}),
@@ -97,6 +98,8 @@ class NullDynamoDB(asyncio.Protocol):
         self._counts.requests += 1
         if target[1] == b"BatchWriteItem":
             self._counts.items += self._buffer.count(b'"PutRequest"', self._body_at, self._end)
+        if target[1] == b"DescribeTable" and self._buffer.find(b'"ingest_checkpoints"', self._body_at, self._end) > 0:
+            return _CHECKPOINTS
         return _ANSWERS.get(target[1], _UNKNOWN)
 
 

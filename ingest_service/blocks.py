@@ -16,7 +16,7 @@ from ingest_service.errors import ConfigurationError, RowError, SourceChanged
 from ingest_service.records import MAX_RECORD_BYTES, Records, scan_record, split
 from ingest_service.sources.base import Source, Stream
 
-BLOCK_BYTES: Final = 4 << 20
+BLOCK_BYTES: Final = 8 << 20
 TAIL_BYTES: Final = 1 << 20
 _HEADER_BYTES = 1 << 12
 BOM = b"\xef\xbb\xbf"

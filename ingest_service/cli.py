@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.allocator import return_memory_early
+from ingest_service.allocator import share_arenas
 from ingest_service.errors import IngestError, LocalIOError, UsageError
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
     _stop_on_signals(stop)
+    gc.enable()
+    gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
     with BarObserver() if sys.stderr.isatty() else JsonObserver() as observer:
         return await run(jobs, sinks, stop, observer)
 
@@ -320,8 +322,7 @@ def _output() -> Iterator[None]:
 
 def _execute(job: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where there is one."""
-    return_memory_early()
-    gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
+    share_arenas()
     try:
         import uvloop
     except ImportError:
@@ -331,6 +332,8 @@ def _execute(job: Coroutine[Any, Any, T]) -> T:
 
 def main() -> None:
     """The console script: an IngestError becomes one sentence and its exit code."""
+    gc.disable()  # imports make much and throw little away; a run enables it again
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for algebra that is not done here
     try:
         app()
     except IngestError as error:

@@ -23,7 +23,7 @@ def main() -> None:
         while (block := reader.next()) is not None:
             batch = Batch.of(parse_block(block, reader.layout).last_of_each_key())
             for piece in batch.pieces(1 << 15):
-                file.write(batch.commands(piece, redis.recent_limit, redis.recent_ttl_s))
+                file.writelines(batch.commands(piece, redis.recent_limit, redis.recent_ttl_s))
     reader.close()
 
 

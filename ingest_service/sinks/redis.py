@@ -138,9 +138,9 @@ class RedisSink(Sink):
         async def payloads() -> AsyncIterator[bytes]:
             for piece in batch.pieces(self._rate.piece(_PIECE_ROWS)):
                 await self._rate.take(batch.rows_in(piece))
-                yield await asyncio.to_thread(
-                    batch.commands, piece, self.options.recent_limit, self.options.recent_ttl_s
-                )
+                limit, ttl_s = self.options.recent_limit, self.options.recent_ttl_s
+                for part in await asyncio.to_thread(batch.commands, piece, limit, ttl_s):
+                    yield part
 
         n_replies = len(batch.users) * _COMMANDS_PER_USER
         async with self.limit.slot(), self._connection() as connection:
@@ -233,8 +233,8 @@ class Batch:
         end = self.frame.height if last == len(self.starts) else int(self.starts[last])
         return end - int(self.starts[first])
 
-    def commands(self, piece: tuple[int, int], limit: int, ttl_s: int) -> bytes:
-        """For each user of a piece, the commands that add its rows, trim its set and renew its expiry; RESP."""
+    def commands(self, piece: tuple[int, int], limit: int, ttl_s: int) -> tuple[bytes, bytes]:
+        """The commands that add the rows of a piece, trim its users' sets and renew their expiry: RESP in two parts."""
         first, last = piece
         starts = self.starts[first:last]
         frame = self.frame.slice(int(starts[0]), self.rows_in(piece))
@@ -246,13 +246,15 @@ class Batch:
         before = pl.select(pl.concat_str(tails.shift(1, fill_value=""), heads)).to_series()
         is_first = np.zeros(frame.height, np.bool_)
         is_first[starts] = True
-        texts = frame.select(pl.col("epoch_ms").cast(pl.String).alias("score"), pl.concat_str(*_MEMBER).alias("member"))
-        score, member = pl.col("score"), pl.col("member")
-        pair = pl.format("${}\r\n{}\r\n${}\r\n{}\r\n", score.str.len_bytes(), score, member.str.len_bytes(), member)
         opening = pl.when(pl.lit(pl.Series(is_first))).then(pl.lit(before.gather(group))).otherwise(pl.lit(""))
-        text = texts.select(pl.concat_str(opening, pair)).to_series().str.join("")
-        commands: bytes = text.cast(pl.Binary).item()
-        return b"".join((commands, tails[-1].encode()))
+        # One concatenation for a whole row: each further one would copy all text again.
+        rows = frame.with_columns(pl.col("epoch_ms").cast(pl.String).alias("score"), _MEMBER_BYTES.alias("bytes"))
+        row = pl.concat_str(
+            opening, pl.lit("$"), pl.col("score").str.len_bytes(), pl.lit("\r\n"), "score",
+            pl.lit("\r\n$"), "bytes", pl.lit("\r\n"), *_MEMBER, pl.lit("\r\n"),
+        )  # fmt: skip
+        commands: bytes = rows.select(row).to_series().str.join("").cast(pl.Binary).item()
+        return commands, tails[-1].encode()
 
 
 def _around(users: pl.Series, rows: NDArray[np.int64], limit: int, ttl_s: int) -> tuple[pl.Series, pl.Series]:
@@ -283,6 +285,10 @@ _MEMBER: Sequence[pl.Expr | str] = (
     pl.lit('","event_type":"'), "event_type", pl.lit('","device":"'), "device",
     pl.lit('","session_id":"'), "session_id", pl.lit('"}'),
 )  # fmt: skip
+_MEMBER_VALUES = ("video_id", "timestamp", "event_type", "device", "session_id")
+_MEMBER_BYTES = pl.sum_horizontal(pl.col(name).str.len_bytes() for name in _MEMBER_VALUES) + len(
+    json.dumps(dict.fromkeys(_MEMBER_VALUES, ""), separators=(",", ":"))
+)
 
 
 def _sort_out(users: Sequence[str], errors: dict[int, ErrorReply]) -> tuple[list[str], list[str], str]:

@@ -64,14 +64,19 @@ class _Stored(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def take(self, n: int) -> bytes:
+        """Up to `n` bytes; b"" at the end."""
         if self._head:
-            data = self._head[: len(buffer)]
-            self._head = self._head[len(data) :]
+            data = self._head[:n]
+            self._head = self._head[n:]
         else:
-            data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
+            data = self._file.read(n)
         self.position += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.take(len(buffer))
+        buffer[: len(data)] = data
         return len(data)
 
     def skip(self, n: int) -> int | None:
@@ -102,7 +107,7 @@ class _Plain(Stream):
 
     def read(self, n: int) -> bytes:
         try:
-            return self._stored.read(n) or b""
+            return self._stored.take(n)
         except OSError as error:
             raise LocalIOError(f"{self._name} cannot be read: {error.strerror or error}.") from error
 
