@@ -31,7 +31,7 @@ class SinkOptions(BaseModel):
     name: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="tells two sinks of one kind apart")
     retry_budget_s: float = Field(60, gt=0, description="how long to try while nothing gets through")
     rate: float | None = Field(None, gt=0, description="rows a second at most")
-    consumers: int = Field(2, ge=1, le=64, description="chunks in flight at once")
+    consumers: int = Field(1, ge=1, le=64, description="chunks written at once; each already keeps its sink busy")
 
 
 @dataclass(frozen=True, slots=True)
