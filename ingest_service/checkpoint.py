@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest_service.chunk import Position
+from ingest_service.durable import sync_folder
 from ingest_service.errors import CheckpointDamaged, LeaseHeld, LocalIOError
 from ingest_service.tracker import Counts, Watermark
 
@@ -174,11 +175,7 @@ class FileCheckpoints(CheckpointStore):
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.rename(path)
-                folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                sync_folder(self._folder)
                 return True
         except OSError as error:
             raise LocalIOError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest_service.chunk import DeadRow
+from ingest_service.durable import sync_folder
 from ingest_service.errors import LocalIOError
 
 FILE_NAME = "dead-letters.jsonl"
@@ -53,7 +54,7 @@ class DeadLetters:
             is_new = not self.path.exists()
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             if is_new:
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
             self._drop_torn_line()
         except OSError as error:
             raise _failed(error) from error
@@ -90,7 +91,7 @@ class DeadLetters:
         while (aside := self.path.with_name(f"dead-letters.{number}.jsonl")).exists():
             number += 1
         self.path.rename(aside)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def _drop_torn_line(self) -> None:
         """Cut off what a crash left of a line without its end; its row comes again."""
@@ -144,14 +145,6 @@ def _line(row: DeadRow, source: str, at: str) -> str:
         letter["encoding"] = "base64"
     letter |= {"stage": row.stage, "code": row.code, "reason": row.reason, "at": at}
     return json.dumps(letter, ensure_ascii=False) + "\n"
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _failed(error: OSError) -> LocalIOError:

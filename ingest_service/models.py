@@ -5,7 +5,6 @@ The functions here are the plain, slow truth: one row, Python values, one error 
 """
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from typing import Literal
@@ -127,6 +126,3 @@ def microlens_interaction(user: int, item: int, at: datetime) -> VideoInteractio
         device=Device.MOBILE,
         session_id=f"session_{user}_{at:%Y-%m-%d}",
     )
-
-
-Interaction = Callable[[int, int, datetime], VideoInteraction]

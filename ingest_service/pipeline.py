@@ -9,7 +9,6 @@ A stage that fails fails the run: the task group cancels the others, so nothing 
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,6 @@ from ingest_service.threads import finish_in_thread
 from ingest_service.tracker import Counts, Tracker, Watermark
 
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
-PARSE_AHEAD = 1
 CHECKPOINT_EVERY_S = 1.0
 RELEASE_S = 3.0
 STOPPED = "Stopped on request; run the same command again to go on."
@@ -238,17 +236,12 @@ def _is_complete(lane: Lane, reader: BlockReader) -> bool:
 
 
 async def _produce(state: State, stop: asyncio.Event) -> None:
-    """Read blocks and parse them, some ahead; pass them on in order."""
-    ahead: deque[asyncio.Task[Chunk]] = deque()
+    """Read blocks, each while the one before is parsed and passed on."""
     async with asyncio.TaskGroup() as workers:
         reading = workers.create_task(finish_in_thread(state.reader.next))
         while (block := await _unless_stopped(reading, state.job.source, stop)) is not None:
             reading = workers.create_task(finish_in_thread(state.reader.next))
-            ahead.append(workers.create_task(asyncio.to_thread(parse_block, block, state.reader.layout)))
-            if len(ahead) >= PARSE_AHEAD:
-                await _pass_on(state, await ahead.popleft())
-        while ahead:
-            await _pass_on(state, await ahead.popleft())
+            await _pass_on(state, await asyncio.to_thread(parse_block, block, state.reader.layout))
     if state.reader.is_done:
         _refuse_too_many(state, at_end=True)
         _refuse_lost_end(state)
