@@ -49,8 +49,9 @@ $(BIN)/python: | $(UV)
 
 # The stamp is newer than what it was made from, so a second `make setup` has nothing to do.
 $(SYNCED): requirements.lock pyproject.toml $(BIN)/python | $(UV)
-	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --no-deps --python $(BIN)/python -e .
+	@$(BIN)/python -m compileall -q ingest_service
 	@touch $@
 
 define require_python

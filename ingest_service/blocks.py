@@ -24,7 +24,7 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole records between two positions; `data` begins at `start.offset`."""
+    """Whole records between two positions; `data` begins at `start.offset`, and may go on beyond the last of them."""
 
     start: Position
     end: Position
@@ -153,7 +153,7 @@ class BlockReader:
         if self._limit is not None:
             records = records.head(self._limit - self._position.row)
         start = self._position
-        data = self._take(records.consumed)
+        self._leave(data, records.consumed)
         self._position = Position(
             start.offset + records.consumed,
             start.row + len(records),
@@ -218,9 +218,13 @@ class BlockReader:
 
     def _take(self, n: int) -> bytes:
         data = bytes(memoryview(self._buffer)[:n])
-        del self._buffer[:n]
-        self._tail = data[-TAIL_BYTES:] if n >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+        self._leave(data, n)
         return data
+
+    def _leave(self, data: bytes, n: int) -> None:
+        """Go past the first `n` bytes of the buffer, which are those of `data`."""
+        del self._buffer[:n]
+        self._tail = data[n - TAIL_BYTES : n] if n >= TAIL_BYTES else (self._tail + data[:n])[-TAIL_BYTES:]
 
 
 def _tail_hash(tail: bytes) -> str:
@@ -256,7 +260,7 @@ def parse_block(block: Block, layout: Layout) -> Chunk:
         block.end,
         block.data,
         block.start.offset,
-        layout.dataset.frame(by_role),
+        layout.dataset.records(by_role),
         records.starts[accepted],
         records.ends[accepted],
         block.start.line + records.lines[accepted] + 1,

@@ -1,15 +1,15 @@
-"""What travels through the pipeline: a span of the source, its accepted rows as a frame, its refused rows."""
+"""What travels through the pipeline: a span of the source, its accepted rows as columns, its refused rows."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
+from ingest_service.columns import Columns
 from ingest_service.records import Ints
 
-RECORD_KEY = ("user_id", "timestamp", "video_id")
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: spreads neighbours (Fibonacci hashing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class DeadRow:
 class Chunk:
     """Rows [start.row, end.row) of the source.
 
-    `frame` holds the accepted rows in file order (columns: see `datasets.base.RECORD_SCHEMA`). For accepted row i,
+    `columns` holds the accepted rows in file order. For accepted row i,
     `starts[i]` and `ends[i]` bound its bytes in `data`, which begins at offset `data_offset`; `lines[i]` is its line.
     """
 
@@ -49,7 +49,7 @@ class Chunk:
     end: Position
     data: bytes
     data_offset: int
-    frame: pl.DataFrame
+    columns: Columns
     starts: Ints
     ends: Ints
     lines: Ints
@@ -58,20 +58,28 @@ class Chunk:
     @cached_property
     def key_hashes(self) -> NDArray[np.uint64]:
         """A 64-bit hash of each accepted row's key, ascending. Rows with one key have one hash."""
-        user, video = (self.frame[name].hash().to_numpy() for name in ("user_id", "video_id"))
-        at = self.frame["timestamp"].hash().to_numpy()
-        return np.sort(user * np.uint64(3) + video * np.uint64(5) + at)
+        hashed = np.zeros(self.accepted, np.uint64)
+        for column in self.columns.key:
+            hashed ^= column.view(np.uint64)
+            hashed *= _MIX
+            hashed ^= hashed >> np.uint64(29)
+        hashed.sort()
+        return hashed
 
-    def last_of_each_key(self) -> pl.DataFrame:
-        """The frame with each row's index as `row`, and of rows with one key only the last."""
-        frame = self.frame.with_row_index("row")
+    def last_of_each_key(self) -> Ints:
+        """Of rows with one key only the last: their indices, ascending."""
         if (self.key_hashes[1:] != self.key_hashes[:-1]).all():
-            return frame  # the usual file repeats no key
-        return frame.unique(subset=RECORD_KEY, keep="last", maintain_order=True)
+            return np.arange(self.accepted)  # the usual file repeats no key
+        order = np.lexsort(self.columns.key)  # stable: equal keys stay in the order of the file
+        is_last = np.zeros(self.accepted, np.bool_)
+        is_last[-1] = True
+        for column in self.columns.key:
+            is_last[:-1] |= np.diff(column[order]) != 0
+        return np.sort(order[is_last])
 
     @property
     def accepted(self) -> int:
-        return self.frame.height
+        return len(self.columns)
 
     @property
     def read(self) -> int:
@@ -87,7 +95,7 @@ class Chunk:
         return replace(
             self,
             start=position,
-            frame=self.frame.slice(first),
+            columns=self.columns.take(slice(first, None)),
             starts=self.starts[first:],
             ends=self.ends[first:],
             lines=self.lines[first:],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.allocator import share_arenas
+from ingest_service.allocator import give_back_memory
 from ingest_service.errors import IngestError, LocalIOError, UsageError
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ async def _preview(name: str, rows: int, settings: "Settings") -> list[str]:
         chunk = parse_block(block, reader.layout)
         texts = []
         for sink in sinks_of(settings.sink_urls()):
-            texts += [f"{sink.name}:", *(f"  {text}" for text in sink.preview(chunk.frame))]
+            texts += [f"{sink.name}:", *(f"  {text}" for text in sink.preview(chunk.columns))]
             await sink.close()
         texts += [f"refused: line {reject.line}: {reject.code}: {reject.reason}" for reject in chunk.rejects]
         return texts
@@ -322,7 +322,7 @@ def _output() -> Iterator[None]:
 
 def _execute(job: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where there is one."""
-    share_arenas()
+    give_back_memory()
     try:
         import uvloop
     except ImportError:

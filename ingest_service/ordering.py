@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import polars as pl
 
 from ingest_service.chunk import Chunk
 
@@ -47,12 +46,8 @@ def _share_a_key(one: Chunk, other: Chunk) -> bool:
     """Whether they do, or seem to: two keys with one hash only cost a wait."""
     if not one.accepted or not other.accepted:
         return False
-    (one_low, one_high), (other_low, other_high) = _time_range(one.frame), _time_range(other.frame)
-    if one_low > other_high or other_low > one_high:
+    times, other_times = one.columns.key[-1], other.columns.key[-1]
+    if times.min() > other_times.max() or other_times.min() > times.max():
         return False  # files are mostly in time order, so this is the usual answer
     found = np.searchsorted(one.key_hashes, other.key_hashes)
     return bool((one.key_hashes[np.minimum(found, one.accepted - 1)] == other.key_hashes).any())
-
-
-def _time_range(frame: pl.DataFrame) -> tuple[int, int]:
-    return frame.select(pl.col("epoch_ms").min().alias("low"), pl.col("epoch_ms").max().alias("high")).row(0)

@@ -241,6 +241,8 @@ async def _produce(state: State, stop: asyncio.Event) -> None:
         reading = workers.create_task(finish_in_thread(state.reader.next))
         while (block := await _unless_stopped(reading, state.job.source, stop)) is not None:
             reading = workers.create_task(finish_in_thread(state.reader.next))
+            for lane in state.lanes:  # a chunk takes several times the memory of its block, so it is not made to wait
+                await lane.queue.room()
             await _pass_on(state, await asyncio.to_thread(parse_block, block, state.reader.layout))
     if state.reader.is_done:
         _refuse_too_many(state, at_end=True)

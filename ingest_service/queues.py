@@ -34,6 +34,13 @@ class BoundedQueue(Generic[T]):
             self._items.append(item)
             self._changed.notify_all()
 
+    async def room(self) -> None:
+        """Wait until a put would not have to. Closed if the queue is."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
+            if self._closed:
+                raise Closed
+
     async def get(self) -> T:
         """Wait for an item. Closed once the queue is closed and empty."""
         async with self._changed:

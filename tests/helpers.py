@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,17 +19,19 @@ from typing import Any
 
 import botocore.session
 import numpy as np
-import polars as pl
 import pytest
 import redis
+from numpy.typing import NDArray
 
 from ingest_service import dead_letter
 from ingest_service.blocks import BLOCK_BYTES
 from ingest_service.chunk import Chunk, Position
 from ingest_service.cli import main
-from ingest_service.datasets.base import RECORD_SCHEMA, micros_of
+from ingest_service.columns import Columns
+from ingest_service.datasets.base import RECORD_TEXTS, micros_of
 from ingest_service.models import EPOCH, VideoInteraction, microlens_interaction, timestamp_text
 from ingest_service.sinks.base import sink_at
+from ingest_service.texts import Texts
 
 FIRST_MS = 1_583_366_400_000  # 2020-03-05T00:00:00Z
 HEADER = "user,item,timestamp"
@@ -47,33 +50,45 @@ def interactions(n: int, users: int = 7) -> list[VideoInteraction]:
     return [interaction(1 + i % users, 100 + i, FIRST_MS + i) for i in range(n)]
 
 
-def chunk_of(rows: Sequence[VideoInteraction], **columns: Sequence[str]) -> Chunk:
-    """A chunk that a parser might have made of these rows; `columns` replace what is in its frame.
+def chunk_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Chunk:
+    """A chunk that a parser might have made of these rows; `texts` replace some of its columns.
 
     The bytes of row i are `row i`, on line i + 2.
     """
-    texts = [f"row {i}".encode() for i in range(len(rows))]
-    ends = np.cumsum([len(text) + 1 for text in texts])
-    frame = pl.DataFrame(
-        [
-            (
-                str(row.user_id),
-                str(row.video_id),
-                row.event_type.value,
-                timestamp_text(row.timestamp),
-                row.device.value,
-                row.session_id,
-                micros_of(row.timestamp) // 1_000,
-            )
-            for row in rows
-        ],
-        schema=RECORD_SCHEMA,
-        orient="row",
-    ).with_columns(**{name: pl.Series(values, dtype=pl.String) for name, values in columns.items()})
-    data = b"\n".join(texts) + b"\n"
+    raw = [f"row {i}".encode() for i in range(len(rows))]
+    ends = np.cumsum([len(text) + 1 for text in raw])
+    data = b"\n".join(raw) + b"\n"
     lines = np.arange(2, len(rows) + 2)
     end = Position(len(data), len(rows), len(rows) + 1)
-    return Chunk(Position(0, 0, 1), end, data, 0, frame, ends - [len(text) + 1 for text in texts], ends - 1, lines)
+    starts = ends - [len(text) + 1 for text in raw]
+    return Chunk(Position(0, 0, 1), end, data, 0, columns_of(rows, **texts), starts, ends - 1, lines)
+
+
+def columns_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Columns:
+    """The rows as columns; `texts` replace some of them."""
+    values: dict[str, Sequence[str]] = {
+        "user_id": [str(row.user_id) for row in rows],
+        "video_id": [str(row.video_id) for row in rows],
+        "event_type": [row.event_type.value for row in rows],
+        "timestamp": [timestamp_text(row.timestamp) for row in rows],
+        "device": [row.device.value for row in rows],
+        "session_id": [row.session_id for row in rows],
+    }
+    assert set(texts) <= set(values) == set(RECORD_TEXTS)
+    values |= texts
+    user, item = (_numbers(values[name]) for name in ("user_id", "video_id"))
+    time_us = np.array([micros_of(row.timestamp) for row in rows], np.int64)
+    return Columns(
+        (user, item, time_us),
+        {name: Texts.of(column) for name, column in values.items()},
+        {"epoch_ms": time_us // 1_000},
+    )
+
+
+def _numbers(texts: Sequence[str]) -> NDArray[np.int64]:
+    """The same number for the same text, in every chunk."""
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), np.int64)
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ingest_service import blocks, records
 from ingest_service.blocks import BLOCK_BYTES, BlockReader, parse_block
 from ingest_service.chunk import Chunk, DeadRow, Position
-from ingest_service.datasets.base import RECORD_SCHEMA, Layout, bind, micros_of, specify
+from ingest_service.datasets.base import RECORD_TEXTS, Layout, bind, micros_of, specify
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.dead_letter import CODES
 from ingest_service.errors import ConfigurationError, RowError, SourceChanged
@@ -151,8 +151,10 @@ def content(chunks: list[Chunk]) -> list[Row | DeadRow]:
     """What the chunks hold, in the order of the file."""
     found: list[Row | DeadRow] = []
     for chunk in chunks:
-        assert list(chunk.frame.schema) == list(RECORD_SCHEMA)
-        rows = zip(chunk.frame.iter_rows(), chunk.starts.tolist(), chunk.ends.tolist(), chunk.lines, strict=True)
+        assert list(chunk.columns.texts) == list(RECORD_TEXTS)
+        rows = zip(
+            chunk.columns.frame().iter_rows(), chunk.starts.tolist(), chunk.ends.tolist(), chunk.lines, strict=True
+        )
         accepted = [
             Row(chunk.data_offset + start, int(line), chunk.data[start:end], values)
             for values, start, end, line in rows

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-import polars as pl
 import pytest
 
 from ingest_service import blocks, pipeline, records
 from ingest_service.blocks import BlockReader
 from ingest_service.checkpoint import decode
 from ingest_service.chunk import Chunk
+from ingest_service.columns import Columns
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.loader import Silent
 from ingest_service.pipeline import Job
@@ -83,7 +83,7 @@ class Recorder(Sink):
     async def check(self, *, create: bool) -> list[Finding]:
         return []
 
-    def preview(self, frame: pl.DataFrame) -> list[str]:
+    def preview(self, columns: Columns) -> list[str]:
         return []
 
     async def close(self) -> None: ...

@@ -4,11 +4,9 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-import polars as pl
 import pytest
 
 from ingest_service.chunk import Chunk, Position
-from ingest_service.datasets.base import RECORD_SCHEMA
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.ordering import KeyOrder
 
@@ -16,9 +14,8 @@ from ingest_service.ordering import KeyOrder
 def chunk(rows: Sequence[tuple[int, int, int]]) -> Chunk:
     columns = [np.array([row[i] for row in rows], np.int64) for i in range(3)]
     values = {"user": columns[0], "item": columns[1], "timestamp": columns[2] * 1_000_000}
-    frame = MICROLENS.frame(values) if rows else pl.DataFrame(schema=RECORD_SCHEMA)
     empty = np.zeros(len(rows), np.int64)
-    return Chunk(Position(), Position(1), b"", 0, frame, empty, empty, empty)
+    return Chunk(Position(), Position(1), b"", 0, MICROLENS.records(values), empty, empty, empty)
 
 
 async def order_of(chunks: Sequence[Chunk], finish: Sequence[int]) -> tuple[list[int], list[int]]:

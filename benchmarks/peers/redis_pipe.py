@@ -21,9 +21,10 @@ def main() -> None:
     reader = BlockReader(FileSource(options.file), dataset_named("microlens"))
     with options.to.open("wb") as file:
         while (block := reader.next()) is not None:
-            batch = Batch.of(parse_block(block, reader.layout).last_of_each_key())
-            for piece in batch.pieces(1 << 15):
-                file.writelines(batch.commands(piece, redis.recent_limit, redis.recent_ttl_s))
+            chunk = parse_block(block, reader.layout)
+            batch = Batch.of(chunk.columns, chunk.last_of_each_key())
+            for piece in batch.pieces(1 << 14):
+                file.write(batch.commands(piece, redis.recent_limit, redis.recent_ttl_s).data)
     reader.close()
 
 

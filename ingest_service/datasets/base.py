@@ -7,23 +7,15 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 import numpy as np
-import polars as pl
 
 from ingest_service import models, parse
+from ingest_service.columns import Columns
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.records import Bools, Dialect, Ints, Records
 
-# Every sink takes frames of these columns. Ids and times need no escaping in JSON; `session_id` is free text.
-# `timestamp` is the stored 27-character form, `epoch_ms` the same instant.
-RECORD_SCHEMA = {
-    "user_id": pl.String,
-    "video_id": pl.String,
-    "event_type": pl.String,
-    "timestamp": pl.String,
-    "device": pl.String,
-    "session_id": pl.String,
-    "epoch_ms": pl.Int64,
-}
+# The texts of an interaction. Ids and times need no escaping in JSON; `session_id` is free text. `timestamp` is the
+# stored 27-character form; the number `epoch_ms` is the same instant.
+RECORD_TEXTS = ("user_id", "video_id", "event_type", "timestamp", "device", "session_id")
 
 DELIMITERS = b",\t;|"
 
@@ -41,14 +33,14 @@ class Column:
 class Dataset:
     """A shape of file, and the one way its rows become records.
 
-    frame: columns of values (int64 arrays by role; timestamps in microseconds since 1970 UTC) to RECORD_SCHEMA.
+    records: values (int64[n] by role; timestamps in microseconds since 1970 UTC) to records as columns.
     interaction: the same for one row, as the specification.
     """
 
     name: str
     columns: tuple[Column, ...]
     unit: models.TimeUnit
-    frame: Callable[[Mapping[str, Ints]], pl.DataFrame]
+    records: Callable[[Mapping[str, Ints]], Columns]
     interaction: Callable[[Mapping[str, int]], models.VideoInteraction]
 
 
@@ -75,17 +67,19 @@ class Layout:
     def columns(self, data: bytes, records: Records) -> tuple[list[Ints], Bools]:
         """The values of all plain records: an int64 array a column, and which rows are surely right."""
         buffer = parse.padded(data)
-        valid = np.ones(len(records.plain), np.bool_)
-        values: list[Ints] = []
-        for column, index in zip(self.dataset.columns, self.fields, strict=True):
-            starts, ends = records.field(index)
-            starts, ends = parse.bare(buffer, starts + parse.PAD, ends + parse.PAD, has_quotes=records.has_quotes)
-            if column.kind == "id":
-                column_values, good = parse.integers(buffer, starts, ends)
-            else:
-                column_values, good = parse.timestamps(buffer, starts, ends, self.dataset.unit)
-            values.append(column_values)
-            valid &= good
+        n = len(records.plain)
+        valid = np.ones(n, np.bool_)
+        values = [np.empty(n, np.int64) for _ in self.fields]
+        for first in range(0, n, parse.SLICE_ROWS):
+            rows = slice(first, first + parse.SLICE_ROWS)
+            for column, index, column_values in zip(self.dataset.columns, self.fields, values, strict=True):
+                starts, ends = records.field(index, rows)
+                starts, ends = parse.bare(buffer, starts + parse.PAD, ends + parse.PAD, has_quotes=records.has_quotes)
+                if column.kind == "id":
+                    column_values[rows], good = parse.integers(buffer, starts, ends)
+                else:
+                    column_values[rows], good = parse.timestamps(buffer, starts, ends, self.dataset.unit)
+                valid[rows] &= good
         return values, valid
 
 

@@ -7,30 +7,30 @@ milliseconds; as its readme and most loaders describe it, `userID,videoID,timest
 from collections.abc import Mapping
 from datetime import timedelta
 
-import polars as pl
-
+from ingest_service.columns import Columns
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.datasets.times import texts_and_dates
 from ingest_service.datasets.uuids import UuidDictionary
 from ingest_service.models import EPOCH, Device, EventType, VideoInteraction, microlens_interaction
 from ingest_service.records import Ints
+from ingest_service.texts import Texts, concatenate, decimals
 
 _users = UuidDictionary("user_")
 _videos = UuidDictionary("video_")
 
 
-def _frame(values: Mapping[str, Ints]) -> pl.DataFrame:
-    texts, dates = texts_and_dates(values["timestamp"])
-    session = pl.format("session_{}_{}", pl.lit(pl.Series(values["user"])), pl.lit(dates))
-    return pl.select(
-        _users.uuids(values["user"]).alias("user_id"),
-        _videos.uuids(values["item"]).alias("video_id"),
-        pl.lit(EventType.CLICK.value).alias("event_type"),
-        texts.alias("timestamp"),
-        pl.lit(Device.MOBILE.value).alias("device"),
-        session.alias("session_id"),
-        pl.Series(values["timestamp"] // 1_000).alias("epoch_ms"),
-    )
+def _records(values: Mapping[str, Ints]) -> Columns:
+    user, item, micros = values["user"], values["item"], values["timestamp"]
+    timestamps, dates = texts_and_dates(micros)
+    texts = {
+        "user_id": _users.uuids(user),
+        "video_id": _videos.uuids(item),
+        "event_type": Texts.constant(EventType.CLICK.value, len(user)),
+        "timestamp": timestamps,
+        "device": Texts.constant(Device.MOBILE.value, len(user)),
+        "session_id": concatenate([b"session_", decimals(user), b"_", dates]),
+    }
+    return Columns((user, item, micros), texts, {"epoch_ms": micros // 1_000})
 
 
 def _interaction(values: Mapping[str, int]) -> VideoInteraction:
@@ -46,6 +46,6 @@ MICROLENS = Dataset(
         Column("timestamp", "timestamp", frozenset({"timestamp", "time", "ts", "event_time", "datetime"})),
     ),
     unit="auto",
-    frame=_frame,
+    records=_records,
     interaction=_interaction,
 )

@@ -3,44 +3,42 @@
 from functools import cache
 
 import numpy as np
-import polars as pl
 
+from ingest_service.parse import Bytes
 from ingest_service.records import Ints
+from ingest_service.texts import Texts, concatenate
 
 _DAY_US = 86_400 * 1_000_000
 
 
-def texts_and_dates(micros: Ints) -> tuple[pl.Series, pl.Series]:
+def texts_and_dates(micros: Ints) -> tuple[Texts, Texts]:
     """int64[n] microseconds since 1970 UTC to `YYYY-MM-DDTHH:MM:SS.ffffffZ` and `YYYY-MM-DD`.
 
     Days and seconds of the day are few, so each is formatted once and shared by its rows.
     """
     days, of_day = np.divmod(micros, _DAY_US)
     seconds, fractions = np.divmod(of_day, 1_000_000)
-    first, last = (int(days.min()), int(days.max())) if len(days) else (0, 0)
-    calendar = pl.Series(np.arange(first, last + 1, dtype=np.int32)).cast(pl.Date).cast(pl.String)
-    dates = calendar.gather(days - first)
-    texts = pl.select(pl.concat_str(dates, _clock().gather(seconds), _fractions(fractions))).to_series()
-    return texts, dates
-
-
-def _fractions(micros: Ints) -> pl.Series:
-    if not micros.any():
-        return pl.Series([".000000Z"])
-    millis, rest = np.divmod(micros, 1_000)
-    if not rest.any():
-        return _millis().gather(millis)
-    return pl.select(pl.format(".{}Z", pl.Series(micros).cast(pl.String).str.zfill(6))).to_series()
+    first, last = (int(days.min()), int(days.max())) if len(days) else (0, -1)
+    calendar = np.datetime_as_string(np.arange(first, last + 1).astype("datetime64[D]"), unit="D").astype("S10")
+    dates = Texts(calendar.view(np.uint8), (days - first) * 10, 10)
+    clock = Texts(_clock(), seconds * len("THH:MM:SS."), len("THH:MM:SS."))
+    if not fractions.any():
+        return concatenate([dates, clock, b"000000Z"]), dates
+    millis, rest = (Texts(_thousand(), part * 3, 3) for part in np.divmod(fractions, 1_000))
+    return concatenate([dates, clock, millis, rest, b"Z"]), dates
 
 
 @cache
-def _clock() -> pl.Series:
-    """`THH:MM:SS` for each second of a day."""
-    nanoseconds = pl.int_range(86_400) * 1_000_000_000
-    return pl.select(nanoseconds.cast(pl.Time).dt.strftime("T%H:%M:%S")).to_series()
+def _clock() -> Bytes:
+    """`THH:MM:SS.` for each second of a day."""
+    seconds = np.arange(86_400)
+    two_digits = np.frombuffer("".join(f"{number:02}" for number in range(60)).encode(), np.uint8)
+    hour, minute, second = (
+        Texts(two_digits, part * 2, 2) for part in (seconds // 3_600, seconds // 60 % 60, seconds % 60)
+    )
+    return concatenate([b"T", hour, b":", minute, b":", second, b"."]).buffer
 
 
 @cache
-def _millis() -> pl.Series:
-    """The fraction for each millisecond of a second."""
-    return pl.Series([f".{ms:03}000Z" for ms in range(1_000)])
+def _thousand() -> Bytes:
+    return np.frombuffer("".join(f"{number:03}" for number in range(1_000)).encode(), np.uint8)

@@ -1,14 +1,18 @@
 """uuid5 of many ids at once: each id is hashed once, and rows share the text of its UUID."""
 
 from hashlib import sha1
+from threading import Lock
 
 import numpy as np
-import polars as pl
 
 from ingest_service.models import NAMESPACE
+from ingest_service.parse import Bytes
 from ingest_service.records import Ints
+from ingest_service.texts import Texts
 
-_MAX_CACHED = 200_000  # about 30 MB; beyond it the cache starts again rather than grow with the file
+_MAX_KNOWN = 200_000  # about 10 MB; beyond it the dictionary starts again rather than grow with the file
+_DENSE = 1 << 22  # ids below it are looked up in a table, which is as long as the highest
+_UUID_BYTES = 36
 
 
 class UuidDictionary:
@@ -16,21 +20,35 @@ class UuidDictionary:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = NAMESPACE.bytes + prefix.encode()
-        self._cache: dict[int, str] = {}
+        self._lock = Lock()
+        self._forget()
 
-    def uuids(self, ids: Ints) -> pl.Series:
+    def _forget(self) -> None:
+        self._places: Ints = np.empty(0, np.int64)  # of each id below _DENSE in `_texts`, -1 for those not known
+        self._texts: Bytes = np.empty(0, np.uint8)
+
+    def uuids(self, ids: Ints) -> Texts:
         """int64[n] to n texts of 36 characters."""
-        distinct, inverse = _distinct(ids)
-        if len(self._cache) > _MAX_CACHED:
-            self._cache = {}
-        cache = self._cache
-        texts = []
-        for value in distinct.tolist():
-            text = cache.get(value)
-            if text is None:
-                text = cache[value] = self._uuid5(value)
-            texts.append(text)
-        return pl.Series(texts, dtype=pl.String).gather(inverse)
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= _DENSE):
+            distinct, inverse = np.unique(ids, return_inverse=True)
+            return Texts(self._hashed(distinct), inverse * _UUID_BYTES, _UUID_BYTES)
+        with self._lock:
+            if len(self._texts) > _MAX_KNOWN * _UUID_BYTES:
+                self._forget()
+            high = int(ids.max(initial=0))
+            if high >= len(self._places):
+                more = np.full(high + 1 + high // 4 - len(self._places), -1)
+                self._places = np.concatenate((self._places, more))
+            starts = self._places[ids]
+            if (starts < 0).any():
+                missing = np.unique(ids[starts < 0])
+                self._places[missing] = len(self._texts) + np.arange(len(missing)) * _UUID_BYTES
+                self._texts = np.concatenate((self._texts, self._hashed(missing)))
+                starts = self._places[ids]
+            return Texts(self._texts, starts, _UUID_BYTES)
+
+    def _hashed(self, ids: Ints) -> Bytes:
+        return np.frombuffer("".join(map(self._uuid5, ids.tolist())).encode(), np.uint8)
 
     def _uuid5(self, value: int) -> str:
         digest = bytearray(sha1(self._prefix + str(value).encode(), usedforsecurity=False).digest()[:16])
@@ -38,16 +56,3 @@ class UuidDictionary:
         digest[8] = digest[8] & 0x3F | 0x80  # the RFC's variant
         text = digest.hex()
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def _distinct(ids: Ints) -> tuple[Ints, Ints]:
-    """The distinct ids, ascending, and for each row the index of its own. np.unique, without a sort for small ids."""
-    low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, 0)
-    if low < 0 or high > 8 * len(ids) + 65_536:
-        return np.unique(ids, return_inverse=True)
-    present = np.zeros(high + 1, np.bool_)
-    present[ids] = True
-    distinct = np.flatnonzero(present)
-    index = np.zeros(high + 1, np.int64)
-    index[distinct] = np.arange(len(distinct))
-    return distinct, index[ids]

@@ -10,17 +10,14 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
+from ingest_service.columns import Columns
 from ingest_service.errors import ConfigurationError
 from ingest_service.pacing import AdaptiveLimit
 from ingest_service.retry import Retrier
-
-# The part of a record's key that tells a user's events apart; it sorts by time.
-EVENT_KEY = pl.concat_str("timestamp", pl.lit("#"), "video_id").alias("event_key")
 
 
 class SinkOptions(BaseModel):
@@ -84,8 +81,8 @@ class Sink(ABC):
         """Is it reachable, permitted, and are its tables there? With `create`, make those that are missing."""
 
     @abstractmethod
-    def preview(self, frame: pl.DataFrame) -> list[str]:
-        """What the rows of a frame would become here, one text each."""
+    def preview(self, columns: Columns) -> list[str]:
+        """What these rows would become here, one text each."""
 
     @abstractmethod
     async def close(self) -> None:

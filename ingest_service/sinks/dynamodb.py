@@ -9,23 +9,26 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
-import polars as pl
+import numpy as np
 from pydantic import Field
 
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
+from ingest_service.columns import Columns
 from ingest_service.errors import ConfigurationError, Retry, first_of
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, RateLimit
+from ingest_service.records import Bools, Ints
 from ingest_service.retry import Retrier
-from ingest_service.sinks.base import EVENT_KEY, Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.dynamodb_client import ConditionFailed, DynamoDBClient, Refused
-from ingest_service.sinks.encode import json_strings
+from ingest_service.sinks.encode import event_key, json_escaped
+from ingest_service.texts import Piece, concatenate, decimals, lengths
 
 ITEMS_PER_REQUEST = 25
 MAX_ITEM_BYTES = 400 * 1024
@@ -33,9 +36,8 @@ MAX_HASH_BYTES, MAX_RANGE_BYTES = 2048, 1024
 _SLICE_ROWS = 500 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
 _ATTRIBUTES = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
 _NUMBER_BYTES = 21  # the most that DynamoDB counts for a number
-_ITEM_BYTES = pl.sum_horizontal(pl.col(name).str.len_bytes() + len(name) for name in _ATTRIBUTES) + (
-    len("expires_at") + _NUMBER_BYTES
-)
+_TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")
+_BAD_KEY = ("bad_key", "A key is empty or longer than DynamoDB takes.")
 _UNIT_BYTES = 1024  # what one write capacity unit pays for
 _START_CONCURRENCY = 8
 
@@ -89,27 +91,31 @@ class DynamoDBSink(Sink):
                 )
 
     async def write(self, chunk: Chunk) -> Written:
-        frame = await asyncio.to_thread(chunk.last_of_each_key)
+        rows = await asyncio.to_thread(chunk.last_of_each_key)
         dead: list[DeadRow] = []
-        for piece in frame.iter_slices(_SLICE_ROWS):
-            requests = await asyncio.to_thread(self._requests, piece, chunk, dead)
+        for first in range(0, len(rows), _SLICE_ROWS):
+            requests = await asyncio.to_thread(self._requests, rows[first : first + _SLICE_ROWS], chunk, dead)
             await self._send_all(requests, chunk, dead)
-        merged = chunk.accepted - frame.height
-        return Written(frame.height - len(dead), merged, dead)
+        return Written(len(rows) - len(dead), chunk.accepted - len(rows), dead)
 
-    def _requests(self, frame: pl.DataFrame, chunk: Chunk, dead: list[DeadRow]) -> list["_Request"]:
-        """The rows of a frame in requests; those that break a limit go to `dead`."""
-        frame = frame.with_columns(EVENT_KEY)
-        refused = _beyond_limits(frame)
-        if refused:
-            dead += [chunk.dead_row(row, self.name, code, reason) for row, code, reason in refused]
-            frame = frame.filter(~pl.col("row").is_in([row for row, _, _ in refused]))
-        items = encode(frame, self.options.ttl_s).to_list()
-        rows: list[int] = frame["row"].to_list()
-        units: list[int] = frame.select((_ITEM_BYTES + _UNIT_BYTES - 1) // _UNIT_BYTES).to_series().to_list()
+    def _requests(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> list["_Request"]:
+        """These rows of a chunk in requests; those that break a limit go to `dead`."""
+        columns = chunk.columns.take(rows)
+        item_bytes = _item_bytes(columns)
+        good_key, good_size = _good_keys(columns), item_bytes <= MAX_ITEM_BYTES
+        good = good_key & good_size
+        if not good.all():
+            for i in np.flatnonzero(~good).tolist():
+                code, reason = _TOO_LARGE if good_key[i] else _BAD_KEY
+                dead.append(chunk.dead_row(int(rows[i]), self.name, code, reason))
+            rows, columns, item_bytes = rows[good], columns.take(np.flatnonzero(good)), item_bytes[good]
+        items = encode(columns, self.options.ttl_s)
+        units: list[int] = (-(-item_bytes // _UNIT_BYTES)).tolist()
+        indices: list[int] = rows.tolist()
         size = self._rate.piece(ITEMS_PER_REQUEST)
         return [
-            _Request(rows[i : i + size], items[i : i + size], units[i : i + size]) for i in range(0, len(rows), size)
+            _Request(indices[i : i + size], items[i : i + size], units[i : i + size])
+            for i in range(0, len(indices), size)
         ]
 
     async def _send_all(self, requests: list["_Request"], chunk: Chunk, dead: list[DeadRow]) -> None:
@@ -219,8 +225,8 @@ class DynamoDBSink(Sink):
         await self.retrier.call(attempt)
         await self._is_active(table)
 
-    def preview(self, frame: pl.DataFrame) -> list[str]:
-        return [f"{self.table}: {item}" for item in encode(frame.with_columns(EVENT_KEY), self.options.ttl_s).to_list()]
+    def preview(self, columns: Columns) -> list[str]:
+        return [f"{self.table}: {item.decode()}" for item in encode(columns, self.options.ttl_s)]
 
     async def history(
         self, user_id: UUID | str, since: datetime | None, until: datetime | None
@@ -253,31 +259,40 @@ class DynamoDBSink(Sink):
         await self.client.close()
 
 
-def encode(frame: pl.DataFrame, ttl_s: int | None) -> pl.Series:
+def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
     """Each row as a put request in DynamoDB's JSON."""
-    parts: list[pl.Expr | str] = []
+    columns = replace(columns, texts={**columns.texts, "session_id": json_escaped(columns.texts["session_id"])})
+    pieces: list[Piece] = []
     for name in _ATTRIBUTES:
-        parts += [pl.lit(f'"{name}":{{"S":"' if not parts else f'"}},"{name}":{{"S":"'), name]
-    parts.append(pl.lit('"}'))
+        pieces += [
+            f'"}},"{name}":{{"S":"'.encode() if pieces else f'{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
+        ]
+        pieces += _values(columns, name)
     if ttl_s is not None:
-        expires = (pl.col("epoch_ms") // 1_000 + ttl_s).cast(pl.String)
-        parts += [pl.lit(',"expires_at":{"N":"'), expires, pl.lit('"}')]
-    item = pl.concat_str(pl.lit('{"PutRequest":{"Item":{'), *parts, pl.lit("}}}"))
-    return json_strings(frame, "session_id").select(item).to_series()
+        expires = decimals(columns.numbers["epoch_ms"] // 1_000 + ttl_s)
+        pieces += [b'"},"expires_at":{"N":"', expires]
+    items = concatenate([*pieces, b'"}}}}'])
+    text = items.buffer.tobytes()
+    ends = (items.starts + items.widths).tolist()
+    return [text[start:end] for start, end in zip(items.starts.tolist(), ends, strict=True)]
 
 
-def _beyond_limits(frame: pl.DataFrame) -> list[tuple[int, str, str]]:
-    """Rows that DynamoDB would refuse, and the whole request with them: index in the chunk, code and reason."""
-    hash_bytes, range_bytes = pl.col("user_id").str.len_bytes(), pl.col("event_key").str.len_bytes()
-    good_key = hash_bytes.is_between(1, MAX_HASH_BYTES) & range_bytes.is_between(1, MAX_RANGE_BYTES)
-    bad = frame.select("row", good_key.alias("good_key"), (_ITEM_BYTES <= MAX_ITEM_BYTES).alias("good_size"))
-    bad = bad.filter(~(pl.col("good_key") & pl.col("good_size")))
-    return [
-        (row, "item_too_large", "The item is over DynamoDB's 400 KB.")
-        if good_key
-        else (row, "bad_key", "A key is empty or longer than DynamoDB takes.")
-        for row, good_key, _ in bad.rows()
-    ]
+def _values(columns: Columns, name: str) -> list[Piece]:
+    return event_key(columns) if name == "event_key" else [columns.texts[name]]
+
+
+def _item_bytes(columns: Columns) -> Ints:
+    """What DynamoDB counts for each item, at most: the bytes of its names and values."""
+    values = [piece for name in _ATTRIBUTES for piece in (name.encode(), *_values(columns, name))]
+    return np.zeros(len(columns), np.int64) + lengths(values) + len("expires_at") + _NUMBER_BYTES
+
+
+def _good_keys(columns: Columns) -> Bools:
+    hash_bytes, range_bytes = lengths([columns.texts["user_id"]]), lengths(event_key(columns))
+    good = np.ones(len(columns), np.bool_)
+    for size, most in ((hash_bytes, MAX_HASH_BYTES), (range_bytes, MAX_RANGE_BYTES)):
+        good &= (np.asarray(size) >= 1) & (np.asarray(size) <= most)
+    return good
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +300,11 @@ class _Request:
     """Up to 25 rows for one BatchWriteItem: their indices in the chunk, put requests in JSON, and capacity units."""
 
     rows: list[int]
-    items: list[str]
+    items: list[bytes]
     units: list[int]
 
     def body(self, table: str) -> bytes:
-        return f'{{"RequestItems":{{"{table}":[{",".join(self.items)}]}}}}'.encode()
+        return b'{"RequestItems":{"%b":[%b]}}' % (table.encode(), b",".join(self.items))
 
     def only(self, keys: set[tuple[str, str]]) -> "_Request":
         return self._take([i for i, item in enumerate(self.items) if _key_of(json.loads(item)) in keys])

@@ -1,22 +1,27 @@
-"""Columns to JSON text, without a Python object a row."""
+"""Texts into JSON, a column at a time, and the part of a record's key that several stores share."""
 
 import json
 
-import polars as pl
+import numpy as np
 
-_NEEDS_ESCAPE = r'["\\\x00-\x1f\x7f-\x{10FFFF}]'
+from ingest_service.columns import Columns
+from ingest_service.texts import Piece, Texts
+
+_NEEDS_ESCAPE = np.ones(256, np.bool_)
+_NEEDS_ESCAPE[0x20:0x7F] = False
+_NEEDS_ESCAPE[list(b'"\\')] = True
 
 
-def json_strings(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
-    """The frame with the text in `columns` escaped for use between the quotes of a JSON string.
+def json_escaped(texts: Texts) -> Texts:
+    """The texts as they stand between the quotes of a JSON string, escaped as `json.dumps` does it.
 
-    Almost always nothing needs it, which one scan tells; what does is escaped as `json.dumps` does it.
+    Almost always nothing needs it, which one look at their bytes tells.
     """
-    for name in columns:
-        column = frame[name]
-        needy = column.str.contains(_NEEDS_ESCAPE)
-        if needy.any():
-            texts = column.filter(needy).unique()
-            escaped = [json.dumps(text)[1:-1] for text in texts.to_list()]
-            frame = frame.with_columns(column.replace(texts, pl.Series(escaped, dtype=pl.String)))
-    return frame
+    if not _NEEDS_ESCAPE[texts.buffer].any():
+        return texts
+    return Texts.of([json.dumps(text)[1:-1] for text in texts.to_list()])
+
+
+def event_key(columns: Columns) -> list[Piece]:
+    """What tells a user's events apart, as pieces of a concatenation; it sorts by time."""
+    return [columns.texts["timestamp"], b"#", columns.texts["video_id"]]

@@ -5,14 +5,12 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 from urllib.parse import unquote
 from uuid import UUID
 
 import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis
@@ -21,13 +19,17 @@ from redis.backoff import NoBackoff
 
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
+from ingest_service.columns import Columns, stable_order
 from ingest_service.errors import ConfigurationError, IngestError, Retry
 from ingest_service.models import VideoInteraction
 from ingest_service.pacing import AdaptiveLimit, RateLimit
+from ingest_service.parse import Bytes
+from ingest_service.records import Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.encode import json_strings
-from ingest_service.sinks.redis_bulk import BulkConnection, BulkSSLConnection, ErrorReply
+from ingest_service.sinks.encode import json_escaped
+from ingest_service.sinks.redis_bulk import BulkConnection, BulkSSLConnection
+from ingest_service.texts import Piece, concatenate, decimals, lengths, write
 
 # Error replies by their first word. What passes by itself is tried again, what is forbidden ends the run.
 _PASSING = frozenset(
@@ -45,7 +47,7 @@ _PASSING = frozenset(
     )
 )
 _FORBIDDEN = frozenset(("DENIED", "NOAUTH", "NOPERM", "WRONGPASS"))
-_PIECE_ROWS = 1 << 15  # rows made into commands at once: bounds the text in memory
+_PIECE_ROWS = 1 << 12  # rows made into commands at once: bounds the text in memory, and fits the CPU's cache
 _COMMANDS_PER_USER = 3  # ZADD, ZREMRANGEBYRANK, EXPIRE
 
 # KEYS: the checkpoint; ARGV: the text that must be there ("" for none), the new one.
@@ -107,24 +109,24 @@ class RedisSink(Sink):
 
     async def write(self, chunk: Chunk) -> Written:
         pending = await asyncio.to_thread(chunk.last_of_each_key)
-        merged = chunk.accepted - pending.height
+        merged = chunk.accepted - len(pending)
         dead: list[int] = []
 
         async def attempt() -> None:
             nonlocal pending
-            if not pending.height:
+            if not len(pending):
                 return
-            batch = await asyncio.to_thread(Batch.of, pending)
+            batch = await asyncio.to_thread(Batch.of, chunk.columns, pending)
             errors = await self._exchange(batch)
             if errors:
-                refused, again, code = _sort_out(batch.users, errors)
-                dead.extend(pending.filter(pl.col("user_id").is_in(refused))["row"].to_list())
-                pending = pending.filter(pl.col("user_id").is_in(again))
+                refused, again, code = _sort_out(errors)
+                dead.extend(batch.of_users(refused).tolist())
+                pending = batch.of_users(again)
                 if again:
-                    if len(again) < len(batch.users):
+                    if len(again) < batch.n_users:
                         self.retrier.progressed()
                     await self._reset_if_replica(code)
-                    self.limit.throttled(len(again) / len(batch.users))
+                    self.limit.throttled(len(again) / batch.n_users)
                     raise Retry(f"the server answers {code}", throttled=code == "OOM")
 
         await self.retrier.call(attempt)
@@ -132,17 +134,16 @@ class RedisSink(Sink):
         rows = [chunk.dead_row(row, self.name, "wrong_type", reason) for row in sorted(dead)]
         return Written(chunk.accepted - merged - len(rows), merged, rows)
 
-    async def _exchange(self, batch: "Batch") -> dict[int, ErrorReply]:
+    async def _exchange(self, batch: "Batch") -> dict[int, str]:
         """All of a batch in one round trip; its commands are made while earlier ones are on their way."""
 
-        async def payloads() -> AsyncIterator[bytes]:
+        async def payloads() -> AsyncIterator[memoryview]:
             for piece in batch.pieces(self._rate.piece(_PIECE_ROWS)):
                 await self._rate.take(batch.rows_in(piece))
                 limit, ttl_s = self.options.recent_limit, self.options.recent_ttl_s
-                for part in await asyncio.to_thread(batch.commands, piece, limit, ttl_s):
-                    yield part
+                yield (await asyncio.to_thread(batch.commands, piece, limit, ttl_s)).data
 
-        n_replies = len(batch.users) * _COMMANDS_PER_USER
+        n_replies = batch.n_users * _COMMANDS_PER_USER
         async with self.limit.slot(), self._connection() as connection:
             return await connection.exchange(payloads(), n_replies, self.options.timeout_s)
 
@@ -187,11 +188,9 @@ class RedisSink(Sink):
             return [Finding("writes", False, str(error))]
         return [Finding("writes", True, "permitted")]
 
-    def preview(self, frame: pl.DataFrame) -> list[str]:
-        members = json_strings(frame, "session_id").select(
-            pl.concat_str(pl.lit("ZADD recent:{"), "user_id", pl.lit("} "), "epoch_ms", pl.lit(" "), *_MEMBER)
-        )
-        return members.to_series().to_list()
+    def preview(self, columns: Columns) -> list[str]:
+        key: list[Piece] = [b"ZADD recent:{", columns.texts["user_id"], b"} "]
+        return concatenate([*key, decimals(columns.numbers["epoch_ms"]), b" ", *_member(columns)]).to_list()
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
         """A user's newest interactions, newest first."""
@@ -206,107 +205,112 @@ class RedisSink(Sink):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows ready to be sent: `frame` has each user's rows together, beginning at the row numbers `starts`."""
+    """Rows ready to be sent: `columns` has each user's rows together, user i's from row `starts[i]` on.
 
-    frame: pl.DataFrame
-    starts: NDArray[np.int64]
-    users: list[str]
+    `rows` are their indices in the chunk.
+    """
+
+    columns: Columns
+    rows: Ints
+    starts: Ints
 
     @classmethod
-    def of(cls, frame: pl.DataFrame) -> "Batch":
-        """A frame that is not empty, its users in any order."""
-        # Two users with one hash would stand mixed: that only splits their groups.
-        order = np.argsort(frame["user_id"].hash().to_numpy(), kind="stable")
-        frame = json_strings(frame, "session_id")[order]
-        users = frame["user_id"]
-        starts = users.ne_missing(users.shift(1)).arg_true().to_numpy().astype(np.int64)
-        return cls(frame, starts, users.gather(starts).to_list())
+    def of(cls, columns: Columns, rows: Ints) -> "Batch":
+        """The rows of a chunk's columns, at least one; users in any order, each one's rows in that of the file."""
+        users = columns.key[0][rows]
+        rows = rows[stable_order(users)]
+        session = {"session_id": json_escaped(columns.texts["session_id"])}
+        columns = replace(columns, texts={**columns.texts, **session}).take(rows)
+        users = columns.key[0]
+        starts = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
+        return cls(columns, rows, starts)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.starts)
+
+    def of_users(self, users: Sequence[int]) -> Ints:
+        """The rows of these users, by index in the chunk."""
+        parts = np.split(self.rows, self.starts[1:])
+        return np.sort(np.concatenate([parts[user] for user in users])) if users else self.rows[:0]
 
     def pieces(self, rows: int) -> Iterator[tuple[int, int]]:
         """The users in runs of about that many rows: first, and one past the last."""
-        marks = np.arange(0, self.frame.height + rows, rows)
-        edges = np.unique(np.append(np.searchsorted(self.starts, marks), len(self.starts)))
+        marks = np.arange(0, len(self.rows) + rows, rows)
+        edges = np.unique(np.append(np.searchsorted(self.starts, marks), self.n_users))
         yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
     def rows_in(self, piece: tuple[int, int]) -> int:
         first, last = piece
-        end = self.frame.height if last == len(self.starts) else int(self.starts[last])
+        end = len(self.rows) if last == self.n_users else int(self.starts[last])
         return end - int(self.starts[first])
 
-    def commands(self, piece: tuple[int, int], limit: int, ttl_s: int) -> tuple[bytes, bytes]:
-        """The commands that add the rows of a piece, trim its users' sets and renew their expiry: RESP in two parts."""
+    def commands(self, piece: tuple[int, int], limit: int, ttl_s: int) -> Bytes:
+        """RESP commands that add the rows of a piece, trim its users' sets and renew their expiry, user by user."""
         first, last = piece
-        starts = self.starts[first:last]
-        frame = self.frame.slice(int(starts[0]), self.rows_in(piece))
-        starts = starts - starts[0]
-        group = np.zeros(frame.height, np.int64)
-        group[starts] = 1
-        group = np.cumsum(group) - 1
-        heads, tails = _around(frame["user_id"].gather(starts), np.diff(starts, append=frame.height), limit, ttl_s)
-        before = pl.select(pl.concat_str(tails.shift(1, fill_value=""), heads)).to_series()
-        is_first = np.zeros(frame.height, np.bool_)
-        is_first[starts] = True
-        opening = pl.when(pl.lit(pl.Series(is_first))).then(pl.lit(before.gather(group))).otherwise(pl.lit(""))
-        # One concatenation for a whole row: each further one would copy all text again.
-        rows = frame.with_columns(pl.col("epoch_ms").cast(pl.String).alias("score"), _MEMBER_BYTES.alias("bytes"))
-        row = pl.concat_str(
-            opening, pl.lit("$"), pl.col("score").str.len_bytes(), pl.lit("\r\n"), "score",
-            pl.lit("\r\n$"), "bytes", pl.lit("\r\n"), *_MEMBER, pl.lit("\r\n"),
-        )  # fmt: skip
-        commands: bytes = rows.select(row).to_series().str.join("").cast(pl.Binary).item()
-        return commands, tails[-1].encode()
+        start = int(self.starts[first])
+        n_rows = self.rows_in(piece)
+        columns = self.columns.take(slice(start, start + n_rows))
+        begins = self.starts[first:last] - start
+        ends = np.append(begins[1:], n_rows)
+        pairs = _pairs(columns)
+        key: list[Piece] = [b"recent:{", columns.texts["user_id"].take(begins), b"}"]
+        head = [b"*", decimals(2 + 2 * (ends - begins)), b"\r\n$4\r\nZADD\r\n", *_bulk(key)]
+        tail = [
+            b"*4\r\n$15\r\nZREMRANGEBYRANK\r\n", *_bulk(key), b"$1\r\n0\r\n", *_bulk([str(-limit - 1).encode()]),
+            b"*3\r\n$6\r\nEXPIRE\r\n", *_bulk(key), *_bulk([str(ttl_s).encode()]),
+        ]  # fmt: skip
+        sizes = np.zeros(n_rows, np.int64) + lengths(pairs)
+        head_bytes, tail_bytes = lengths(head), lengths(tail)
+        sizes[begins] += head_bytes
+        sizes[ends - 1] += tail_bytes
+        row_ends = np.cumsum(sizes)
+        row_starts = row_ends - sizes
+        out = np.empty(int(row_ends[-1]), np.uint8)
+        write(out, row_starts[begins], head)
+        row_starts[begins] += head_bytes
+        write(out, row_starts, pairs)
+        write(out, row_ends[ends - 1] - tail_bytes, tail)
+        return out
 
 
-def _around(users: pl.Series, rows: NDArray[np.int64], limit: int, ttl_s: int) -> tuple[pl.Series, pl.Series]:
-    """What stands before and after the pairs of each user: the head of ZADD, and the two commands that follow."""
-    key = pl.concat_str(*_bulk(pl.concat_str(pl.lit("recent:{"), "user", pl.lit("}"))))
-    keep, expiry = _bulk_text(str(-limit - 1)), _bulk_text(str(ttl_s))
-    after = f"*4\r\n$15\r\nZREMRANGEBYRANK\r\n{{}}$1\r\n0\r\n{keep}*3\r\n$6\r\nEXPIRE\r\n{{}}{expiry}"
-    frame = pl.DataFrame({"user": users, "arguments": 2 + 2 * rows}).with_columns(key.alias("key"))
-    texts = frame.select(
-        pl.format("*{}\r\n$4\r\nZADD\r\n{}", "arguments", "key").alias("head"),
-        pl.format(after, "key", "key").alias("tail"),
-    )
-    return texts["head"], texts["tail"]
+def _pairs(columns: Columns) -> list[Piece]:
+    """Score and member of each row, as two bulk strings."""
+    return [*_bulk([decimals(columns.numbers["epoch_ms"])]), *_bulk(_member(columns))]
 
 
-def _bulk(text: pl.Expr) -> tuple[pl.Expr, ...]:
-    """A column as RESP bulk strings. Lengths are in bytes."""
-    return pl.lit("$"), text.str.len_bytes().cast(pl.String), pl.lit("\r\n"), text, pl.lit("\r\n")
+def _member(columns: Columns) -> list[Piece]:
+    """Compact JSON in the contract's order of keys."""
+    names = ("video_id", "timestamp", "event_type", "device", "session_id")
+    pieces: list[Piece] = []
+    for name in names:
+        pieces += [f'{{"{name}":"'.encode() if not pieces else f'","{name}":"'.encode(), columns.texts[name]]
+    return [*pieces, b'"}']
 
 
-def _bulk_text(text: str) -> str:
-    return f"${len(text)}\r\n{text}\r\n"
+def _bulk(pieces: Sequence[Piece]) -> list[Piece]:
+    """A RESP bulk string. Its length is in bytes."""
+    size = lengths(pieces)
+    length = str(size).encode() if isinstance(size, int) else decimals(size)
+    return [b"$", length, b"\r\n", *pieces, b"\r\n"]
 
 
-# The member: compact JSON in the contract's order of keys.
-_MEMBER: Sequence[pl.Expr | str] = (
-    pl.lit('{"video_id":"'), "video_id", pl.lit('","timestamp":"'), "timestamp",
-    pl.lit('","event_type":"'), "event_type", pl.lit('","device":"'), "device",
-    pl.lit('","session_id":"'), "session_id", pl.lit('"}'),
-)  # fmt: skip
-_MEMBER_VALUES = ("video_id", "timestamp", "event_type", "device", "session_id")
-_MEMBER_BYTES = pl.sum_horizontal(pl.col(name).str.len_bytes() for name in _MEMBER_VALUES) + len(
-    json.dumps(dict.fromkeys(_MEMBER_VALUES, ""), separators=(",", ":"))
-)
-
-
-def _sort_out(users: Sequence[str], errors: dict[int, ErrorReply]) -> tuple[list[str], list[str], str]:
+def _sort_out(errors: dict[int, str]) -> tuple[list[int], list[int], str]:
     """Users whose rows are refused for good, users to try again, and the error of one of the latter."""
-    refused: list[str] = []
-    again: list[str] = []
+    refused: list[int] = []
+    again: list[int] = []
     code = ""
-    first_errors: dict[str, ErrorReply] = {}
+    first_errors: dict[int, str] = {}
     for index, error in sorted(errors.items()):
-        first_errors.setdefault(users[index // _COMMANDS_PER_USER], error)
+        first_errors.setdefault(index // _COMMANDS_PER_USER, error)
     for user, error in first_errors.items():
-        if error.code == "WRONGTYPE":
+        if error == "WRONGTYPE":
             refused.append(user)
-        elif error.code in _PASSING:
+        elif error in _PASSING:
             again.append(user)
-            code = error.code
+            code = error
         else:
-            raise _refusal(error.code)
+            raise _refusal(error)
     return refused, again, code
 
 

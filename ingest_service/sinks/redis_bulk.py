@@ -2,25 +2,16 @@
 
 redis-py packs every command and awaits every reply as Python objects, which costs more than Redis needs to run them.
 These connections log in, encrypt and close as redis-py's do, and add one method that sends bytes which are already
-RESP (redis.io, "Redis serialization protocol specification") and counts the replies in with hiredis.
+RESP (redis.io, "Redis serialization protocol specification") and counts the replies.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 
-import hiredis
 from redis.asyncio import Connection, SSLConnection
 
 _SLICE_BYTES = 1 << 18  # what is handed to the transport at once: bounds its copy of what waits
 _READ_BYTES = 1 << 18
-
-
-class ErrorReply(Exception):
-    """An error reply. Only its first word is kept: the rest may quote the row."""
-
-    def __init__(self, text: str) -> None:
-        self.code = text.partition(" ")[0]
-        super().__init__(self.code)
 
 
 class _Bulk:
@@ -30,12 +21,13 @@ class _Bulk:
     _writer: asyncio.StreamWriter | None
 
     async def exchange(
-        self, payloads: AsyncIterator[bytes], n_replies: int, idle_timeout_s: float
-    ) -> dict[int, ErrorReply]:
-        """Send commands and read as many replies; returns those that are errors, by their index.
+        self, payloads: AsyncIterator[memoryview], n_replies: int, idle_timeout_s: float
+    ) -> dict[int, str]:
+        """Send commands and read as many replies, each an integer or an error.
 
-        OSError, EOFError or TimeoutError if the connection breaks or no reply comes for `idle_timeout_s`. Then, and
-        after a cancellation, the connection must be dropped: what was applied is unknown.
+        Returns the errors by their index: the first word of each, since the rest may quote the row. OSError, EOFError
+        or TimeoutError if the connection breaks or no reply comes for `idle_timeout_s`. Then, and after a cancellation,
+        the connection must be dropped: what was applied is unknown.
         """
         sender = asyncio.create_task(self._send(payloads))
         try:
@@ -46,29 +38,34 @@ class _Bulk:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
 
-    async def _send(self, payloads: AsyncIterator[bytes]) -> None:
+    async def _send(self, payloads: AsyncIterator[memoryview]) -> None:
         assert self._writer is not None, "the pool hands out connected connections"
         async for payload in payloads:
-            view = memoryview(payload)
-            for first in range(0, len(view), _SLICE_BYTES):
-                self._writer.write(view[first : first + _SLICE_BYTES])
+            for first in range(0, len(payload), _SLICE_BYTES):
+                self._writer.write(payload[first : first + _SLICE_BYTES])
                 await self._writer.drain()
 
-    async def _receive(self, n_replies: int, idle_timeout_s: float) -> dict[int, ErrorReply]:
+    async def _receive(self, n_replies: int, idle_timeout_s: float) -> dict[int, str]:
         assert self._reader is not None, "the pool hands out connected connections"
-        replies = hiredis.Reader(replyError=ErrorReply)
-        errors: dict[int, ErrorReply] = {}
+        errors: dict[int, str] = {}
         index = 0
+        begun = b""  # a reply whose end has not come yet
         while index < n_replies:
             async with asyncio.timeout(idle_timeout_s):
                 data = await self._reader.read(_READ_BYTES)
             if not data:
                 raise EOFError
-            replies.feed(data)
-            while (reply := replies.gets()) is not False:
-                if isinstance(reply, ErrorReply):
-                    errors[index] = reply
-                index += 1
+            # Integers and errors take one line each, and no integer here is negative.
+            whole, newline, rest = data.rpartition(b"\n")
+            if not newline:
+                begun += data
+                continue
+            data, begun = begun + whole + newline, rest
+            if b"-" in data:
+                for number, line in enumerate(data.split(b"\n")):
+                    if line.startswith(b"-"):
+                        errors[index + number] = line[1:].split(maxsplit=1)[0].decode("ascii", "replace")
+            index += data.count(b"\n")
         return errors
 
 

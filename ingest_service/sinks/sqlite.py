@@ -15,15 +15,19 @@ from typing import ClassVar, TypeVar
 from urllib.parse import unquote
 from uuid import UUID
 
-import polars as pl
+import numpy as np
 
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
+from ingest_service.columns import Columns, stable_order
 from ingest_service.errors import ConfigurationError, LocalIOError, Retry
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, RateLimit
+from ingest_service.records import Ints
 from ingest_service.retry import Retrier
-from ingest_service.sinks.base import EVENT_KEY, Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.encode import event_key
+from ingest_service.texts import concatenate
 
 T = TypeVar("T")
 
@@ -74,15 +78,17 @@ class SQLiteSink(Sink):
             self._connection.execute(statement)
 
     async def write(self, chunk: Chunk) -> Written:
-        frame = await asyncio.to_thread(_in_key_order, chunk)
-        for piece in frame.iter_slices(self._rate.piece(_PIECE_ROWS)):
-            await self._rate.take(piece.height)
-            rows = await asyncio.to_thread(piece.rows)
-            await self.run(lambda rows=rows: self._insert(rows))  # type: ignore[misc]
-        return Written(frame.height, merged=chunk.accepted - frame.height)
+        rows = await asyncio.to_thread(_in_key_order, chunk)
+        size = self._rate.piece(_PIECE_ROWS)
+        for first in range(0, len(rows), size):
+            piece = rows[first : first + size]
+            await self._rate.take(len(piece))
+            values = await asyncio.to_thread(_values, chunk.columns.take(piece))
+            await self.run(lambda values=values: self._insert(values))  # type: ignore[misc]
+        return Written(len(rows), merged=chunk.accepted - len(rows))
 
-    def _insert(self, rows: list[tuple[str, ...]]) -> None:
-        self.begin().executemany(_INSERT, rows)
+    def _insert(self, values: list[list[str]]) -> None:
+        self.begin().executemany(_INSERT, zip(*values, strict=True))
 
     def begin(self) -> sqlite3.Connection:
         """The connection, in a transaction."""
@@ -118,8 +124,8 @@ class SQLiteSink(Sink):
         await self.run(lambda: self.connected().execute("SELECT 1 FROM interactions LIMIT 1").fetchall())
         return [Finding(str(self.path), True, "can be written")]
 
-    def preview(self, frame: pl.DataFrame) -> list[str]:
-        return [str(row) for row in _keyed(frame).select(_COLUMNS).iter_rows(named=True)]
+    def preview(self, columns: Columns) -> list[str]:
+        return [str(dict(zip(_COLUMNS, row, strict=True))) for row in zip(*_values(columns), strict=True)]
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
         """A user's newest interactions, newest first."""
@@ -155,17 +161,17 @@ class SQLiteSink(Sink):
             self._connection = None
 
 
-def _keyed(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_columns(pl.concat_str("timestamp", pl.lit("#"), "video_id").alias("event_key"))
+def _in_key_order(chunk: Chunk) -> Ints:
+    """The rows to store, user by user as in the primary key: so fewer pages are touched."""
+    rows = chunk.last_of_each_key()
+    users = chunk.columns.texts["user_id"].take(rows).prefixes() >> np.uint64(32)
+    return rows[stable_order(users)]
 
 
-def _in_key_order(chunk: Chunk) -> pl.DataFrame:
-    """The rows to store, in the order of the primary key: so fewer pages are touched."""
-    return _stored(chunk.last_of_each_key()).sort("user_id", "event_key")
-
-
-def _stored(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_columns(EVENT_KEY).select(_COLUMNS)
+def _values(columns: Columns) -> list[list[str]]:
+    """The values of each of `_COLUMNS`."""
+    keys = concatenate(event_key(columns))
+    return [(keys if name == "event_key" else columns.texts[name]).to_list() for name in _COLUMNS]
 
 
 class _Checkpoints(CheckpointStore):

@@ -4,14 +4,13 @@ from datetime import timedelta
 from uuid import uuid5
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets import DATASETS, dataset_named
 from ingest_service.datasets import uuids as uuids_module
-from ingest_service.datasets.base import RECORD_SCHEMA
+from ingest_service.datasets.base import RECORD_TEXTS
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.datasets.uuids import UuidDictionary
 from ingest_service.errors import ConfigurationError
@@ -23,11 +22,14 @@ MICROS = st.integers(0, END_S * 1_000_000 - 1) | st.sampled_from([0, 999, 1000, 
 
 @given(rows=st.lists(st.tuples(IDS, IDS, MICROS), max_size=30))
 @settings(max_examples=300, derandomize=True, deadline=None)
-def test_frames_say_what_the_model_says(rows: list[tuple[int, int, int]]) -> None:
+def test_columns_say_what_the_model_says(rows: list[tuple[int, int, int]]) -> None:
     """Ids, event, times, device and session of every row are those of VideoInteraction, in order."""
     user, item, micros = (np.array([row[i] for row in rows], np.int64) for i in range(3))
-    frame = MICROLENS.frame({"user": user, "item": item, "timestamp": micros})
-    assert dict(frame.schema) == RECORD_SCHEMA
+    columns = MICROLENS.records({"user": user, "item": item, "timestamp": micros})
+    assert tuple(columns.texts) == RECORD_TEXTS
+    assert len(columns) == len(rows)
+    assert columns.key == (user, item, micros)
+    frame = columns.frame()
     assert frame.height == len(rows)
     for found, (u, i, t) in zip(frame.iter_rows(named=True), rows, strict=True):
         expected = MICROLENS.interaction({"user": u, "item": i, "timestamp": t})
@@ -48,18 +50,17 @@ def test_frames_say_what_the_model_says(rows: list[tuple[int, int, int]]) -> Non
 def test_uuids_are_those_of_the_stdlib(ids: list[int]) -> None:
     """Each id's text is uuid5 of the contract's namespace and prefix."""
     found = UuidDictionary("user_").uuids(np.array(ids, np.int64))
-    assert found.dtype == pl.String
     assert found.to_list() == [str(uuid5(NAMESPACE, f"user_{value}")) for value in ids]
 
 
 def test_the_cache_of_uuids_does_not_grow_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its size it starts again, and the answers stay right."""
-    monkeypatch.setattr(uuids_module, "_MAX_CACHED", 100)
+    monkeypatch.setattr(uuids_module, "_MAX_KNOWN", 100)
     dictionary = UuidDictionary("video_")
     for start in range(0, 1000, 50):
         found = dictionary.uuids(np.arange(start, start + 50, dtype=np.int64))
         assert found[7] == str(uuid5(NAMESPACE, f"video_{start + 7}"))
-        assert len(dictionary._cache) <= 150
+        assert len(dictionary._texts) <= 150 * 36
 
 
 def test_data_sets_are_found_by_name() -> None:

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from ingest_service.blocks import BLOCK_BYTES
 from ingest_service.checkpoint import Checkpoint, Fingerprint, Lease, decode
 from ingest_service.chunk import Chunk, Position
+from ingest_service.columns import Columns
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import IngestError, LeaseHeld
@@ -20,8 +21,9 @@ from ingest_service.records import Ints
 from ingest_service.sinks.base import Sink, Written, sink_at
 from ingest_service.sources.local import FileSource
 from ingest_service.store import AnswersHistory, AnswersRecent, InteractionStore
+from ingest_service.texts import concatenate, decimals
 from ingest_service.tracker import Watermark
-from tests.helpers import FIRST_MS, chunk_of, interaction, interactions
+from tests.helpers import FIRST_MS, chunk_of, columns_of, interaction, interactions
 from tests.sinks.kits import Kit
 
 SOURCE = Fingerprint("file:///pairs.csv", "user,item,timestamp", 1000, "")
@@ -98,8 +100,8 @@ async def test_only_culprits_are_refused(kit: Kit, sink: Sink) -> None:
     }
     assert all(row.reason.endswith(".") for row in written.dead)
     assert (written.written, written.merged) == (chunk.accepted - len(culprits), 0)
-    good = chunk.frame.filter(~pl.int_range(pl.len()).is_in(list(culprits)))
-    records = [VideoInteraction.model_validate(row) for row in good.drop("epoch_ms").to_dicts()]
+    good = [row for i, row in enumerate(chunk.columns.frame().drop("epoch_ms").to_dicts()) if i not in culprits]
+    records = [VideoInteraction.model_validate(row) for row in good]
     assert kit.stored() == before | kit.expected(records)
 
 
@@ -124,15 +126,17 @@ def _newest_hundred(kit: Kit, rows: list[VideoInteraction]) -> list[VideoInterac
 # --- rows, through the pipeline -------------------------------------------------------------------
 
 
-def _versioned_frame(values: Mapping[str, Ints]) -> pl.DataFrame:
-    return MICROLENS.frame(values).with_columns(session_id=pl.format("version {}", pl.Series(values["version"])))
+def _versioned_records(values: Mapping[str, Ints]) -> Columns:
+    columns = MICROLENS.records(values)
+    session = concatenate([b"version ", decimals(values["version"])])
+    return replace(columns, texts={**columns.texts, "session_id": session})
 
 
 VERSIONED = Dataset(
     "versioned",
     (*MICROLENS.columns, Column("version", "id", frozenset({"version"}))),
     "auto",
-    _versioned_frame,
+    _versioned_records,
     MICROLENS.interaction,
 )
 
@@ -301,7 +305,7 @@ async def test_a_preview_writes_nothing(kit: Kit) -> None:
     rows = interactions(3)
     sink = sink_at(kit.url)
     try:
-        texts = sink.preview(chunk_of(rows).frame)
+        texts = sink.preview(columns_of(rows))
     finally:
         await sink.close()
     for text, row in zip(texts, rows, strict=True):
