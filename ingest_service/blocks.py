@@ -1,7 +1,8 @@
 """A source cut into blocks of whole records, and a block turned into a chunk.
 
-A block is what lies between its start and the last record's end within the next `BLOCK_BYTES`: where it ends depends
-on nothing but where it begins. So a resumed run cuts the same blocks as one that was never interrupted.
+A block is what lies between its start and the last record's end within the next `BLOCK_BYTES`, and not more than one
+record for each `ROW_BYTES` of them: where it ends depends on nothing but where it begins. So a resumed run cuts the
+same blocks as one that was never interrupted.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,20 @@ from ingest_service.errors import ConfigurationError, RowError, SourceChanged
 from ingest_service.records import MAX_RECORD_BYTES, Records, scan_record, split
 from ingest_service.sources.base import Source, Stream
 
-BLOCK_BYTES: Final = 8 << 20
+MEMORY_MB: Final = 350
+MIN_MEMORY_MB: Final = 182  # of which a block holds the longest record twice over
+# Measured peaks, whatever the file and the sinks: the program itself, and for each MiB of block what is made of it
+# in the two chunks and the two blocks that are there at a time (benchmarks, section memory).
+_PROGRAM_MB, _MB_PER_BLOCK_MB = 126, 28
+
+
+def block_bytes_within(memory_mb: int) -> int:
+    """The length of the blocks with which a run stays within a peak of `memory_mb`."""
+    return ((memory_mb - _PROGRAM_MB) << 20) // _MB_PER_BLOCK_MB
+
+
+BLOCK_BYTES: Final = block_bytes_within(MEMORY_MB)
+ROW_BYTES: Final = 32  # a row takes memory by itself, so a block of shorter rows has no more of them
 TAIL_BYTES: Final = 1 << 20
 _HEADER_BYTES = 1 << 12
 BOM = b"\xef\xbb\xbf"
@@ -150,8 +164,10 @@ class BlockReader:
         records = split(data, self.layout.dialect, eof=eof)
         if not records.consumed:
             return self._giant(data)
+        rows = max(1, self._block_bytes // ROW_BYTES)
         if self._limit is not None:
-            records = records.head(self._limit - self._position.row)
+            rows = min(rows, self._limit - self._position.row)
+        records = records.head(rows)
         start = self._position
         self._leave(data, records.consumed)
         self._position = Position(

@@ -43,6 +43,7 @@ class Chunk:
 
     `columns` holds the accepted rows in file order. For accepted row i,
     `starts[i]` and `ends[i]` bound its bytes in `data`, which begins at offset `data_offset`; `lines[i]` is its line.
+    `kept` are the offsets of refused rows that are in the dead letters already, and no longer in `rejects`.
     """
 
     start: Position
@@ -54,6 +55,7 @@ class Chunk:
     ends: Ints
     lines: Ints
     rejects: list[DeadRow] = field(default_factory=list)
+    kept: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     @cached_property
     def key_hashes(self) -> NDArray[np.uint64]:
@@ -83,7 +85,15 @@ class Chunk:
 
     @property
     def read(self) -> int:
-        return self.accepted + len(self.rejects)
+        return self.accepted + self.rejected
+
+    @property
+    def rejected(self) -> int:
+        return len(self.rejects) + len(self.kept)
+
+    def without_rejects(self) -> "Chunk":
+        """What travels on once the refused rows are durable: a bad file's would fill the memory."""
+        return replace(self, rejects=[], kept=np.array([reject.offset for reject in self.rejects], np.int64))
 
     def after(self, position: Position) -> "Chunk | None":
         """The rows from `position` on, or None if there are none: what a sink that is ahead still needs."""
@@ -100,6 +110,7 @@ class Chunk:
             ends=self.ends[first:],
             lines=self.lines[first:],
             rejects=[reject for reject in self.rejects if reject.offset >= position.offset],
+            kept=self.kept[self.kept >= position.offset],
         )
 
     def dead_row(self, row: int, stage: str, code: str, reason: str) -> DeadRow:

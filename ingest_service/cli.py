@@ -66,6 +66,9 @@ def run(
         typer.Option("--max-rejects", metavar="N|N%", help="Stop when more rows than this are refused."),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Load the sources again from their start.")] = False,
+    memory_mb: Annotated[
+        int | None, typer.Option("--memory", metavar="MB", help="The most memory to take; 350 by default.")
+    ] = None,
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
     config: Config = None,
@@ -79,6 +82,7 @@ def run(
         "dataset": dataset,
         "columns": _column_names(columns),
         "max_rejects": max_rejects,
+        "memory_mb": memory_mb,
         "checkpoint": checkpoint,
         "state_dir": state_dir,
     }

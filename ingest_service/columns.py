@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.records import Ints
-from ingest_service.texts import Texts, concatenate
+from ingest_service.texts import Texts
 
 if TYPE_CHECKING:
     import polars as pl
-
-_SEPARATOR = "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Columns:
         """The same as a frame: handy, and several times as slow as the columns."""
         import polars as pl
 
-        series = [_series(texts).alias(name) for name, texts in self.texts.items()]
+        series = [pl.Series(name, texts.to_list(), dtype=pl.String) for name, texts in self.texts.items()]
         return pl.DataFrame(series + [pl.Series(name, numbers) for name, numbers in self.numbers.items()])
 
 
@@ -58,13 +56,3 @@ def stable_order(values: NDArray[Any]) -> Ints:
     tagged.sort()
     order: Ints = tagged % n
     return order
-
-
-def _series(texts: Texts) -> "pl.Series":
-    import polars as pl
-
-    if len(texts):
-        joined = concatenate([texts, _SEPARATOR.encode()]).buffer.tobytes().decode()
-        if joined.count(_SEPARATOR) == len(texts):  # none holds one itself
-            return pl.Series([joined[:-1]]).str.split(_SEPARATOR).explode()
-    return pl.Series(texts.to_list(), dtype=pl.String)

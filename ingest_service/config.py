@@ -17,6 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ingest_service.blocks import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.errors import ConfigurationError
 
 DEFAULT_FILE = Path("ingest.toml")
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
     state_dir: Path = Path(".ingest")
     limit: int | None = Field(None, ge=1)
     max_rejects: str | None = Field(None, pattern=r"^[0-9]+$|^[0-9]+(\.[0-9]+)?%$")
+    memory_mb: int = Field(MEMORY_MB, ge=MIN_MEMORY_MB)
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"(?i)^(debug|info|warning|error|critical)$")
     redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
 

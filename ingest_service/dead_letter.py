@@ -13,6 +13,7 @@ from ingest_service.durable import sync_folder
 from ingest_service.errors import LocalIOError
 
 FILE_NAME = "dead-letters.jsonl"
+_ROWS_AT_ONCE = 1 << 12  # made into lines before they are written: bounds the text in memory
 _NEEDED = {"source", "line", "offset", "raw", "stage", "code"}
 
 CODES = {
@@ -66,14 +67,18 @@ class DeadLetters:
 
     def append(self, rows: Iterable[DeadRow]) -> None:
         """Write those rows that are not in yet, and wait until they are on disk."""
-        fresh = [row for row in rows if _identity(row.stage, row.offset, row.raw) not in self._known]
+        fresh = list(rows)
+        if self._known:
+            fresh = [row for row in fresh if _identity(row.stage, row.offset, row.raw) not in self._known]
         if not fresh:
             return
         at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        data = memoryview("".join(_line(row, self._source, at) for row in fresh).encode())
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            for first in range(0, len(fresh), _ROWS_AT_ONCE):
+                lines = (_line(row, self._source, at) for row in fresh[first : first + _ROWS_AT_ONCE])
+                data = memoryview("".join(lines).encode())
+                while data:
+                    data = data[os.write(self._fd, data) :]
             os.fsync(self._fd)
         except OSError as error:
             # After a failed fsync the next one may lie, so this run ends; the next one cuts a torn line off.

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from ingest_service.blocks import BlockReader
+from ingest_service.blocks import BlockReader, block_bytes_within
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, IngestError, Stopped
@@ -84,6 +84,7 @@ def jobs_of(sources: Sequence[str], settings: Settings, *, restart: bool = False
             checkpoint_dir=settings.checkpoint_dir,
             limit=settings.limit,
             max_rejects=RejectLimit.parse(settings.max_rejects),
+            block_bytes=block_bytes_within(settings.memory_mb),
             restart=restart,
         )
         for name in sources

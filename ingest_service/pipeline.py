@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from ingest_service.blocks import Block, BlockReader, parse_block
+from ingest_service.blocks import BLOCK_BYTES, Block, BlockReader, parse_block
 from ingest_service.checkpoint import Checkpoint, CheckpointStore, FileCheckpoints, Fingerprint, Lease
 from ingest_service.chunk import Chunk, DeadRow, Position
 from ingest_service.datasets.base import Dataset
@@ -69,6 +69,7 @@ class Job:
     checkpoint_dir: Path | None = None
     limit: int | None = None
     max_rejects: RejectLimit = RejectLimit()
+    block_bytes: int = BLOCK_BYTES
     restart: bool = False
 
     @property
@@ -183,7 +184,14 @@ async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> 
 
 async def _open_reader(job: Job) -> BlockReader:
     opening = asyncio.create_task(
-        asyncio.to_thread(BlockReader, job.source, job.dataset, columns=job.columns, limit=job.limit)
+        asyncio.to_thread(
+            BlockReader,
+            job.source,
+            job.dataset,
+            columns=job.columns,
+            limit=job.limit,
+            block_bytes=job.block_bytes,
+        )
     )
     try:
         return await asyncio.shield(opening)
@@ -266,7 +274,8 @@ async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, s
 async def _pass_on(state: State, chunk: Chunk) -> None:
     """Make the refused rows durable, then offer the chunk to every sink; the slowest one sets the pace."""
     await _keep(state, chunk.rejects)
-    state.rejected += len(chunk.rejects)
+    chunk = chunk.without_rejects()
+    state.rejected += chunk.rejected
     state.read_to = chunk.end
     _refuse_too_many(state)
     for lane in state.lanes:
@@ -300,7 +309,7 @@ async def _consume(state: State, lane: Lane) -> None:
         dead = len(written.dead)
         lane.tracker.settle(
             chunk.start,
-            Counts(chunk.read, chunk.accepted, len(chunk.rejects), written.written, written.merged, dead),
+            Counts(chunk.read, chunk.accepted, chunk.rejected, written.written, written.merged, dead),
         )
         _refuse_too_many(state)
         del chunk  # rather than hold it while waiting for the next

@@ -15,6 +15,7 @@ of a block at once with numpy and calls `scan_record` only for lines that are no
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -172,12 +173,13 @@ def _decide(raw: bytes, fields: list[bytes], error: RowError | None, dialect: Di
     if error:
         return error
     if len(texts) != dialect.n_fields:
-        return RowError(
-            "parse",
-            "wrong_arity",
-            f"The record has {len(texts)} fields where the header has {dialect.n_fields}.",
-        )
+        return _wrong_arity(len(texts), dialect.n_fields)
     return texts
+
+
+@lru_cache  # a bad file has few such errors, a million times
+def _wrong_arity(n_fields: int, n_columns: int) -> RowError:
+    return RowError("parse", "wrong_arity", f"The record has {n_fields} fields where the header has {n_columns}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,13 +62,11 @@ class Texts:
         return self._decoded()
 
     def _decoded(self) -> list[str]:
-        data = concatenate([self]).buffer.tobytes() if len(self) else b""
-        ends = np.cumsum(np.broadcast_to(self.widths, len(self))).tolist()
-        starts = [0, *ends[:-1]]
-        if data.isascii():
-            text = data.decode("ascii")
-            return [text[start:end] for start, end in zip(starts, ends, strict=False)]
-        return [data[start:end].decode() for start, end in zip(starts, ends, strict=False)]
+        joined = concatenate([self, b"\n"]).buffer.tobytes() if len(self) else b""
+        if joined.count(b"\n") == len(self):  # no text holds one itself
+            return joined.decode().split("\n")[:-1]
+        ends = np.cumsum(np.broadcast_to(self.widths, len(self)) + 1).tolist()
+        return [joined[start : end - 1].decode() for start, end in zip([0, *ends], ends, strict=False)]
 
 
 Piece = bytes | Texts

