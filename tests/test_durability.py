@@ -115,7 +115,7 @@ async def test_a_watermark_promises_only_what_is_kept(
         with pytest.raises(RuntimeError, match="fails here"):
             await pipeline.load(job, [sink], asyncio.Event(), Silent())
         first = sink.checkpoints.offsets[-1]  # type: ignore[attr-defined]
-        assert first < 2500
+        assert first <= min(start for start in starts if start >= 2500)
         sink._fail_at = 1 << 60
         report = await pipeline.load(job, [sink], asyncio.Event(), Silent())
     assert report.balanced
