@@ -1,4 +1,4 @@
-"""Faults between a client and a real server: `DynamoShim` speaks DynamoDB's HTTP, `TcpProxy` only bytes.
+"""Between a client and a real server: `DynamoShim` speaks DynamoDB's HTTP, `TcpProxy` only bytes, `TlsProxy` TLS.
 
 async with DynamoShim(dynamodb_url, lambda call: THROTTLED if call.number <= 3 else None) as shim:
     ...                        # shim.url, shim.counts
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import uuid
 import zlib
 from collections import Counter
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit
 
+import trustme
 from aiohttp import ClientError, ClientSession, web
 
 _HOST = "127.0.0.1"
@@ -503,3 +505,50 @@ def _bound_socket(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
     bound.bind((_HOST, port))
     return bound
+
+
+class TlsProxy:
+    """Ends TLS before the server at `url`: for clients it is the server, with a certificate of `authority`."""
+
+    def __init__(self, url: str, authority: trustme.CA, name: str = _HOST) -> None:
+        parts = urlsplit(url)
+        self._address = (parts.hostname, parts.port)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(self._context)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._serve, _HOST, 0, ssl=self._context)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        server_reader, server_writer = await asyncio.open_connection(*self._address)
+        try:
+            async with asyncio.TaskGroup() as ways:
+                ways.create_task(_pump(reader, server_writer))
+                ways.create_task(_pump(server_reader, writer))
+        except* OSError:
+            pass
+        finally:
+            writer.close()
+            server_writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+    writer.close()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ingest_service.blocks import BlockReader, parse_block
 from ingest_service.datasets import dataset_named
-from ingest_service.sinks.redis import Batch, RedisOptions
+from ingest_service.sinks.redis import RedisOptions
+from ingest_service.sinks.redis_commands import Batch
 from ingest_service.sources.local import FileSource
 
 
