@@ -58,6 +58,7 @@ class Spec:
     format: str = "iso"
     order: str = "time"
     bad: float = 0.0
+    users: int = USERS
     seed: int = 1
 
 
@@ -68,7 +69,7 @@ def blocks(spec: Spec) -> Iterator[bytes]:
     good_line = pl.format(",".join([field] * 3), "user", "item", "time")
     header = ",".join(f"{form.quote}{name}{form.quote}" for name in form.header.split(","))
     yield f"{header}{form.newline}".encode()
-    counts = np.random.default_rng(spec.seed).multinomial(spec.rows, np.full(USERS, 1 / USERS))
+    counts = np.random.default_rng(spec.seed).multinomial(spec.rows, np.full(spec.users, 1 / spec.users))
     ends = np.cumsum(counts)
     for number, first in enumerate(range(0, spec.rows, BLOCK_ROWS)):
         rng = np.random.default_rng([spec.seed, number])
@@ -77,7 +78,7 @@ def blocks(spec: Spec) -> Iterator[bytes]:
             user = np.searchsorted(ends, row, side="right")
             place, step = row - (ends - counts)[user], np.maximum(SPAN_S // counts[user], 1)
         else:
-            user = rng.integers(0, USERS, row.size)
+            user = rng.integers(0, spec.users, row.size)
             place, step = row, np.full(row.size, max(SPAN_S // spec.rows, 1))
         frame = pl.DataFrame(
             {
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--format", choices=FORMATS, default="iso")
     parser.add_argument("--order", choices=("time", "user"), default="time")
     parser.add_argument("--bad", type=float, default=0.0, help="share of bad rows, 0 to 1")
+    parser.add_argument("--users", type=int, default=USERS)
     parser.add_argument("--seed", type=int, default=1)
     options = vars(parser.parse_args())
     with contextlib.suppress(BrokenPipeError), _open(options.pop("path")) as file:

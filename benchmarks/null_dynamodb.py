@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import zlib
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import uvloop
@@ -21,7 +22,7 @@ _TARGET: Final = re.compile(rb"\r\nx-amz-target: *DynamoDB_20120810\.(\w+)", re.
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
-def _response(answer: object, status: str = "200 OK") -> bytes:
+def response(answer: object, status: str = "200 OK") -> bytes:
     body = json.dumps(answer, separators=(",", ":")).encode()
     return (
         f"HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {len(body)}\r\n"
@@ -43,23 +44,26 @@ def _table(name: str, hash_key: str, range_key: str) -> dict[str, Any]:
 
 
 _TABLE: Final = _table("interactions", "user_id", "event_key")
-_CHECKPOINTS: Final = _response({"Table": _table("ingest_checkpoints", "stream", "sink")})
+_CHECKPOINTS: Final = response({"Table": _table("ingest_checkpoints", "stream", "sink")})
 _ANSWERS: Final = {
-    b"BatchWriteItem": _response({"UnprocessedItems": {}}),
-    b"DescribeTable": _response({"Table": _TABLE}),
-    b"CreateTable": _response({"TableDescription": _TABLE}),
-    b"DescribeTimeToLive": _response({"TimeToLiveDescription": {"TimeToLiveStatus": "DISABLED"}}),
-    b"ListTables": _response({"TableNames": ["interactions"]}),
-    b"Query": _response({"Items": [], "Count": 0, "ScannedCount": 0}),
-    **dict.fromkeys((b"GetItem", b"PutItem", b"UpdateItem", b"DeleteItem"), _response({})),
+    b"DescribeTable": response({"Table": _TABLE}),
+    b"CreateTable": response({"TableDescription": _TABLE}),
+    b"DescribeTimeToLive": response({"TimeToLiveDescription": {"TimeToLiveStatus": "DISABLED"}}),
+    b"ListTables": response({"TableNames": ["interactions"]}),
+    b"Query": response({"Items": [], "Count": 0, "ScannedCount": 0}),
+    **dict.fromkeys((b"GetItem", b"PutItem", b"UpdateItem", b"DeleteItem"), response({})),
 }
-_UNKNOWN: Final = _response({"__type": "com.amazon.coral.service#UnknownOperationException"}, "400 Bad Request")
+_ALL_PROCESSED: Final = response({"UnprocessedItems": {}})
+_UNKNOWN: Final = response({"__type": "com.amazon.coral.service#UnknownOperationException"}, "400 Bad Request")
 
 
 class Counts:
     def __init__(self) -> None:
         self.requests = 0
         self.items = 0
+
+    def counts(self) -> dict[str, Any]:
+        return vars(self)
 
 
 class NullDynamoDB(asyncio.Protocol):
@@ -94,26 +98,30 @@ class NullDynamoDB(asyncio.Protocol):
     def _answer(self) -> bytes:
         target = _TARGET.search(self._head)
         if target is None:
-            return _response(vars(self._counts)) if self._head.startswith(b"GET ") else _UNKNOWN
+            return response(self._counts.counts()) if self._head.startswith(b"GET ") else _UNKNOWN
         self._counts.requests += 1
         if target[1] == b"BatchWriteItem":
-            self._counts.items += self._buffer.count(b'"PutRequest"', self._body_at, self._end)
+            return self.batch_write(bytes(memoryview(self._buffer)[self._body_at : self._end]))
         if target[1] == b"DescribeTable" and self._buffer.find(b'"ingest_checkpoints"', self._body_at, self._end) > 0:
             return _CHECKPOINTS
         return _ANSWERS.get(target[1], _UNKNOWN)
 
+    def batch_write(self, body: bytes) -> bytes:
+        self._counts.items += body.count(b'"PutRequest"')
+        return _ALL_PROCESSED
 
-async def serve(port: int) -> None:
+
+async def serve(port: int, counts: Counts, protocol: Callable[[], asyncio.Protocol]) -> None:
     loop = asyncio.get_running_loop()
-    counts, stop = Counts(), asyncio.Event()
+    stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    server = await loop.create_server(lambda: NullDynamoDB(counts), "127.0.0.1", port)
+    server = await loop.create_server(protocol, "127.0.0.1", port)
     _say({"port": server.sockets[0].getsockname()[1]})
     await stop.wait()
-    _say(vars(counts))
+    _say(counts.counts())
 
 
-def _say(event: dict[str, int]) -> None:
+def _say(event: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
@@ -121,7 +129,8 @@ def _say(event: dict[str, int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.null_dynamodb", description=__doc__.split("\n")[0])
     parser.add_argument("--port", type=int, default=0)
-    uvloop.run(serve(parser.parse_args().port))
+    counts = Counts()
+    uvloop.run(serve(parser.parse_args().port, counts, lambda: NullDynamoDB(counts)))
 
 
 if __name__ == "__main__":

@@ -58,17 +58,15 @@ def redis(directory: Path) -> Iterator[Store]:
 
 
 @contextmanager
-def null_dynamodb() -> Iterator[Store]:
-    """benchmarks/null_dynamodb.py, which stores nothing."""
-    with _process([sys.executable, "-m", "benchmarks.null_dynamodb"], stdout=subprocess.PIPE) as server:
+def null_dynamodb(module: str = "null_dynamodb", *options: str) -> Iterator[Store]:
+    """benchmarks/null_dynamodb.py, which stores nothing, or another that speaks as it does."""
+    with _process([sys.executable, "-m", f"benchmarks.{module}", *options], stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         port = int(json.loads(server.stdout.readline())["port"])
         cleared_at = 0
 
         def items() -> int:
-            with closing(HTTPConnection("127.0.0.1", port)) as connection:
-                connection.request("GET", "/")
-                return int(json.loads(connection.getresponse().read())["items"])
+            return int(said(port)["items"])
 
         def clear() -> None:
             nonlocal cleared_at
@@ -81,6 +79,14 @@ def null_dynamodb() -> Iterator[Store]:
             pid=server.pid,
             port=port,
         )
+
+
+def said(port: int) -> dict[str, Any]:
+    """The counts of a null DynamoDB."""
+    with closing(HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("GET", "/")
+        counts: dict[str, Any] = json.loads(connection.getresponse().read())
+    return counts
 
 
 def sqlite(directory: Path) -> Store:

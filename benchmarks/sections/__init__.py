@@ -5,14 +5,17 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure
-from benchmarks.sections import dynamodb, formats, memory, redis, rejects, sqlite, startup
+from benchmarks.sections import both, dynamodb, formats, growth, limits, memory, redis, rejects, sqlite, startup
 
 SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "redis": redis.figures,
     "dynamodb": dynamodb.figures,
     "sqlite": sqlite.figures,
+    "both": both.figures,
     "memory": memory.figures,
     "startup": startup.figures,
     "formats": formats.figures,
     "rejects": rejects.figures,
+    "limits": limits.figures,
+    "growth": growth.figures,
 }
