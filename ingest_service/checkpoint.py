@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ingest_service import fault
 from ingest_service.chunk import Position
 from ingest_service.durable import sync_folder
 from ingest_service.errors import CheckpointDamaged, LeaseHeld, LocalIOError
@@ -173,9 +174,13 @@ class FileCheckpoints(CheckpointStore):
                 with temporary.open("w", encoding="utf-8") as file:
                     file.write(new)
                     file.flush()
+                    fault.point("checkpoint-temporary")
                     os.fsync(file.fileno())
+                fault.point("checkpoint-synced")
                 temporary.rename(path)
+                fault.point("checkpoint-renamed")
                 sync_folder(self._folder)
+                fault.point("checkpoint-folder-synced")
                 return True
         except OSError as error:
             raise LocalIOError(
@@ -261,6 +266,7 @@ class Lease:
                     "and what it had stored is safe."
                 )
             self._text = text  # an earlier save of ours, whose reply was lost or not waited for
+        fault.point("checkpoint-saved", self._sink, watermark.position.row, watermark.position.row)
 
     def _is_mine(self, text: str) -> bool:
         assert self._current is not None
@@ -270,9 +276,11 @@ class Lease:
     async def _swap(self, old: str | None, new: Checkpoint) -> bool:
         new = replace(new, updated_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
         text = encode(new)
+        fault.point("checkpoint-swap")
         # A reply may get lost after the swap was made: then the text is ours all the same.
         if not await self._store.swap(self._stream, old, text) and await self._store.read(self._stream) != text:
             return False
+        fault.point("checkpoint-swapped")
         self._text, self._current = text, new
         return True
 

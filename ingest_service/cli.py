@@ -18,6 +18,9 @@ from ingest_service.errors import IngestError, LocalIOError, UsageError
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
+    from ingest_service.crash_test import CrashReport
+    from ingest_service.findings import Findings
+    from ingest_service.replay import ReplayReport
     from ingest_service.report import Report, StreamReport
     from ingest_service.sinks.base import Finding
 
@@ -253,6 +256,145 @@ def _status_text(line: dict[str, Any]) -> str:
     percent = "?" if line["percent"] is None else f"{line['percent']}%"
     counts = ", ".join(f"{line[name]:,} {name}" for name in ("read", "rejected", "written", "merged", "dead"))
     return f"{line['sink']}  {line['source']}  {state}  {percent}  at byte {line['offset']:,}: {counts}"
+
+
+@app.command()
+def verify(
+    sources: Sources,
+    to: To = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="Only so many users, always the same ones; for big tables.")
+    ] = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    checkpoint: CheckpointPlace = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
+) -> None:
+    """Read sources again and compare every sink and the dead letters with them; exit 1 if there are differences."""
+    flags = {
+        "to": to or None,
+        "dataset": dataset,
+        "columns": _column_names(columns),
+        "checkpoint": checkpoint,
+        "state_dir": state_dir,
+    }
+    findings = _execute(_verify(sources, _settings(flags, config), sample))
+    with _output():
+        for line in (json.dumps(findings.as_json()),) if as_json else findings.lines():
+            typer.echo(line)
+    if not findings.equal:
+        raise typer.Exit(1)
+
+
+async def _verify(sources: Sequence[str], settings: "Settings", sample: int | None) -> "Findings":
+    from ingest_service.loader import jobs_of, opened, sinks_of
+    from ingest_service.telemetry.ticker import Ticker
+    from ingest_service.verify import verify
+
+    jobs = jobs_of(sources, settings)
+    sinks = sinks_of(settings.sink_urls())
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    with Ticker("verify") as progress:
+        async with opened(sinks):
+            return await verify(jobs, sinks, stop, progress, sample=sample)
+
+
+@app.command()
+def replay(
+    dead_letters: Annotated[Path, typer.Argument(metavar="DEAD_LETTERS", help="A file of dead letters.")],
+    to: To = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    checkpoint: CheckpointPlace = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
+) -> None:
+    """Try dead letters again, after they were edited or the sink was mended; what lands is removed from the file."""
+    flags = {"to": to or None, "dataset": dataset, "columns": _column_names(columns), "checkpoint": checkpoint}
+    report = _execute(_replay(dead_letters, _settings(flags, config)))
+    with _output():
+        if as_json:
+            typer.echo(json.dumps(report.as_json()))
+            return
+        typer.echo(f"{report.letters:,} dead letters: {report.landed:,} landed, {report.left:,} left.")
+        if report.other:
+            typer.echo(f"{report.other:,} of those left are for sinks that were not named with --to.")
+
+
+async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
+    from ingest_service.datasets import dataset_named
+    from ingest_service.loader import opened, sinks_of
+    from ingest_service.replay import replay
+    from ingest_service.telemetry.ticker import Ticker
+
+    sinks = sinks_of(settings.sink_urls())
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    dataset = dataset_named(settings.dataset)
+    with Ticker("replay") as progress:
+        async with opened(sinks):
+            return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
+
+
+@app.command(name="crash-test")
+def crash_test(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, or archive.zip#member.")],
+    to: To = None,
+    cycles: Annotated[int, typer.Option("--cycles", min=1, help="How often to kill a run.")] = 30,
+    seed: Annotated[int | None, typer.Option("--seed", help="Make the same choices as an earlier trial.")] = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="sink|file", help="Where checkpoints are kept; by default both in turn."),
+    ] = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Load a file into scratch places of the sinks, kill the runs again and again, and see that nothing gets lost."""
+    if checkpoint not in (None, "sink", "file"):
+        raise UsageError("--checkpoint is 'sink' or 'file' here; the folder is a temporary one.")
+    settings = _settings({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    arguments = [source, *(f"--column={column}" for column in columns or ())]
+    arguments += [f"--dataset={dataset}"] if dataset else []
+    arguments += [f"--config={config}"] if config else []
+    kinds = [checkpoint] if checkpoint else ["sink", "file"]
+    report = _execute(_crash_test(source, settings, arguments, kinds, cycles, seed))
+    with _output():
+        for line in (json.dumps(report.as_json()),) if as_json else report.lines():
+            typer.echo(line)
+    if not report.lossless:
+        raise typer.Exit(1)
+
+
+async def _crash_test(
+    source: str, settings: "Settings", arguments: list[str], checkpoints: list[str], cycles: int, seed: int | None
+) -> "CrashReport":
+    import secrets
+
+    from ingest_service.crash_test import crash_test
+    from ingest_service.loader import jobs_of
+    from ingest_service.telemetry.ticker import Ticker
+
+    jobs = jobs_of([source], settings)
+    if len(jobs) != 1:
+        raise UsageError(f"{source!r} names {len(jobs)} files; try them one at a time.")
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    with Ticker("crash-test") as progress:
+        return await crash_test(
+            jobs[0],
+            settings.sink_urls(),
+            arguments,
+            checkpoints,
+            cycles=cycles,
+            seed=secrets.randbelow(1 << 32) if seed is None else seed,
+            stop=stop,
+            progress=progress,
+        )
 
 
 def _settings(flags: dict[str, Any], file: Path | None) -> "Settings":

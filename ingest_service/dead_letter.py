@@ -1,20 +1,26 @@
 """Rows that cannot be stored, kept with their reason: JSON Lines, durable before any watermark passes them."""
 
 import base64
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from ingest_service import fault
 from ingest_service.chunk import DeadRow
 from ingest_service.durable import sync_folder
-from ingest_service.errors import LocalIOError
+from ingest_service.errors import LeaseHeld, LocalIOError
 
 FILE_NAME = "dead-letters.jsonl"
+REPLAYED_NAME = "replayed.jsonl"  # beside it: the letters that a replay could store, with the sinks that took them
+SLICE_BYTES = 8 << 20  # of letters in memory at once
+ROW_STAGES = ("parse", "validate")  # refused before any sink; every other stage is a sink's name
 _ROWS_AT_ONCE = 1 << 12  # made into lines before they are written: bounds the text in memory
-_NEEDED = {"source", "line", "offset", "raw", "stage", "code"}
+_NEEDED = {"source": str, "line": int, "offset": int, "raw": str, "stage": str, "code": str}
 
 CODES = {
     "wrong_arity": "fewer or more fields than the header",
@@ -41,6 +47,7 @@ class DeadLetters:
         self._source = source
         self._now = now
         self._known: set[int] = set()  # hashes of the rows that are in already and may come again
+        self._replayed: set[tuple[str, int]] = set()  # stages and offsets of those that a replay has stored since
         self._fd = -1
 
     def open(self, *, resume_offset: int, anew: bool = False) -> None:
@@ -53,7 +60,7 @@ class DeadLetters:
             if anew:
                 self._set_aside()
             is_new = not self.path.exists()
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._fd = _open_locked(self.path, fcntl.LOCK_SH)
             if is_new:
                 sync_folder(self.path.parent)
             self._drop_torn_line()
@@ -63,13 +70,17 @@ class DeadLetters:
             if letter["source"] != self._source:
                 continue
             if letter["offset"] >= resume_offset:
-                self._known.add(_identity(letter["stage"], letter["offset"], _raw_of(letter)))
+                self._known.add(identity_of(letter))
+        for letter in read(self.path.with_name(REPLAYED_NAME), missing_ok=True):
+            # By place alone: its bytes may have been edited before the replay.
+            if letter["source"] == self._source and letter["offset"] >= resume_offset:
+                self._replayed.add((letter["stage"], letter["offset"]))
 
     def append(self, rows: Iterable[DeadRow]) -> None:
         """Write those rows that are not in yet, and wait until they are on disk."""
         fresh = list(rows)
-        if self._known:
-            fresh = [row for row in fresh if _identity(row.stage, row.offset, row.raw) not in self._known]
+        if self._known or self._replayed:
+            fresh = [row for row in fresh if not self._is_kept(row)]
         if not fresh:
             return
         at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -79,10 +90,15 @@ class DeadLetters:
                 data = memoryview("".join(lines).encode())
                 while data:
                     data = data[os.write(self._fd, data) :]
+            fault.point("dead-letters-written")
             os.fsync(self._fd)
+            fault.point("dead-letters-synced")
         except OSError as error:
             # After a failed fsync the next one may lie, so this run ends; the next one cuts a torn line off.
             raise _failed(error) from error
+
+    def _is_kept(self, row: DeadRow) -> bool:
+        return (row.stage, row.offset) in self._replayed or _identity(row.stage, row.offset, row.raw) in self._known
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -90,13 +106,20 @@ class DeadLetters:
             self._fd = -1
 
     def _set_aside(self) -> None:
-        if not self.path.exists():
-            return
+        """Both files, under one number."""
         number = 1
-        while (aside := self.path.with_name(f"dead-letters.{number}.jsonl")).exists():
+        while any(self._aside(name, number).exists() for name in (FILE_NAME, REPLAYED_NAME)):
             number += 1
-        self.path.rename(aside)
+        for name in (FILE_NAME, REPLAYED_NAME):
+            path = self.path.with_name(name)
+            if path.exists():
+                fd = _open_locked(path, fcntl.LOCK_SH)
+                path.rename(self._aside(name, number))
+                os.close(fd)
         sync_folder(self.path.parent)
+
+    def _aside(self, name: str, number: int) -> Path:
+        return self.path.with_name(f"{name.removesuffix('.jsonl')}.{number}.jsonl")
 
     def _drop_torn_line(self) -> None:
         """Cut off what a crash left of a line without its end; its row comes again."""
@@ -114,21 +137,125 @@ class DeadLetters:
             os.fsync(self._fd)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+class Rewriting:
+    """A new text for a file of dead letters, which takes the old one's place at `commit`, whole or not at all.
+
+    Inside `with`, no run appends to the old one: LeaseHeld if one does. Blocks the caller.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._new = path.with_name(f"{path.name}.tmp")
+        try:
+            self._lock = _open_locked(path, fcntl.LOCK_EX)
+            self._new.unlink(missing_ok=True)  # of a replay that was killed
+            self._file = os.fdopen(os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        except OSError as error:
+            raise _failed(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, letters: Iterable[dict[str, Any]]) -> None:
+        try:
+            self._file.writelines(text_of(letter).encode() for letter in letters)
+        except OSError as error:
+            raise _failed(error) from error
+
+    def commit(self) -> None:
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._new.rename(self._path)
+            sync_folder(self._path.parent)
+        except OSError as error:
+            raise _failed(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # of a full disk; commit has said so
+        finally:
+            self._new.unlink(missing_ok=True)
+            os.close(self._lock)
+
+
+def append_durably(path: Path, letters: Iterable[dict[str, Any]]) -> None:
+    """Add letters to a file of them, made when missing, and wait until they are on disk."""
+    try:
+        is_new = not path.exists()
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
+            file.writelines(text_of(letter).encode() for letter in letters)
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise _failed(error) from error
+
+
+def _open_locked(path: Path, how: int) -> int:
+    """Open for appending, shared among runs (LOCK_SH) or for a replay alone (LOCK_EX). LeaseHeld if it cannot be."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ino == path.stat().st_ino:
+                return fd  # and not one that was replaced between the two calls above
+        except BlockingIOError:
+            os.close(fd)
+            raise LeaseHeld(f"Another process is writing {path}; wait for it or stop it.") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def read(path: Path, *, missing_ok: bool = False) -> Iterator[dict[str, Any]]:
     """The dead letters in a file, in order. LocalIOError names a line that is none."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                try:
-                    letter = json.loads(line)
-                    whole = isinstance(letter, dict) and letter.keys() >= _NEEDED
-                except ValueError:
-                    whole = False
-                if not whole:
+                letter = _parsed(line)
+                if letter is None:
                     raise LocalIOError(f"Line {number} of {path} is not a dead letter; repair or remove it.")
                 yield letter
+    except FileNotFoundError as error:
+        if not missing_ok:
+            raise _failed(error) from error
     except OSError as error:
         raise _failed(error) from error
+
+
+def in_slices(letters: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Letters in lists that take about `SLICE_BYTES`; one may be as long as a block of the source."""
+    some: list[dict[str, Any]] = []
+    size = 0
+    for letter in letters:
+        some.append(letter)
+        size += len(letter["raw"]) + 512
+        if size >= SLICE_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        letter: dict[str, Any] = json.loads(line)
+        # bool is an int to Python, and no offset to anyone.
+        whole = all(type(letter[name]) is kind for name, kind in _NEEDED.items())
+        if not whole or not 0 <= letter["offset"] < 1 << 63:
+            return None
+        raw_of(letter)
+        text_of(letter).encode()
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+    return letter
 
 
 def _identity(stage: str, offset: int, raw: bytes) -> int:
@@ -136,9 +263,19 @@ def _identity(stage: str, offset: int, raw: bytes) -> int:
     return hash((stage, offset, raw))
 
 
-def _raw_of(letter: dict[str, Any]) -> bytes:
+def identity_of(letter: dict[str, Any]) -> int:
+    """Tells letters apart; the same for a letter and for the row that it was made from, within one process."""
+    return _identity(letter["stage"], letter["offset"], raw_of(letter))
+
+
+def raw_of(letter: dict[str, Any]) -> bytes:
     raw: str = letter["raw"]
-    return base64.b64decode(raw) if letter.get("encoding") == "base64" else raw.encode()
+    return base64.b64decode(raw, validate=True) if letter.get("encoding") == "base64" else raw.encode()
+
+
+def text_of(letter: dict[str, Any]) -> str:
+    """One line of the file."""
+    return json.dumps(letter, ensure_ascii=False) + "\n"
 
 
 def _line(row: DeadRow, source: str, at: str) -> str:
@@ -149,7 +286,7 @@ def _line(row: DeadRow, source: str, at: str) -> str:
         letter["raw"] = base64.b64encode(row.raw).decode()
         letter["encoding"] = "base64"
     letter |= {"stage": row.stage, "code": row.code, "reason": row.reason, "at": at}
-    return json.dumps(letter, ensure_ascii=False) + "\n"
+    return text_of(letter)
 
 
 def _failed(error: OSError) -> LocalIOError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from ingest_service import fault
 from ingest_service.blocks import BLOCK_BYTES, Block, BlockReader, parse_block
 from ingest_service.checkpoint import Checkpoint, CheckpointStore, FileCheckpoints, Fingerprint, Lease
 from ingest_service.chunk import Chunk, DeadRow, Position
@@ -212,6 +213,8 @@ async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
     if found.watermark.position.offset < reader.first.offset:
         # The header had no line end yet when an earlier run saw it.
         found = replace(found, watermark=Watermark(reader.first))
+    row = found.watermark.position.row
+    fault.point("lease-taken", sink.name, row, row)
     return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
 
 
@@ -301,9 +304,11 @@ async def _consume(state: State, lane: Lane) -> None:
         async with lane.order.turn(chunk):
             lane.in_flight_rows += chunk.accepted
             try:
+                fault.point("before-write", lane.sink.name, chunk.start.row, chunk.end.row)
                 written = await lane.sink.write(chunk)
             finally:
                 lane.in_flight_rows -= chunk.accepted
+            fault.point("after-write", lane.sink.name, chunk.start.row, chunk.end.row)
             await _keep(state, written.dead)
         state.dead += len(written.dead)
         dead = len(written.dead)
@@ -311,6 +316,7 @@ async def _consume(state: State, lane: Lane) -> None:
             chunk.start,
             Counts(chunk.read, chunk.accepted, chunk.rejected, written.written, written.merged, dead),
         )
+        fault.point("settled", lane.sink.name, chunk.start.row, chunk.end.row)
         _refuse_too_many(state)
         del chunk  # rather than hold it while waiting for the next
 

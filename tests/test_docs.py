@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest_service import dead_letter
+from ingest_service import dead_letter, fault
 from ingest_service.cli import app
 from ingest_service.config import Settings, load_settings
 from ingest_service.sinks.base import SinkOptions
@@ -73,7 +73,7 @@ def test_every_command_is_documented() -> None:
     """Each command has a help text and a section of its own."""
     for command in app.registered_commands:
         assert command.callback is not None and command.callback.__doc__
-        assert f"## {command.callback.__name__}\n" in COMMANDS
+        assert f"## {command.name or command.callback.__name__}\n" in COMMANDS
 
 
 def test_every_setting_and_option_is_documented() -> None:
@@ -83,6 +83,13 @@ def test_every_setting_and_option_is_documented() -> None:
     for options in (SinkOptions, RedisOptions, DynamoDBOptions):
         for name in options.model_fields:
             assert f"`{name}`" in COMMANDS
+
+
+def test_every_place_of_a_crash_test_is_documented() -> None:
+    """Each stands in docs/RELIABILITY.md with what is so there."""
+    page = (ROOT / "docs" / "RELIABILITY.md").read_text()
+    for name, what in fault.POINTS.items():
+        assert f"| `{name}` | {what} |" in page
 
 
 def test_every_code_of_a_dead_letter_is_documented() -> None:

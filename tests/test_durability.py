@@ -34,7 +34,7 @@ class Watched(MemoryCheckpoints):
         self.offsets.append(mark.position.offset)
         assert mark.counts.balanced
         rows = {n for n in self._sink.all_rows if n < mark.position.offset}
-        assert rows <= self._sink.stored | self._sink.durable_letters()
+        assert rows <= self._sink.in_store | self._sink.durable_letters()
         return await super().swap(stream, old, new)
 
 
@@ -49,7 +49,7 @@ class Recorder(Sink):
         self.retrier = Retrier("recorder", 1)
         self.checkpoints = Watched(self)
         self.all_rows = all_rows
-        self.stored: set[int] = set()
+        self.in_store: set[int] = set()
         self.synced = 0
         self.most_at_once = 0
         self._letters = letters
@@ -75,7 +75,7 @@ class Recorder(Sink):
         if any(offset >= self._fail_at for offset in offsets):
             raise RuntimeError("the sink fails here")
         dead = [row for row, offset in enumerate(offsets) if offset % 7 == 0]
-        self.stored |= {offset for row, offset in enumerate(offsets) if row not in dead}
+        self.in_store |= {offset for row, offset in enumerate(offsets) if row not in dead}
         return Written(len(offsets) - len(dead), 0, [chunk.dead_row(r, "recorder", "refused", "No.") for r in dead])
 
     async def check(self, *, create: bool) -> list[Finding]:
@@ -122,6 +122,6 @@ async def test_a_watermark_promises_only_what_is_kept(
     offsets = sink.checkpoints.offsets  # type: ignore[attr-defined]
     assert offsets == sorted(offsets)
     assert offsets[-1] == path.stat().st_size
-    assert sink.stored | sink.durable_letters() == starts
-    assert len(letters.read_bytes().splitlines()) == len(starts - sink.stored)
+    assert sink.in_store | sink.durable_letters() == starts
+    assert len(letters.read_bytes().splitlines()) == len(starts - sink.in_store)
     assert sink.most_at_once > 1

@@ -5,9 +5,12 @@ in flight that share a record's key, so a sink needs no order beyond that within
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +21,9 @@ from ingest_service.columns import Columns
 from ingest_service.errors import ConfigurationError
 from ingest_service.pacing import AdaptiveLimit
 from ingest_service.retry import Retrier
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class SinkOptions(BaseModel):
@@ -53,9 +59,11 @@ class Sink(ABC):
     """Constructed from a URL without connecting. `name` tells it apart in reports, logs and checkpoints.
 
     `limit` says how many requests may be in flight, `retrier` tries them again; both are shown in the metrics.
+    `forgets` says, where it is so, when the sink drops all of a user's rows by itself.
     """
 
     scheme: ClassVar[str]
+    forgets: str = ""
     options: SinkOptions
     name: str
     retrier: Retrier
@@ -83,6 +91,29 @@ class Sink(ABC):
     @abstractmethod
     def preview(self, columns: Columns) -> list[str]:
         """What these rows would become here, one text each."""
+
+    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+        """Of rows with different keys those that the sink should hold, if these are all that their users have.
+
+        All columns stay; added are `event_key`, `value` as in `stored`, and `expired`: it may be gone by now.
+        """
+        import polars as pl
+
+        from ingest_service.stored import EVENT_KEY, VALUE
+
+        return frame.with_columns(EVENT_KEY, VALUE, pl.lit(False).alias("expired"))
+
+    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+        """What the sink holds of these users, one row a record, in any order: `stored.STORED_SCHEMA`."""
+        raise ConfigurationError(f"{self.name} is a kind of sink that cannot be read back.")
+
+    def scratch(self, url: str, folder: Path) -> AbstractAsyncContextManager[str]:
+        """The URL of an empty place with the options of `url`, this sink's own; what is in it goes on leaving.
+
+        For trials: on the same server where there is one, in `folder` where there is none. It never holds anything of
+        the user's. ConfigurationError where no such place can be made.
+        """
+        raise ConfigurationError(f"{self.name} is a kind of sink that has no place for a trial.")
 
     @abstractmethod
     async def close(self) -> None:

@@ -8,15 +8,19 @@ so they are checked before; what is refused all the same is halved until the cul
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, ClassVar, Literal
-from uuid import UUID
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from uuid import UUID, uuid4
 
 import numpy as np
 from pydantic import Field
 
+from ingest_service import fault
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.columns import Columns
@@ -29,6 +33,9 @@ from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse
 from ingest_service.sinks.dynamodb_client import ConditionFailed, DynamoDBClient, Refused
 from ingest_service.sinks.encode import event_key, json_escaped
 from ingest_service.texts import Piece, concatenate, decimals, lengths
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ITEMS_PER_REQUEST = 25
 MAX_ITEM_BYTES = 400 * 1024
@@ -163,9 +170,11 @@ class DynamoDBSink(Sink):
         async with self.limit.slot():
             began = time.monotonic()
             try:
+                fault.point("dynamodb-request")
                 unprocessed = await self.client.batch_write(request.body(self.table))
-            except Retry as fault:
-                if fault.throttled:
+                fault.point("dynamodb-reply")
+            except Retry as later:
+                if later.throttled:
                     self.limit.throttled()
                 raise
         share = len(unprocessed) / len(request.rows)
@@ -228,6 +237,52 @@ class DynamoDBSink(Sink):
     def preview(self, columns: Columns) -> list[str]:
         return [f"{self.table}: {item.decode()}" for item in encode(columns, self.options.ttl_s)]
 
+    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+        import polars as pl
+
+        frame = super().expected(frame)
+        if self.options.ttl_s is None:
+            return frame
+        expires = pl.col("epoch_ms") // 1_000 + self.options.ttl_s
+        value = pl.concat_str("value", pl.lit("\x1f"), expires.cast(pl.String))
+        return frame.with_columns(value, (expires <= int(time.time())).alias("expired"))
+
+    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+        import polars as pl
+
+        from ingest_service.stored import STORED_SCHEMA
+
+        rows: list[tuple[str, str, str]] = []
+        queue = iter(users)
+
+        async def worker() -> None:
+            for user in queue:
+                rows.extend(await self._stored_of(user))
+
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(self.options.concurrency, len(users))):
+                    workers.create_task(worker())
+        except BaseExceptionGroup as group:
+            raise first_of(group) from None
+        return await asyncio.to_thread(pl.DataFrame, rows, schema=STORED_SCHEMA, orient="row")
+
+    async def _stored_of(self, user: str) -> list[tuple[str, str, str]]:
+        """All pages of one user."""
+        query: dict[str, Any] = {
+            "TableName": self.table,
+            "ConsistentRead": True,
+            "KeyConditionExpression": "user_id = :user",
+            "ExpressionAttributeValues": {":user": {"S": user}},
+        }
+        rows: list[tuple[str, str, str]] = []
+        while True:
+            reply = await self.retrier.call(lambda: self.client.call("query", **query))
+            rows += [_stored_row(item) for item in reply["Items"]]
+            if "LastEvaluatedKey" not in reply:
+                return rows
+            query["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+
     async def history(
         self, user_id: UUID | str, since: datetime | None, until: datetime | None
     ) -> list[VideoInteraction]:
@@ -255,6 +310,23 @@ class DynamoDBSink(Sink):
                 return found
             more = {"ExclusiveStartKey": reply["LastEvaluatedKey"]}
 
+    @asynccontextmanager
+    async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
+        """Two tables of its own, deleted on leaving."""
+        table = f"ingest-trial-{uuid4().hex}"
+        checkpoint_table = f"{table}-checkpoints"
+        parts = urlsplit(url)
+        query = urlencode({**dict(parse_qsl(parts.query)), "checkpoint_table": checkpoint_table})
+        trial = parts._replace(netloc=table, query=query).geturl()
+        sink = DynamoDBSink(trial)
+        try:
+            await sink.check(create=True)
+            yield trial
+        finally:
+            for name in (table, checkpoint_table):
+                await sink.retrier.call(lambda name=name: sink.client.call("delete_table", TableName=name))  # type: ignore[misc]
+            await sink.close()
+
     async def close(self) -> None:
         await self.client.close()
 
@@ -268,6 +340,19 @@ def spread(rows: Ints) -> Ints:
     n_requests = -(-len(rows) // ITEMS_PER_REQUEST)
     order = np.arange(n_requests * ITEMS_PER_REQUEST).reshape(ITEMS_PER_REQUEST, n_requests).T.ravel()
     return rows[order[order < len(rows)]]
+
+
+def _stored_row(item: dict[str, Any]) -> tuple[str, str, str]:
+    """User, event key and value of an item; attributes that are not ours make it another value."""
+    from ingest_service.stored import VALUE_COLUMNS
+
+    user, event_key = item.pop("user_id")["S"], item.pop("event_key")["S"]
+    parts = [str(item.pop(name, {}).get("S", "")) for name in VALUE_COLUMNS]
+    if "expires_at" in item:
+        parts.append(str(item.pop("expires_at").get("N", "")))
+    if item:
+        parts.append(json.dumps(item, sort_keys=True, default=str))
+    return user, event_key, "\x1f".join(parts)
 
 
 def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import numpy as np
@@ -14,7 +17,7 @@ from redis.asyncio import ConnectionPool
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
 from ingest_service.columns import Columns
-from ingest_service.errors import IngestError, Retry, first_of
+from ingest_service.errors import ConfigurationError, IngestError, Retry, first_of
 from ingest_service.models import VideoInteraction
 from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.retry import Retrier
@@ -23,7 +26,12 @@ from ingest_service.sinks.redis_commands import COMMANDS_PER_USER, Batch, member
 from ingest_service.sinks.redis_nodes import PASSING, RedisNodes, connection_of, errors_translated, refusal
 from ingest_service.texts import Piece, concatenate, decimals
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _PIECE_ROWS = 1 << 12  # rows made into commands at once: bounds the text in memory, and fits the CPU's cache
+_PIECE_USERS = 1_000  # asked for in one pipeline
+_MEMBER_KEY = r'^\{"video_id":"([^"]*)","timestamp":"([^"]*)"'
 
 # KEYS: the checkpoint; ARGV: the text that must be there ("" for none), the new one.
 _SWAP = """
@@ -32,6 +40,15 @@ if (now or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
+
+# Takes a database for a trial, if it is empty. KEYS: the mark that it is taken.
+_CLAIM = """
+if redis.call('DBSIZE') ~= 0 then return 0 end
+redis.call('SET', KEYS[1], 'taken')
+return 1
+"""
+_CLAIM_KEY = "ingest:trial"
+_DATABASES = 16  # what a server has unless it is told otherwise
 
 
 class RedisOptions(SinkOptions):
@@ -55,6 +72,7 @@ class RedisSink(Sink):
         self.limit = AdaptiveLimit(self.options.consumers)
         self._rate = RateLimit(self.options.rate)
         self.checkpoints: CheckpointStore = _Checkpoints(self)
+        self.forgets = f"a user's key expires {self.options.recent_ttl_s:,} s after its last write"
 
     async def open(self) -> None:
         await self.retrier.call(self.nodes.discover)
@@ -149,12 +167,81 @@ class RedisSink(Sink):
         key: list[Piece] = [b"ZADD recent:{", columns.texts["user_id"], b"} "]
         return concatenate([*key, decimals(columns.numbers["epoch_ms"]), b" ", *member(columns)]).to_list()
 
+    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+        """Each user's newest, in the order that Redis gives them: by score, then by member."""
+        import polars as pl
+
+        from ingest_service.stored import EVENT_KEY, member_of
+
+        frame = frame.with_columns(EVENT_KEY, member_of(frame), pl.lit(False).alias("expired"))
+        frame = frame.with_columns(pl.concat_str("epoch_ms", pl.lit(" "), "member").alias("value"))
+        is_crowded = pl.len().over("user_id") > self.options.recent_limit
+        if frame.select(is_crowded.any()).item():
+            newest = pl.struct("epoch_ms", "member").rank("ordinal", descending=True).over("user_id")
+            frame = frame.filter(~is_crowded | (newest <= self.options.recent_limit))
+        return frame.drop("member")
+
+    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+        import polars as pl
+
+        from ingest_service.stored import STORED_SCHEMA
+
+        pieces = [users[first : first + _PIECE_USERS] for first in range(0, len(users), _PIECE_USERS)]
+        return pl.concat([pl.DataFrame(schema=STORED_SCHEMA), *[await self._stored_piece(piece) for piece in pieces]])
+
+    async def _stored_piece(self, users: Sequence[str]) -> "pl.DataFrame":
+        import polars as pl
+
+        keys = [f"recent:{{{user}}}" for user in users]
+        sets = await self.retrier.call(lambda: self.nodes.sorted_sets(keys))
+        owners: list[str] = []
+        members: list[str] = []
+        scores: list[float] = []
+        for user, found in zip(users, sets, strict=True):
+            owners += [user] * len(found)
+            members += [member for member, _ in found]
+            scores += [score for _, score in found]
+        kinds = {"user_id": pl.String, "member": pl.String, "score": pl.Float64}
+        frame = pl.DataFrame({"user_id": owners, "member": members, "score": scores}, schema=kinds)
+        score, member = pl.col("score"), pl.col("member")
+        # A score of ours is a whole number; what is no member of ours has no key, and is compared all the same.
+        whole = pl.when(score == score.round()).then(score.cast(pl.Int64, strict=False).cast(pl.String))
+        key = pl.concat_str(member.str.extract(_MEMBER_KEY, 2), pl.lit("#"), member.str.extract(_MEMBER_KEY, 1))
+        value = pl.concat_str(whole.otherwise(score.cast(pl.String)), pl.lit(" "), member)
+        return frame.select("user_id", key.fill_null("").alias("event_key"), value.alias("value"))
+
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
         """A user's newest interactions, newest first."""
         key = f"recent:{{{user_id}}}"
         found = await self.command("ZREVRANGE", key, 0, limit - 1, key=key)
         members = [json.loads(member) for member in cast("list[str]", found)]
         return [VideoInteraction(user_id=UUID(str(user_id)), **member) for member in members]
+
+    @asynccontextmanager
+    async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
+        """An empty database of the same server, claimed by a key, and emptied on leaving.
+
+        A database that holds anything is never taken; what is removed is only what sinks write.
+        """
+        await self.open()
+        if self.nodes.is_cluster:
+            raise ConfigurationError(f"{self.name} is a cluster, which has no second database; try on a single server.")
+        parts = urlsplit(url)
+        own = int(parts.path.strip("/") or "0")
+        for number in range(_DATABASES - 1, -1, -1):
+            if number == own:
+                continue
+            sink = RedisSink(trial := parts._replace(path=f"/{number}").geturl())
+            try:
+                if await sink.command("EVAL", _CLAIM, 1, _CLAIM_KEY) == 1:
+                    try:
+                        yield trial
+                    finally:
+                        await _empty(sink)
+                    return
+            finally:
+                await sink.close()
+        raise ConfigurationError(f"{self.name} has no empty database for a trial; name a server of its own for it.")
 
     async def close(self) -> None:
         await self.nodes.close()
@@ -186,6 +273,14 @@ class _Outcome:
     dead: list[int] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
     fault: Retry | None = None
+
+
+async def _empty(sink: RedisSink) -> None:
+    """Remove everything that sinks write from a database that was claimed for a trial, and the claim last."""
+    for pattern in ("recent:*", "ingest:checkpoint:*", _CLAIM_KEY):
+        keys = sorted(await sink.nodes.keys(pattern))
+        for first in range(0, len(keys), _PIECE_USERS):
+            await sink.command("DEL", *keys[first : first + _PIECE_USERS])
 
 
 class _Checkpoints(CheckpointStore):

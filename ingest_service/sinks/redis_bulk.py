@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 
 from redis.asyncio import Connection, SSLConnection
 
+from ingest_service import fault
+
 _SLICE_BYTES = 1 << 18  # what is handed to the transport at once: bounds its copy of what waits
 _READ_BYTES = 1 << 18
 
@@ -44,6 +46,7 @@ class _Bulk:
             for first in range(0, len(payload), _SLICE_BYTES):
                 self._writer.write(payload[first : first + _SLICE_BYTES])
                 await self._writer.drain()
+                fault.point("redis-sending")
 
     async def _receive(self, n_replies: int, idle_timeout_s: float) -> dict[int, str]:
         assert self._reader is not None, "the pool hands out connected connections"

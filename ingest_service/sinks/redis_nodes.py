@@ -2,7 +2,7 @@
 
 import ssl
 from binascii import crc_hqx
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote
@@ -154,6 +154,34 @@ class RedisNodes:
             with errors_translated():
                 found.update([key async for key in self._client(self._pools[address]).scan_iter(pattern, count=1000)])
         return found
+
+    async def sorted_sets(self, keys: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """What is in the sorted sets at these keys, with scores; nothing where something else is."""
+        await self.refresh()
+        found: dict[str, list[tuple[str, float]]] = {}
+        for pool, its in self._by_node(keys):
+            with errors_translated():
+                async with self._client(pool).pipeline(transaction=False) as pipe:
+                    for key in its:
+                        pipe.zrange(key, 0, -1, withscores=True)
+                    replies = await pipe.execute(raise_on_error=False)
+                for key, reply in zip(its, replies, strict=True):
+                    if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+                        raise reply
+                    found[key] = [] if isinstance(reply, Exception) else reply
+        return [found[key] for key in keys]
+
+    def _by_node(self, keys: Sequence[str]) -> list[tuple[ConnectionPool, list[str]]]:
+        if self._owners is None:
+            return [(self._pools[self._seed], list(keys))]
+        by_node: dict[Address, list[str]] = {}
+        for key in keys:
+            by_node.setdefault(self._owners[slot_of(key)], []).append(key)
+        return [(self._pools[address], its) for address, its in by_node.items()]
+
+    @property
+    def is_cluster(self) -> bool:
+        return self._owners is not None
 
     def _client(self, pool: ConnectionPool) -> Redis:
         return Redis(connection_pool=pool)

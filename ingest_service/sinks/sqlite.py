@@ -6,17 +6,18 @@ crash both fall back together, so nothing is ever half there.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, TypeVar
-from urllib.parse import unquote
-from uuid import UUID
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+from uuid import UUID, uuid4
 
 import numpy as np
 
+from ingest_service import fault
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
 from ingest_service.columns import Columns, stable_order
@@ -29,6 +30,9 @@ from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse
 from ingest_service.sinks.encode import event_key
 from ingest_service.texts import concatenate
 
+if TYPE_CHECKING:
+    import polars as pl
+
 T = TypeVar("T")
 
 _COLUMNS = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
@@ -40,6 +44,7 @@ _TABLES = (
 )
 _INSERT = f"INSERT OR REPLACE INTO interactions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _PIECE_ROWS = 1 << 14  # rows that are Python objects at once
+_PIECE_USERS = 500  # asked for in one statement
 _PAGE_BYTES = 1 << 14  # a quarter less time a row than with SQLite's 4 KiB, as each chunk touches most users' pages
 _BUSY_TIMEOUT_S = 1  # the retrier goes on from there
 
@@ -91,6 +96,7 @@ class SQLiteSink(Sink):
 
     def _insert(self, values: list[list[str]]) -> None:
         self.begin().executemany(_INSERT, zip(*values, strict=True))
+        fault.point("sqlite-inserted")
 
     def begin(self) -> sqlite3.Connection:
         """The connection, in a transaction."""
@@ -129,6 +135,22 @@ class SQLiteSink(Sink):
     def preview(self, columns: Columns) -> list[str]:
         return [str(dict(zip(_COLUMNS, row, strict=True))) for row in zip(*_values(columns), strict=True)]
 
+    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+        import polars as pl
+
+        from ingest_service.stored import STORED_SCHEMA, VALUE
+
+        frames = [pl.DataFrame(schema=STORED_SCHEMA)]
+        for first in range(0, len(users), _PIECE_USERS):
+            piece = users[first : first + _PIECE_USERS]
+            where = f"WHERE user_id IN ({', '.join('?' * len(piece))})"
+            select = f"SELECT {', '.join(_COLUMNS)} FROM interactions {where}"
+            rows = await self.run(lambda: self.connected().execute(select, piece).fetchall())  # noqa: B023
+            # A value that is no text was not written by this program; as text it compares as another one.
+            texts = pl.DataFrame(rows, schema=dict.fromkeys(_COLUMNS, pl.String), orient="row", strict=False)
+            frames.append(texts.with_columns(pl.all().fill_null("")).select("user_id", "event_key", VALUE))
+        return pl.concat(frames)
+
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
         """A user's newest interactions, newest first."""
         return await self._select("WHERE user_id = ? ORDER BY event_key DESC LIMIT ?", (str(user_id), limit))
@@ -149,6 +171,13 @@ class SQLiteSink(Sink):
         names = ("user_id", "video_id", "event_type", "timestamp", "device", "session_id")
         rows = await self.run(lambda: self.connected().execute(statement, values).fetchall())
         return [VideoInteraction.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+
+    @asynccontextmanager
+    async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
+        """A file of its own in `folder`, which goes with the folder."""
+        path = quote(str((folder / f"{uuid4().hex}.db").resolve()))
+        query = urlsplit(url).query
+        yield f"sqlite:///{path}" + (f"?{query}" if query else "")
 
     async def close(self) -> None:
         if not self._is_closed:
@@ -211,7 +240,9 @@ class _Checkpoints(CheckpointStore):
                 (new, stream, self._sink.name, old),
             )
         if cursor.rowcount == 1:
+            fault.point("sqlite-commit")
             connection.commit()
+            fault.point("sqlite-committed")
             return True
         connection.rollback()
         return False

@@ -3,7 +3,9 @@
 Everything is read back with plain clients, never through the sink.
 """
 
+import contextlib
 import json
+import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.helpers import (
     chunk_of,
     create_tables,
     dynamodb_at,
+    dynamodb_client,
     dynamodb_items,
     interaction,
     interactions,
@@ -42,6 +45,10 @@ class Kit(ABC):
 
     @abstractmethod
     def stored(self) -> Stored: ...
+
+    @abstractmethod
+    def remove(self, record: VideoInteraction) -> None:
+        """Take one record out, behind the program's back."""
 
     @abstractmethod
     def exact(self, record: VideoInteraction) -> object:
@@ -75,6 +82,10 @@ class SQLiteKit(Kit):
     def stored(self) -> Stored:
         return dict(sqlite_rows(self.path))
 
+    def remove(self, record: VideoInteraction) -> None:
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM interactions WHERE user_id = ? AND event_key = ?", key_of(record))
+
     def exact(self, record: VideoInteraction) -> object:
         user_id, event_key = key_of(record)
         return {"user_id": user_id, "event_key": event_key, **texts_of(record)}
@@ -98,7 +109,12 @@ class RedisKit(Kit):
                 found[place] = (key, member, score)
         return found
 
-    def exact(self, record: VideoInteraction) -> object:
+    def remove(self, record: VideoInteraction) -> None:
+        key, member, _ = self.exact(record)
+        with redis.Redis.from_url(self.url) as client:
+            assert client.zrem(key, member) == 1
+
+    def exact(self, record: VideoInteraction) -> tuple[str, str, float]:
         member = json.dumps(texts_of(record), separators=(",", ":"))
         return f"recent:{{{record.user_id}}}", member, float(int(record.timestamp.timestamp() * 1_000))
 
@@ -124,6 +140,11 @@ class DynamoDBKit(Kit):
 
     def stored(self) -> Stored:
         return dict(dynamodb_items(self.endpoint, self.table))
+
+    def remove(self, record: VideoInteraction) -> None:
+        user_id, event_key = key_of(record)
+        with dynamodb_client(self.endpoint) as client:
+            client.delete_item(TableName=self.table, Key={"user_id": {"S": user_id}, "event_key": {"S": event_key}})
 
     def exact(self, record: VideoInteraction) -> object:
         user_id, event_key = key_of(record)

@@ -11,20 +11,25 @@ from ingest_service.blocks import BLOCK_BYTES
 from ingest_service.checkpoint import Checkpoint, Fingerprint, Lease, decode
 from ingest_service.chunk import Chunk, Position
 from ingest_service.columns import Columns
+from ingest_service.config import stream_named
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.datasets.microlens import MICROLENS
-from ingest_service.errors import IngestError, LeaseHeld
+from ingest_service.errors import ConfigurationError, IngestError, LeaseHeld
+from ingest_service.findings import Findings
 from ingest_service.loader import Silent
 from ingest_service.models import VideoInteraction
 from ingest_service.pipeline import Job, load
 from ingest_service.records import Ints
+from ingest_service.replay import ReplayReport, replay
 from ingest_service.sinks.base import Sink, Written, sink_at
 from ingest_service.sources.local import FileSource
 from ingest_service.store import AnswersHistory, AnswersRecent, InteractionStore
+from ingest_service.stored import STORED_SCHEMA
 from ingest_service.texts import concatenate, decimals
 from ingest_service.tracker import Watermark
+from ingest_service.verify import verify
 from tests.helpers import FIRST_MS, chunk_of, columns_of, interaction, interactions
-from tests.sinks.kits import Kit
+from tests.sinks.kits import Kit, key_of
 
 SOURCE = Fingerprint("file:///pairs.csv", "user,item,timestamp", 1000, "")
 
@@ -177,6 +182,118 @@ async def test_of_equal_keys_in_different_chunks_the_later_row_wins(
     assert n_written > 4
     assert report.balanced
     assert kit.stored() == kit.expected(list(expected.values()))
+
+
+# --- reading back ---------------------------------------------------------------------------------
+
+
+async def test_what_is_stored_is_what_is_expected(kit: Kit, sink: Sink) -> None:
+    """`stored` gives each record of the users asked for as `expected` says, odd text and microseconds included."""
+    rows = interactions(210)
+    rows += [
+        interaction(1, 1, 0),
+        interaction(-3, 3, session_id='a "quoted" \\ text\twith\n\x01 é 𝄞 and }'),
+        interaction(4, 4).model_copy(update={"timestamp": interaction(4, 4).timestamp.replace(microsecond=123_456)}),
+    ]
+    chunk = chunk_of(rows)
+    await store(sink, chunk)
+    users = chunk.columns.frame()["user_id"].unique().to_list()
+    expected = sink.expected(chunk.columns.frame())
+    assert not expected["expired"].any()
+    found = await sink.stored([*users, str(interaction(999, 1).user_id)])
+    assert found.schema == STORED_SCHEMA
+    assert sorted(found.rows()) == sorted(expected.select(*STORED_SCHEMA).rows())
+    some = await sink.stored(users[:2])
+    assert sorted(some.rows()) == sorted(row for row in found.rows() if row[0] in users[:2])
+    assert (await sink.stored([])).height == 0
+
+
+async def test_verify_finds_what_was_done_to_a_sink(kit: Kit, sink: Sink, tmp_path: Path) -> None:
+    """A row deleted, one altered and one added behind the program's back are found, with line, offset and key."""
+    path = tmp_path / "pairs.csv"
+    rows = [interaction(1 + i % 7, 100 + i, FIRST_MS + i) for i in range(300)]
+    lines = [f"{1 + i % 7},{100 + i},{FIRST_MS + i}\n" for i in range(300)]
+    header = "user,item,timestamp\n"
+    path.write_text(header + "".join(lines) + "bad\n")
+    job = Job(FileSource(path), "pairs", MICROLENS, tmp_path / "state")
+    await load(job, [sink], asyncio.Event(), Silent())
+
+    async def verified() -> Findings:
+        return await verify([job], [sink], asyncio.Event(), lambda **_: None)
+
+    findings = await verified()
+    assert (findings.equal, findings.rows_read) == (True, 301)
+    assert findings.sinks[sink.name].compared == 300
+    assert findings.dead_letters.compared == 1
+
+    kit.remove(rows[10])
+    kit.remove(rows[20])
+    added = interaction(1, 7_777)
+    await store(sink, chunk_of([rows[20].model_copy(update={"session_id": "other"}), added]))
+    found = (await verified()).sinks[sink.name]
+    assert (found.compared, found.missing, found.altered, found.extra) == (300, 1, 1, 1)
+    places = {one.kind: (one.user_id, one.event_key, one.line, one.offset) for one in found.first}
+    assert places == {
+        "missing": (*key_of(rows[10]), 12, len(header) + len("".join(lines[:10]))),
+        "altered": (*key_of(rows[20]), 22, len(header) + len("".join(lines[:20]))),
+        "extra": (*key_of(added), 0, 0),
+    }
+
+
+async def test_an_edited_dead_letter_lands(kit: Kit, sink: Sink, tmp_path: Path) -> None:
+    """`replay` stores it, gives the lease back and leaves the checkpoint as it was; `verify` then expects the row."""
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"user,item,timestamp\n1,2,{FIRST_MS}\nbad\n")
+    source = FileSource(path)
+    stream = stream_named(source.uri)
+    job = Job(source, stream, MICROLENS, tmp_path / "state")
+    await load(job, [sink], asyncio.Event(), Silent())
+    before = decode(str(await sink.checkpoints.read(stream)), stream, sink.name)
+    letters = tmp_path / "state" / stream / "dead-letters.jsonl"
+    letters.write_text(letters.read_text().replace('"raw": "bad"', f'"raw": "3,4,{FIRST_MS}"'))
+
+    report = await replay(letters, [sink], MICROLENS, {}, None, asyncio.Event(), lambda **_: None)
+    assert report == ReplayReport(letters=1, landed=1)
+    assert kit.stored() == kit.expected([interaction(1, 2), interaction(3, 4)])
+    after = decode(str(await sink.checkpoints.read(stream)), stream, sink.name)
+    assert after.holder is None
+    assert (after.source, after.watermark, after.complete) == (before.source, before.watermark, before.complete)
+    findings = await verify([job], [sink], asyncio.Event(), lambda **_: None)
+    assert (findings.equal, findings.sinks[sink.name].compared) == (True, 2)
+
+
+async def test_a_scratch_place_is_empty_apart_and_gone_afterwards(kit: Kit, sink: Sink, tmp_path: Path) -> None:
+    """It has the sink's own options, shares nothing with the sink or another such place, and leaves nothing behind."""
+    rows = interactions(20)
+    chunk = chunk_of(rows)
+    users = chunk.columns.frame()["user_id"].unique().to_list()
+    await store(sink, chunk_of(rows[:5]))
+    before = kit.stored()
+    async with sink.scratch(kit.url, tmp_path) as one, sink.scratch(kit.url, tmp_path) as other:
+        assert len({kit.url, one, other}) == 3
+        for url in (one, other):
+            trial = sink_at(url)
+            await trial.open()
+            place = {"checkpoint_table"}
+            assert trial.options.model_dump(exclude=place) == sink.options.model_dump(exclude=place)
+            assert (await trial.stored(users)).height == 0
+            assert await trial.checkpoints.swap("stream", None, "text")
+            await store(trial, chunk)
+            assert (await trial.stored(users)).height == 20
+            await trial.close()
+    assert kit.stored() == before
+    assert await sink.checkpoints.streams() == []
+    if one.startswith("sqlite"):
+        return  # its file goes with the folder
+    trial = sink_at(one)
+    try:
+        await trial.open()
+        assert (await trial.stored(users)).height == 0
+        assert await trial.checkpoints.streams() == []
+    except ConfigurationError as error:
+        assert "There is no DynamoDB table" in str(error)
+    finally:
+        await trial.close()
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
