@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 _BURST_S = 0.1  # how much of a second's allowance may be taken at once
+_MEMORY_S = 1.0
+_HEADROOM = 1.5
 _SLOW = 3.0  # so many times the usual latency means that the sink is queueing
 _USUAL_SHARE = 0.02  # weight of one answer in the usual latency: some 50 answers of memory
 
@@ -15,22 +17,69 @@ class RateLimit:
     """A token bucket: at most `per_s` units a second, over any few seconds. None sets no limit."""
 
     def __init__(self, per_s: float | None, now: Callable[[], float] = time.monotonic) -> None:
-        self._per_s = per_s
+        self.per_s = per_s
         self._now = now
         self._free_at = now()  # when all that was taken so far is paid for
 
     async def take(self, units: float) -> None:
         """Wait until `units` more may pass."""
-        if self._per_s is None:
+        if self.per_s is None:
             return
         now = self._now()
-        self._free_at = max(self._free_at, now - _BURST_S) + units / self._per_s
+        self._free_at = max(self._free_at, now - _BURST_S) + units / self.per_s
         if self._free_at > now:
             await asyncio.sleep(self._free_at - now)
 
     def piece(self, most: int) -> int:
         """How many units to take at once, so that the rate holds from one moment to the next."""
-        return most if self._per_s is None else max(1, min(most, int(self._per_s * _BURST_S)))
+        return most if self.per_s is None else max(1, min(most, int(self.per_s * _BURST_S)))
+
+
+class AdaptiveRate:
+    """No limit until the sink throttles; then a rate at which it takes two thirds of what it is asked for.
+
+    That keeps a table of little capacity busy, while a table that refuses some items however few there are (up to a
+    third of them) is not asked for less and less. Without throttles the rate rises by a tenth every tenth of a second.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._limit = RateLimit(None, now)
+        self._taken: deque[tuple[float, int]] = deque()
+        self._since = self._looked_at = 0.0
+        self._turn = asyncio.Lock()
+        self._asked = self._refused = 0
+
+    @property
+    def per_s(self) -> float | None:
+        return self._limit.per_s
+
+    async def take(self, units: int) -> None:
+        """Wait until `units` more may be asked for."""
+        async with self._turn:  # one by one, so that a new rate holds for all but the first who wait
+            await self._limit.take(units)
+
+    def answered(self, taken: int, refused: int) -> None:
+        """What the sink made of a request's units."""
+        now = self._now()
+        if not self._taken:
+            self._since = self._looked_at = now - _BURST_S
+        self._taken.append((now, taken))
+        while self._taken[0][0] < now - _MEMORY_S:
+            self._taken.popleft()
+        self._asked += taken + refused
+        self._refused += refused
+        passed_s = now - self._looked_at
+        if passed_s < _BURST_S:
+            return
+        per_s = self._limit.per_s
+        if self._refused:
+            recent = sum(units for _, units in self._taken) / min(_MEMORY_S, now - self._since)
+            share = 1 - self._refused / self._asked
+            self._limit.per_s = max(_HEADROOM * (recent if per_s is None else per_s * share), recent, 1.0)
+        elif per_s is not None:
+            self._limit.per_s = per_s * 1.1
+        self._looked_at, self._asked, self._refused = now, 0, 0
 
 
 class AdaptiveLimit:
@@ -91,7 +140,8 @@ class AdaptiveLimit:
             self._wake()
 
     def throttled(self, share: float = 1.0) -> None:
-        """The sink refused that share of a request for now."""
+        """The sink refused that share of a request for now, and took the rest."""
+        self._limit = min(float(self._most), self._limit + (1 - share) / self._limit)
         self._lower(1 - share / 2, "throttled")
 
     def _lower(self, factor: float, reason: str) -> None:

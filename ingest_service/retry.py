@@ -36,6 +36,12 @@ class Retrier:
         """Part of a request went through: the sink is not down."""
         self._last_success = time.monotonic()
 
+    def throttle(self) -> None:
+        """Part of a request went through, and the rest will be tried again."""
+        self.retries += 1
+        self.throttled += 1
+        self.progressed()
+
     async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """`attempt` until it does not raise Retry. SinkUnavailable when the budget is spent."""
         failures = 0

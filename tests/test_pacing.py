@@ -1,10 +1,11 @@
 """Rates and adaptive concurrency."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from ingest_service.pacing import AdaptiveLimit, RateLimit
+from ingest_service.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
 
 
 class Clock:
@@ -117,3 +118,57 @@ def test_a_slow_answer_lowers_a_little() -> None:
         limit.answered(0.01)
     limit.answered(1.0)
     assert (limit.limit, limit.reason) == (9, "latency")
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _asked_for(takes: Callable[[float], float], seconds: int = 30) -> tuple[float, float]:
+    """What a sink took and was asked for in the last 10 of some seconds, a second, if asked as fast as the rate says.
+
+    `takes` says how much of an asked rate the sink takes.
+    """
+    clock = _Clock()
+    rate = AdaptiveRate(clock)
+    asked_last = taken_last = 0.0
+    for tick in range(seconds * 10):
+        clock.now += 0.1
+        asked = min(rate.per_s or 50_000, 50_000.0)
+        taken = takes(asked)
+        rate.answered(round(taken / 10), round((asked - taken) / 10))
+        if tick >= (seconds - 10) * 10:
+            asked_last += asked / 100
+            taken_last += taken / 100
+    return taken_last, asked_last
+
+
+def test_a_sink_of_little_capacity_is_kept_busy() -> None:
+    """It gives all that it can, and at most every third item is asked for in vain."""
+    taken, asked = _asked_for(lambda asked: min(asked, 2_000))
+    assert taken >= 1_900
+    assert asked <= 1.6 * taken
+
+
+def test_a_sink_that_refuses_some_items_always_is_not_starved() -> None:
+    """Asking it for less would only make it slower."""
+    taken, asked = _asked_for(lambda asked: 0.7 * asked)
+    assert asked >= 45_000
+    assert taken >= 30_000
+
+
+def test_a_rate_rises_again_once_nothing_is_refused() -> None:
+    """A throttle of a moment does not last."""
+    clock = _Clock()
+    rate = AdaptiveRate(clock)
+    rate.answered(100, 900)
+    assert rate.per_s is not None
+    lowered = rate.per_s
+    for _ in range(50):
+        clock.now += 0.1
+        rate.answered(100, 0)
+    assert rate.per_s > 50 * lowered

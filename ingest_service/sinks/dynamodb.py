@@ -8,6 +8,7 @@ so they are checked before; what is refused all the same is halved until the cul
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.columns import Columns
 from ingest_service.errors import ConfigurationError, Retry, first_of
 from ingest_service.models import VideoInteraction, timestamp_text
-from ingest_service.pacing import AdaptiveLimit, RateLimit
+from ingest_service.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
 from ingest_service.records import Bools, Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
@@ -86,6 +87,7 @@ class DynamoDBSink(Sink):
         )
         self.checkpoints: CheckpointStore = _Checkpoints(self)
         self.limit = AdaptiveLimit(self.options.concurrency, _START_CONCURRENCY)
+        self._pace = AdaptiveRate()
         self._rate = RateLimit(self.options.rate)
         self._capacity = RateLimit(self.options.wcu)
 
@@ -100,9 +102,7 @@ class DynamoDBSink(Sink):
     async def write(self, chunk: Chunk) -> Written:
         rows = spread(await asyncio.to_thread(chunk.last_of_each_key))
         dead: list[DeadRow] = []
-        for first in range(0, len(rows), _SLICE_ROWS):
-            requests = await asyncio.to_thread(self._requests, rows[first : first + _SLICE_ROWS], chunk, dead)
-            await self._send_all(requests, chunk, dead)
+        await self._send_all(rows, chunk, dead)
         return Written(len(rows) - len(dead), chunk.accepted - len(rows), dead)
 
     def _requests(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> list["_Request"]:
@@ -125,48 +125,64 @@ class DynamoDBSink(Sink):
             for i in range(0, len(indices), size)
         ]
 
-    async def _send_all(self, requests: list["_Request"], chunk: Chunk, dead: list[DeadRow]) -> None:
-        queue = iter(requests)
+    async def _send_all(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> None:
+        """Workers send requests until none is left; what is left unprocessed joins others in new requests."""
+        slices = iter([rows[first : first + _SLICE_ROWS] for first in range(0, len(rows), _SLICE_ROWS)])
+        fresh: deque[_Request] = deque()
+        again = _Request([], [], [])
+        encoding = asyncio.Lock()
+
+        async def take() -> _Request | None:
+            async with encoding:
+                if not fresh and (next_rows := next(slices, None)) is not None:
+                    fresh.extend(await asyncio.to_thread(self._requests, next_rows, chunk, dead))
+            if not fresh or len(again.rows) >= ITEMS_PER_REQUEST:
+                return again.cut(ITEMS_PER_REQUEST) if again.rows else None
+            request = fresh.popleft()
+            await self._rate.take(len(request.rows))
+            await self._capacity.take(sum(request.units))
+            return request
 
         async def worker() -> None:
-            for request in queue:
-                await self._send(request, chunk, dead)
+            while (request := await take()) is not None:
+                again.join(await self._send(request, chunk, dead))
 
+        n_requests = -(-len(rows) // ITEMS_PER_REQUEST)
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self.options.concurrency, len(requests))):
+                for _ in range(min(self.options.concurrency, n_requests)):
                     workers.create_task(worker())
         except BaseExceptionGroup as group:
             raise first_of(group) from None
 
-    async def _send(self, request: "_Request", chunk: Chunk, dead: list[DeadRow]) -> None:
-        """Until every item of the request is stored or refused for good."""
-        pending = request
-        await self._rate.take(len(request.rows))
-        await self._capacity.take(sum(request.units))
+    async def _send(self, request: "_Request", chunk: Chunk, dead: list[DeadRow]) -> "_Request":
+        """Until some items of the request are stored or refused for good; returns the others."""
 
-        async def attempt() -> None:
-            nonlocal pending
-            unprocessed = await self._post(pending)
+        async def attempt() -> _Request:
+            unprocessed = await self._post(request)
             if unprocessed:
-                left = pending.only({_key_of(write) for write in unprocessed})
-                if len(left.rows) < len(pending.rows):
-                    self.retrier.progressed()
-                pending = left
-                raise Retry("DynamoDB leaves items unprocessed", throttled=True)
+                left = request.only({_key_of(write) for write in unprocessed})
+                if len(left.rows) == len(request.rows):
+                    raise Retry("DynamoDB leaves items unprocessed", throttled=True)
+                self.retrier.throttle()
+                return left
+            return _Request([], [], [])
 
         try:
-            await self.retrier.call(attempt)
+            return await self.retrier.call(attempt)
         except Refused as refusal:
-            if len(pending.rows) == 1:
+            left = _Request([], [], [])
+            if len(request.rows) == 1:
                 reason = f"DynamoDB refuses the item ({refusal.code})."
-                dead.append(chunk.dead_row(pending.rows[0], self.name, "refused", reason))
-                return
-            for half in pending.halves():
-                await self._send(half, chunk, dead)
+                dead.append(chunk.dead_row(request.rows[0], self.name, "refused", reason))
+                return left
+            for half in request.halves():
+                left.join(await self._send(half, chunk, dead))
+            return left
 
     async def _post(self, request: "_Request") -> Sequence[dict[str, Any]]:
         """One request in its slot; its answer moves the number of slots. Returns what is left unprocessed."""
+        await self._pace.take(len(request.rows))
         async with self.limit.slot():
             began = time.monotonic()
             try:
@@ -176,7 +192,9 @@ class DynamoDBSink(Sink):
             except Retry as later:
                 if later.throttled:
                     self.limit.throttled()
+                    self._pace.answered(0, len(request.rows))
                 raise
+        self._pace.answered(len(request.rows) - len(unprocessed), len(unprocessed))
         share = len(unprocessed) / len(request.rows)
         if share:
             self.limit.throttled(share)
@@ -401,6 +419,17 @@ class _Request:
 
     def body(self, table: str) -> bytes:
         return b'{"RequestItems":{"%b":[%b]}}' % (table.encode(), b",".join(self.items))
+
+    def join(self, other: "_Request") -> None:
+        self.rows.extend(other.rows)
+        self.items.extend(other.items)
+        self.units.extend(other.units)
+
+    def cut(self, n: int) -> "_Request":
+        """Take out the last `n` rows, or all."""
+        cut = self._take(range(max(0, len(self.rows) - n), len(self.rows)))
+        del self.rows[-n:], self.items[-n:], self.units[-n:]
+        return cut
 
     def only(self, keys: set[tuple[str, str]]) -> "_Request":
         return self._take([i for i, item in enumerate(self.items) if _key_of(json.loads(item)) in keys])
