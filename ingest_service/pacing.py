@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 _BURST_S = 0.1  # how much of a second's allowance may be taken at once
 _MEMORY_S = 1.0
 _HEADROOM = 1.5
+_LEAST_PER_S = 100.0  # a sink that takes nothing is left alone by the retrier; this is how fast it is found well
 _SLOW = 3.0  # so many times the usual latency means that the sink is queueing
 _USUAL_SHARE = 0.02  # weight of one answer in the usual latency: some 50 answers of memory
 
@@ -63,7 +64,7 @@ class AdaptiveRate:
         """What the sink made of a request's units."""
         now = self._now()
         if not self._taken:
-            self._since = self._looked_at = now - _BURST_S
+            self._since = self._looked_at = now - 2 * _BURST_S
         self._taken.append((now, taken))
         while self._taken[0][0] < now - _MEMORY_S:
             self._taken.popleft()
@@ -76,7 +77,7 @@ class AdaptiveRate:
         if self._refused:
             recent = sum(units for _, units in self._taken) / min(_MEMORY_S, now - self._since)
             share = 1 - self._refused / self._asked
-            self._limit.per_s = max(_HEADROOM * (recent if per_s is None else per_s * share), recent, 1.0)
+            self._limit.per_s = max(_HEADROOM * (recent if per_s is None else per_s * share), recent, _LEAST_PER_S)
         elif per_s is not None:
             self._limit.per_s = per_s * 1.1
         self._looked_at, self._asked, self._refused = now, 0, 0
