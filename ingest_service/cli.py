@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 app = typer.Typer(
     name="ingest-service",
-    help="Load interaction files into Redis, DynamoDB and SQLite: resumable, with every row accounted for.",
+    help="Load interaction files into Redis, DynamoDB, MongoDB and SQLite: resumable, with every row accounted for.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich would take longer to import than the rest of it
@@ -38,7 +38,9 @@ Sources = Annotated[
 ]
 To = Annotated[
     list[str] | None,
-    typer.Option("--to", metavar="URL", help="A sink: redis://, dynamodb://, sqlite://. May be given several times."),
+    typer.Option(
+        "--to", metavar="URL", help="A sink: redis://, dynamodb://, mongodb://, sqlite://. May be given several times."
+    ),
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]

@@ -29,6 +29,7 @@ CODES = {
     "wrong_type": "the sink holds something else under the row's key",
     "item_too_large": "larger than the sink takes",
     "bad_key": "a key that the sink does not take",
+    "duplicate_key": "another document has the row's value in a unique index of the sink",
     "refused": "the sink refused the row for a reason of its own",
 }
 

@@ -14,6 +14,7 @@ from ingest_service.cli import app
 from ingest_service.config import Settings, load_settings
 from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb import DynamoDBOptions
+from ingest_service.sinks.mongodb import MongoDBOptions
 from ingest_service.sinks.redis import RedisOptions
 from tests.servers import ROOT
 
@@ -80,7 +81,7 @@ def test_every_setting_and_option_is_documented() -> None:
     """Each setting and each option of a sink URL stands in docs/COMMANDS.md."""
     for name in Settings.model_fields:
         assert f"`{name}`" in COMMANDS or f"[{name}]" in COMMANDS
-    for options in (SinkOptions, RedisOptions, DynamoDBOptions):
+    for options in (SinkOptions, RedisOptions, DynamoDBOptions, MongoDBOptions):
         for name in options.model_fields:
             assert f"`{name}`" in COMMANDS
 
