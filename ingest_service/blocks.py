@@ -7,9 +7,10 @@ same blocks as one that was never interrupted.
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest_service.chunk import Chunk, DeadRow, Position
 from ingest_service.datasets.base import Dataset, Layout, bind, specify
@@ -251,7 +252,7 @@ def parse_block(block: Block, layout: Layout) -> Chunk:
     """Typed columns for the rows that are plainly right; the specification decides on each of the others."""
     records = block.records
     n = len(records)
-    values = [np.zeros(n, np.int64) for _ in layout.dataset.columns]
+    values: list[NDArray[Any]] = [np.zeros(n, column.dtype) for column in layout.dataset.columns]
     accepted = np.zeros(n, np.bool_)
     if len(records.plain):
         columns, valid = layout.columns(block.data, records)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ingest_service.allocator import give_back_memory
+from ingest_service.cli_movielens import movielens
 from ingest_service.errors import IngestError, LocalIOError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ Sources = Annotated[
 To = Annotated[
     list[str] | None,
     typer.Option(
-        "--to", metavar="URL", help="A sink: redis://, dynamodb://, mongodb://, sqlite://. May be given several times."
+        "--to", metavar="URL", help="redis://, dynamodb://, mongodb:// or sqlite://. May be given several times."
     ),
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
@@ -312,6 +313,9 @@ def _print_stream(stream: "StreamReport") -> None:
         if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
             console.print(f"Refused rows, with their reasons: {stream.dead_letters}", highlight=False, soft_wrap=True)
     typer.echo(printed.get(), nl=False)
+
+
+app.add_typer(movielens)
 
 
 @contextmanager

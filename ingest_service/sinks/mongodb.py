@@ -360,6 +360,13 @@ class _Checkpoints(CheckpointStore):
         return sorted(document["stream"] for document in await self._sink.call(find))
 
 
+def mongodb_url_with(url: str, **options: object) -> str:
+    """The URL with some of our options set, whatever it said about them."""
+    parts = split_url(url)
+    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in options]
+    return urlunsplit(parts._replace(query=urlencode([*query, *options.items()])))
+
+
 def _parse(url: str) -> tuple[str, str, MongoDBOptions]:
     """The driver's own URI, the database's name, and our options: the query holds both kinds."""
     parts = split_url(url)

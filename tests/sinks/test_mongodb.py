@@ -101,7 +101,13 @@ async def test_a_write_that_stays_unconfirmed_is_not_settled(mongodb_db_url: str
 
 async def test_a_row_that_fails_for_now_is_tried_alone(mongodb_db_url: str) -> None:
     """A passing error of single rows of a batch repeats only these."""
-    busy = Forged({"ok": 1, "n": 8, "writeErrors": [{"index": 3, "code": 112}, {"index": 7, "code": 112}]})
+    busy = Forged(
+        {
+            "ok": 1,
+            "n": 8,
+            "writeErrors": [{"index": 3, "code": 112, "errmsg": ""}, {"index": 7, "code": 112, "errmsg": ""}],
+        }
+    )
 
     def once(name: str, nth: int) -> Forged | None:
         return busy if (name, nth) == ("insert", 1) else None
