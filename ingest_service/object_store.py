@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 from ingest_service.durable import sync_folder
 from ingest_service.errors import (
     ConfigurationError,
-    IngestError,
     LeaseHeld,
     LocalIOError,
     SourceChanged,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore
 
 SCHEMES: Final = frozenset({"s3", "gs", "https", "http", "file"})
+_PART_BYTES = 8 << 20
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL"}
 
 
@@ -120,24 +120,15 @@ def put_whole(address: Address, pieces: Iterator[bytes]) -> None:
         return
     import obstore
 
-    store = address.store()
-    failures: list[BaseException] = []
-
-    def watched() -> Iterator[bytes]:
-        try:
-            yield from pieces
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    # Not with `mode="create"`: no store has that for a multipart upload. Of two writers the later one wins, whole.
-    try:
+    # `obstore.put` would ask for the pieces inside its own runtime, where no other request can be made. A writer that
+    # is not closed leaves nothing under the name; of two writers the one that closes later wins, whole.
+    with errors_translated(address.uri, "written"):
+        writer = obstore.open_writer(address.store(), address.path, buffer_size=_PART_BYTES, max_concurrency=2)
+    for piece in pieces:
         with errors_translated(address.uri, "written"):
-            obstore.put(store, address.path, watched(), use_multipart=True, chunk_size=8 << 20, max_concurrency=2)
-    except IngestError:
-        if failures:
-            raise failures[0] from None
-        raise
+            writer.write(piece)
+    with errors_translated(address.uri, "written"):
+        writer.close()
 
 
 def _put_file(path: Path, pieces: Iterator[bytes]) -> None:

@@ -95,7 +95,7 @@ class OnnxEmbedder:
             vectors = tokens[:, 0]
         else:
             weights = mask.astype(np.float32)
-            vectors = np.einsum("btd,bt->bd", tokens, weights) / weights.sum(axis=1, keepdims=True)
+            vectors = np.einsum("btd,bt->bd", tokens, weights) / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
         if self._normalizes:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
