@@ -153,6 +153,11 @@ async def _check(sources: Sequence[str], settings: "Settings", *, create: bool) 
     findings = [(name, await asyncio.to_thread(examine_source, name, settings)) for name in sources]
     for sink in sinks_of(settings.sink_urls()):
         findings += [(sink.name, finding) for finding in await examine(sink, create=create)]
+    if settings.mongodb_uri is not None:
+        from ingest_service.movielens.ratings import ratings_sink
+
+        found = await examine(ratings_sink(settings, {}), create=create)
+        findings += [("movielens", finding) for finding in found]
     return findings
 
 

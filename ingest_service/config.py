@@ -74,13 +74,13 @@ class Settings(BaseSettings):
         return [short[url]() if url in short else url for url in self.to]
 
     def redis_address(self) -> str:
-        if self.redis_url is None:
+        if self.redis_url is None or not self.redis_url.get_secret_value():
             raise ConfigurationError("The sink 'redis' has no address; set REDIS_URL or give a redis:// URL.")
         return self.redis_url.get_secret_value()
 
     def mongodb_address(self) -> str:
         """MONGODB_URI, with the database `movielens` where it names none."""
-        if self.mongodb_uri is None:
+        if self.mongodb_uri is None or not self.mongodb_uri.get_secret_value():
             raise ConfigurationError("The sink 'mongodb' has no address; set MONGODB_URI or give a mongodb:// URL.")
         address, mark, query = self.mongodb_uri.get_secret_value().partition("?")
         if not address.partition("://")[2].partition("/")[2]:

@@ -16,6 +16,7 @@ from ingest_service.chunk import Chunk
 from ingest_service.config import Settings, stream_named
 from ingest_service.datasets.movielens import MOVIES, NO_GENRES
 from ingest_service.dead_letter import DeadLetters
+from ingest_service.errors import SourceNotFound
 from ingest_service.loader import opened
 from ingest_service.movielens.embeddings import Embedder, Vectors, embedder_of
 from ingest_service.movielens.places import MOVIES_COLLECTION, member, movie_object_id, write_movie_ids
@@ -77,7 +78,10 @@ async def movies(settings: Settings, progress: StepProgress | None = None) -> Mo
     sink = MongoDBSink(mongodb_url_with(settings.mongodb_address(), collection=MOVIES_COLLECTION))
     dead_letters = DeadLetters(settings.state_dir / stream_named(source.uri), source.uri)
     report = MoviesReport(dead_letters=str(dead_letters.path))
-    chunks = await finish_in_thread(_chunks, source)
+    try:
+        chunks = await finish_in_thread(_chunks, source)
+    except SourceNotFound as error:
+        raise SourceNotFound(f"{error} Get the archive with: ingest-service movielens download.") from None
     embedder = await finish_in_thread(embedder_of, settings)
     async with opened([sink]):
         await finish_in_thread(dead_letters.open, resume_offset=0)
