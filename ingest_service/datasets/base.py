@@ -18,6 +18,8 @@ from ingest_service.records import Bools, Dialect, Records
 # stored 27-character form; the number `epoch_ms` is the same instant.
 RECORD_TEXTS = ("user_id", "video_id", "event_type", "timestamp", "device", "session_id")
 
+RECORD_NUMBERS = ("epoch_ms",)
+
 # By role: int64 for ids, timestamps in microseconds since 1970 UTC, ratings in half stars; texts as Python objects.
 Values: TypeAlias = Mapping[str, NDArray[Any]]
 

@@ -46,7 +46,7 @@ async def popular(
         stored = bool(movies) or allow_empty
         if stored:
             expiry: list[Any] = [] if expire_s is None else ["EX", expire_s]
-            await redis.command("SET", POPULAR_KEY, json.dumps(movies), *expiry)
+            await redis.command("SET", POPULAR_KEY, json.dumps(movies), *expiry, key=POPULAR_KEY)
         return Popular(until, movies, stored)
 
 

@@ -26,13 +26,14 @@ from pymongo.asynchronous.database import AsyncDatabase
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.columns import Columns
+from ingest_service.datasets.base import RECORD_NUMBERS
 from ingest_service.errors import ConfigurationError, Retry, SinkUnavailable, first_of
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.records import Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options, split_url
-from ingest_service.sinks.encode import event_key
+from ingest_service.sinks.encode import event_key, own_texts
 from ingest_service.texts import Texts, concatenate, lengths
 
 Document = dict[str, Any]
@@ -86,8 +87,11 @@ class Interactions:
         key = event_key(columns)
         texts = {**columns.texts, "event_key": concatenate(key)}
         texts["_id"] = concatenate([columns.texts["user_id"], b"#", *key])
-        names = ("_id", *self._fields)
-        rows = zip(*(texts[name].to_list() for name in names), strict=True)
+        names = ("_id", *self._fields, *own_texts(columns))
+        numbers = {name: values for name, values in columns.numbers.items() if name not in RECORD_NUMBERS}
+        values = [texts[name].to_list() for name in names] + [column.tolist() for column in numbers.values()]
+        names = (*names, *numbers)
+        rows = zip(*values, strict=True)
         documents: list[Document | Refusal] = [dict(zip(names, row, strict=True)) for row in rows]
         too_large = _bytes_of(texts.values(), len(columns)) > MAX_DOCUMENT_BYTES - _OVERHEAD_BYTES
         for row in np.flatnonzero(too_large).tolist():
