@@ -141,19 +141,16 @@ class _Steps:
 
         done = await self._unless_stopped(download(self._settings, self._progress))
         text = f"{done.archive} is there already." if done.was_there else f"{done.archive}: {done.size:,} bytes."
-        result = {"archive": done.archive, "was_there": done.was_there, "bytes": done.size, "sha256": done.sha256}
-        self._tell("download", result, text)
+        self._tell("download", done.as_json(), text)
 
     async def movies(self) -> None:
-        from dataclasses import asdict
-
         from ingest_service.movielens import movies
 
         done = await self._unless_stopped(movies(self._settings, self._progress))
         text = f"{done.read:,} movies: {done.stored:,} embedded and stored, {done.unchanged:,} unchanged"
         if done.refused:
             text += f", {done.refused:,} refused ({done.dead_letters})"
-        self._tell("movies", asdict(done), f"{text}. Movie id map: {done.movie_id_map}")
+        self._tell("movies", done.as_json(), f"{text}. Movie id map: {done.movie_id_map}")
 
     async def ratings(self, restart: bool, create_indexes: bool) -> None:
         from ingest_service.movielens import ratings
@@ -173,8 +170,7 @@ class _Steps:
         text = f"{len(done.movies):,} popular movies as of {done.as_of:%Y-%m-%d %H:%M:%S} UTC."
         if not done.stored:
             text = f"No movie was rated so well as of {done.as_of:%Y-%m-%d %H:%M:%S} UTC; the list in Redis stays."
-        result = {"as_of": done.as_of.isoformat(), "movies": done.movies, "stored": done.stored}
-        self._tell("popular", result, text)
+        self._tell("popular", done.as_json(), text)
 
     async def all(self, create_indexes: bool, options: dict[str, Any]) -> None:
         await self.download()

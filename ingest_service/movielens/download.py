@@ -30,6 +30,9 @@ class Downloaded:
     size: int | None = None
     sha256: str | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        return {"archive": self.archive, "was_there": self.was_there, "bytes": self.size, "sha256": self.sha256}
+
 
 async def download(settings: Settings, progress: StepProgress | None = None) -> Downloaded:
     """Copy MOVIELENS_URL into the bucket unless it is there. LocalIOError if what came is no whole, right archive."""

@@ -4,9 +4,9 @@ import asyncio
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from bson import ObjectId
 from bson.binary import Binary, BinaryVectorDtype
@@ -70,6 +70,9 @@ class MoviesReport:
     stored: int = 0
     dead_letters: str = ""
     movie_id_map: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 async def movies(settings: Settings, progress: StepProgress | None = None) -> MoviesReport:

@@ -22,6 +22,9 @@ class Popular:
     movies: list[str]
     stored: bool
 
+    def as_json(self) -> dict[str, Any]:
+        return {"as_of": self.as_of.isoformat(), "movies": self.movies, "stored": self.stored}
+
 
 async def popular(
     settings: Settings,
