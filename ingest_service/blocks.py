@@ -291,6 +291,7 @@ def record_fields(block: Block, index: int, layout: Layout) -> list[str] | RowEr
     if index in records.scanned:
         return records.scanned[index]
     raw = block.data[records.starts[index] : records.ends[index]]
-    record = scan_record(raw, 0, layout.dialect, eof=True)
+    # With its line end again: without, a CR that ends the last field would be taken for one.
+    record = scan_record(raw + b"\r\n", 0, layout.dialect, eof=True)
     assert record is not None and record.fields is not None, "a plain record is whole and not blank"
     return record.fields

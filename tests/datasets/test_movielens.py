@@ -21,7 +21,6 @@ from ingest_service.models import timestamp_text
 from ingest_service.sources.local import FileSource
 from tests.helpers import Cli, create_tables, dynamodb_at, dynamodb_items, mongodb_documents, redis_sets, sqlite_rows
 
-DATASETS = {dataset.name: dataset for dataset in (MOVIELENS, TAGS, LINKS)}
 HEADERS = {
     MOVIELENS: "userId,movieId,rating,timestamp",
     TAGS: "userId,movieId,tag,timestamp",
@@ -86,6 +85,22 @@ def test_columns_and_specification_agree(
         reader.close()
 
 
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    found = Cli(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("number", ["1", '"1"', " 1 ", '"1" '])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n", ""])
+def test_a_text_at_the_end_of_a_line(cli: Cli, number: str, end: str) -> None:
+    """One CR belongs to the line end, any more to the text; whichever way the row is parsed."""
+    cli.file("links.csv", f"movieId,imdbId,tmdbId\n{number},0114709,862{end}")
+    cli.load("links.csv", "--dataset", "movielens-links")
+    assert [row["tmdb_id"] for row in cli.rows.values()] == ["862\r" if end == "\r\r\n" else "862"]
+
+
 # --- into every sink --------------------------------------------------------------------------------
 
 FILES = {
@@ -98,13 +113,6 @@ OWN: dict[str, list[dict[str, Any]]] = {
     "movielens-tags": [{"tag": "funny"}, {"tag": 'say "hi", é'}],
     "movielens-links": [{"imdb_id": "0114709", "tmdb_id": "862"}, {"imdb_id": "0113497", "tmdb_id": ""}],
 }
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
 
 
 def own(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
