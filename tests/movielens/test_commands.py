@@ -1,13 +1,15 @@
 """The commands `movielens …`, as a user calls them."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pymongo
 import pytest
 import redis
 
 from ingest_service.movielens.places import POPULAR_KEY
-from tests.helpers import Cli
+from tests.helpers import Cli, mongodb_documents
 from tests.movielens.conftest import World
 
 NOTHING = {"MONGODB_URI": "", "REDIS_URL": "", "GCS_BUCKET_NAME": ""}
@@ -53,6 +55,7 @@ def test_results_are_told_in_words(world: World, cli: Cli) -> None:
         (["movies"], {"EMBEDDING_BATCH_SIZE": "0"}, 78, "EMBEDDING_BATCH_SIZE"),
         (["movies"], {"MOVIELENS_ZIP_FILENAME": "none.zip"}, 66, "ingest-service movielens download"),
         (["ratings"], {"INGEST_MOVIE_ID_MAP": "none.json"}, 66, "ingest-service movielens movies"),
+        (["movies"], {"HF_MODEL_NAME": "nobody/nothing", "HF_HUB_OFFLINE": "1", "HF_HOME": "none"}, 78, "from the hub"),
         (["popular"], {"REDIS_URL": ""}, 78, "REDIS_URL"),
         (["popular", "--as-of", "yesterday"], {}, 2, "--as-of"),
         (["popular"], {"MONGODB_URI": "mongodb://127.0.0.1:1/x?retry_budget_s=0.2"}, 69, "did not recover"),
@@ -66,6 +69,20 @@ def test_mistakes_are_named(
     outcome = cli.run("movielens", *arguments, **world.environment | environment)
     assert outcome.code == code, outcome.stderr
     assert message in outcome.message
+
+
+def test_a_model_may_come_from_the_hub(world: World, cli: Cli, tiny_model: Path) -> None:
+    """By its name there; what the hub's own cache holds is not fetched again."""
+    cached = world.folder / "hub-home" / "hub" / "models--somebody--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(tiny_model, cached / "snapshots" / ("0" * 40))
+    hub = {"HF_MODEL_NAME": "somebody/tiny", "HF_HUB_OFFLINE": "1", "HF_HOME": str(world.folder / "hub-home")}
+    outcome = cli.run("movielens", "movies", "--json", **world.environment | hub)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.report["stored"] == 7
+    (one, *_) = mongodb_documents(world.fields["mongodb_uri"], "movies")
+    assert one["embedding_model"] == "somebody/tiny"
 
 
 def test_settings_may_stand_in_a_dotenv_file(world: World, cli: Cli) -> None:
