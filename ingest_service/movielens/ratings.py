@@ -13,10 +13,14 @@ from ingest_service.errors import ConfigurationError
 from ingest_service.loader import Silent, examine, run
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
 from ingest_service.pipeline import Job, Observer, RejectLimit
+from ingest_service.records import MAX_RECORD_BYTES
 from ingest_service.report import Report
 from ingest_service.sinks.mongodb import Document, MongoDBSink, Refusal, mongodb_url_with
 from ingest_service.threads import finish_in_thread
 
+# The least that may be: a block of documents takes many times as long as one of Redis's rows, and a run that is
+# killed writes its last blocks again.
+_BLOCK_BYTES = 2 * MAX_RECORD_BYTES
 _UNKNOWN_MOVIE = Refusal("unknown_movie", "The movie is not in the movie id map.")
 
 
@@ -84,6 +88,7 @@ async def ratings(
         checkpoint_dir=settings.checkpoint_dir,
         limit=settings.limit,
         max_rejects=RejectLimit.parse(settings.max_rejects),
+        block_bytes=_BLOCK_BYTES,
         restart=restart,
     )
     return await run([job], [ratings_sink(settings, movie_ids)], stop or asyncio.Event(), observer or Silent())

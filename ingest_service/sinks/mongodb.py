@@ -8,11 +8,11 @@ the same key) are then replaced. The driver's own retries are off: it would try 
 import asyncio
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlunsplit
 from uuid import UUID
 
@@ -36,6 +36,7 @@ from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse
 from ingest_service.sinks.encode import event_key, own_texts
 from ingest_service.texts import Texts, concatenate, lengths
 
+T = TypeVar("T")
 Document = dict[str, Any]
 
 # mongodb.com, "MongoDB Limits and Thresholds": a document has at most 16 MiB. What a row has besides texts is small.
@@ -44,6 +45,7 @@ _OVERHEAD_BYTES = 1 << 10
 _BATCH_ROWS = 1_000
 _SLICE_ROWS = 16 * _BATCH_ROWS  # rows that are Python objects at once
 _DUPLICATE_KEY = 11000
+_FINISH_S = 1.0
 _REFUSED_LOGIN = frozenset({13, 18, 8000})  # Unauthorized, AuthenticationFailed, AtlasError
 # github.com/mongodb/specifications, "Retryable Writes" and "Server Discovery and Monitoring", and what asks for less:
 # MaxTimeMSExpired, WriteConflict, ExceededTimeLimit, and Cosmos DB's and DocumentDB's TooManyRequests.
@@ -162,7 +164,7 @@ class MongoDBSink(Sink):
 
         async def attempt() -> Any:
             with _errors_translated():
-                return await request()
+                return await _finished(request())
 
         return await self.retrier.call(attempt)
 
@@ -208,7 +210,7 @@ class MongoDBSink(Sink):
                     began = time.monotonic()
                     try:
                         with _errors_translated():
-                            await self._write_once(batch)
+                            await _finished(self._write_once(batch))
                     except Retry as fault:
                         if fault.throttled:
                             self.limit.throttled()
@@ -393,6 +395,20 @@ def _parse(url: str) -> tuple[str, str, MongoDBOptions]:
             f"{known}. In a password, write special characters as %XX."
         ) from None
     return urlunsplit((parts.scheme, parts.netloc, parts.path, theirs, "")), database, options
+
+
+async def _finished(request: Awaitable[T]) -> T:
+    """The request's result. When cancelled, it may end first: the driver leaks a connection that it is just making."""
+    running = asyncio.ensure_future(request)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait((running,), timeout=_FINISH_S)
+        if running.done() and not running.cancelled():
+            running.exception()  # looked at, so that nobody reports it as lost
+        raise
+    finally:
+        running.cancel()
 
 
 @contextmanager
