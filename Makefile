@@ -16,7 +16,7 @@ help: ## list the targets
 
 setup: $(SYNCED) ## make .venv with exactly what requirements.lock names, and this package
 
-servers: ## get the Redis and DynamoDB that the tests run against (see scripts/get-servers)
+servers: ## get the servers that the tests run against (see scripts/get-servers)
 	@scripts/get-servers
 
 test: $(SYNCED) servers ## run the tests; ARGS='-k name' goes to pytest
@@ -38,7 +38,7 @@ bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: | $(UV) ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade chooses every version anew
-	$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	$(UV) pip compile pyproject.toml --extra movielens --group dev --universal --python-version 3.11 --generate-hashes \
 		-o requirements.lock $(ARGS)
 
 .tools/bin/uv:

@@ -1,5 +1,6 @@
 """What every section works with: the options, generated files, stores, and the commands to compare."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,10 @@ class Bench:
         return self.stack.enter_context(stores.null_dynamodb())
 
     @cached_property
+    def mongodb(self) -> Store:
+        return self.stack.enter_context(stores.mongodb(self.work))
+
+    @cached_property
     def sqlite(self) -> Store:
         return stores.sqlite(self.work)
 
@@ -47,6 +52,28 @@ class Bench:
             command = [sys.executable, "-m", "benchmarks.generate", str(path), *flags]
             subprocess.run(command, cwd=ROOT, check=True)
         return path
+
+    def movielens(self, rows: int) -> Path:
+        """A folder with an archive of so many ratings, its ratings.csv beside it, and the movie id map."""
+        folder = self.work / f"movielens-{rows}"
+        if not folder.exists():
+            self.say(f"generating {folder.name}")
+            command = [sys.executable, "-m", "benchmarks.generate_movielens", str(folder), "--rows", str(rows)]
+            subprocess.run(command, cwd=ROOT, check=True)
+        return folder
+
+    def movielens_step(self, folder: Path, *words: str) -> list[str]:
+        """A command `movielens …` on such a folder."""
+        settings = {
+            "GCS_BUCKET_NAME": folder.as_uri(),
+            "MOVIELENS_ZIP_FILENAME": "ml-bench.zip",
+            "MONGODB_URI": self.mongodb.url,
+            "HF_MODEL_NAME": os.environ.get("HF_MODEL_NAME", ""),
+            "INGEST_MOVIE_ID_MAP": str(folder / "movie_id_map.json"),
+            "INGEST_STATE_DIR": str(self.work / "state"),
+        }
+        given = [f"{name}={value}" for name, value in settings.items() if value]
+        return ["env", *given, *ingest_service(), "movielens", *words]
 
     def ours(
         self,

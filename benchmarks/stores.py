@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -101,6 +101,46 @@ def sqlite(directory: Path) -> Store:
             return int(database.execute("SELECT count(*) FROM interactions").fetchone()[0])
 
     return Store(url=f"sqlite:///{path}", clear=clear, count=count)
+
+
+@contextmanager
+def mongodb(directory: Path) -> Iterator[Store]:
+    """A server of MongoDB's protocol: mongod from the path, else SecantusDB from the project's cache.
+
+    Cleared by a new start in a new folder, as SecantusDB drops more slowly than it inserts.
+    """
+    port = _free_port()
+    stack = ExitStack()
+    starts = 0
+
+    def clear() -> None:
+        nonlocal starts
+        stack.close()
+        starts += 1
+        folder = directory / f"mongodb-{starts}"
+        folder.mkdir()
+        stack.enter_context(_process(_mongodb_command(folder, port)))
+        _wait_for(port, timeout_s=60)
+
+    def count() -> int:
+        script = (
+            f"import pymongo; print(pymongo.MongoClient('{url}')['movielens']['interactions'].count_documents({{}}))"
+        )
+        return int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+
+    url = f"mongodb://127.0.0.1:{port}/movielens?directConnection=true"
+    with stack:
+        yield Store(url=url, clear=clear, count=count, port=port)
+
+
+def _mongodb_command(folder: Path, port: int) -> list[str]:
+    if mongod := shutil.which("mongod"):
+        return [mongod, "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", str(folder)]
+    secantus = ROOT / ".cache/servers/secantus/bin/secantusd-py"
+    if not secantus.exists():
+        raise FileNotFoundError("no MongoDB server: scripts/get-servers mongodb")
+    where = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder)]
+    return [str(secantus), *where, "--oplog-max-entries", "1000", "--sync-on-commit"]
 
 
 @contextmanager

@@ -7,9 +7,10 @@ same blocks as one that was never interrupted.
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest_service.chunk import Chunk, DeadRow, Position
 from ingest_service.datasets.base import Dataset, Layout, bind, specify
@@ -251,7 +252,7 @@ def parse_block(block: Block, layout: Layout) -> Chunk:
     """Typed columns for the rows that are plainly right; the specification decides on each of the others."""
     records = block.records
     n = len(records)
-    values = [np.zeros(n, np.int64) for _ in layout.dataset.columns]
+    values: list[NDArray[Any]] = [np.zeros(n, column.dtype) for column in layout.dataset.columns]
     accepted = np.zeros(n, np.bool_)
     if len(records.plain):
         columns, valid = layout.columns(block.data, records)
@@ -290,6 +291,7 @@ def record_fields(block: Block, index: int, layout: Layout) -> list[str] | RowEr
     if index in records.scanned:
         return records.scanned[index]
     raw = block.data[records.starts[index] : records.ends[index]]
-    record = scan_record(raw, 0, layout.dialect, eof=True)
+    # With its line end again: without, a CR that ends the last field would be taken for one.
+    record = scan_record(raw + b"\r\n", 0, layout.dialect, eof=True)
     assert record is not None and record.fields is not None, "a plain record is whole and not blank"
     return record.fields

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ingest_service.allocator import give_back_memory
+from ingest_service.cli_movielens import movielens
 from ingest_service.errors import IngestError, LocalIOError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 app = typer.Typer(
     name="ingest-service",
-    help="Load interaction files into Redis, DynamoDB and SQLite: resumable, with every row accounted for.",
+    help="Load interaction files into Redis, DynamoDB, MongoDB and SQLite: resumable, with every row accounted for.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich would take longer to import than the rest of it
@@ -41,7 +42,9 @@ Sources = Annotated[
 ]
 To = Annotated[
     list[str] | None,
-    typer.Option("--to", metavar="URL", help="A sink: redis://, dynamodb://, sqlite://. May be given several times."),
+    typer.Option(
+        "--to", metavar="URL", help="redis://, dynamodb://, mongodb:// or sqlite://. May be given several times."
+    ),
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
@@ -153,6 +156,11 @@ async def _check(sources: Sequence[str], settings: "Settings", *, create: bool) 
     findings = [(name, await asyncio.to_thread(examine_source, name, settings)) for name in sources]
     for sink in sinks_of(settings.sink_urls()):
         findings += [(sink.name, finding) for finding in await examine(sink, create=create)]
+    if settings.mongodb_uri is not None:
+        from ingest_service.movielens.ratings import ratings_sink
+
+        found = await examine(ratings_sink(settings, {}), create=create)
+        findings += [("movielens", finding) for finding in found]
     return findings
 
 
@@ -452,6 +460,9 @@ def _print_stream(stream: "StreamReport") -> None:
         if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
             console.print(f"Refused rows, with their reasons: {stream.dead_letters}", highlight=False, soft_wrap=True)
     typer.echo(printed.get(), nl=False)
+
+
+app.add_typer(movielens)
 
 
 @contextmanager

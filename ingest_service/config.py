@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -22,6 +22,7 @@ from ingest_service.errors import ConfigurationError
 
 DEFAULT_FILE = Path("ingest.toml")
 DEFAULT_SINK = "sqlite:///interactions.db"
+DEFAULT_DATABASE = "movielens"
 PREFIX = "INGEST_"
 
 
@@ -47,6 +48,20 @@ class Settings(BaseSettings):
     memory_mb: int = Field(MEMORY_MB, ge=MIN_MEMORY_MB)
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"(?i)^(debug|info|warning|error|critical)$")
     redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
+    mongodb_uri: SecretStr | None = Field(None, validation_alias="MONGODB_URI")
+
+    gcs_bucket_name: str = Field("", validation_alias="GCS_BUCKET_NAME")
+    movielens_url: str = Field(
+        "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip", validation_alias="MOVIELENS_URL"
+    )
+    movielens_zip_filename: str = Field("", validation_alias="MOVIELENS_ZIP_FILENAME")
+    movielens_sha256: str = Field("", pattern=r"^([0-9a-fA-F]{64})?$")
+    movie_id_map: str = Field("movie_id_map.json", min_length=1)
+    hf_model_name: str = Field("sentence-transformers/all-MiniLM-L6-v2", min_length=1, validation_alias="HF_MODEL_NAME")
+    hf_device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]+)?)$", validation_alias="HF_DEVICE")
+    embedding_batch_size: int = Field(32, ge=1, le=4096, validation_alias="EMBEDDING_BATCH_SIZE")
+    embedding_engine: Literal["onnx", "sentence-transformers"] = "onnx"
+    embedding_format: Literal["list", "vector"] = "list"
 
     @property
     def checkpoint_dir(self) -> Path | None:
@@ -54,13 +69,23 @@ class Settings(BaseSettings):
         return Path(self.checkpoint.removeprefix("file:")) if self.checkpoint != "sink" else None
 
     def sink_urls(self) -> list[str]:
-        """Where to, with the short name `redis` replaced by REDIS_URL."""
-        return [self._redis_url() if url == "redis" else url for url in self.to]
+        """Where to, with the short names `redis` and `mongodb` replaced by REDIS_URL and MONGODB_URI."""
+        short = {"redis": self.redis_address, "mongodb": self.mongodb_address}
+        return [short[url]() if url in short else url for url in self.to]
 
-    def _redis_url(self) -> str:
-        if self.redis_url is None:
+    def redis_address(self) -> str:
+        if self.redis_url is None or not self.redis_url.get_secret_value():
             raise ConfigurationError("The sink 'redis' has no address; set REDIS_URL or give a redis:// URL.")
         return self.redis_url.get_secret_value()
+
+    def mongodb_address(self) -> str:
+        """MONGODB_URI, with the database `movielens` where it names none."""
+        if self.mongodb_uri is None or not self.mongodb_uri.get_secret_value():
+            raise ConfigurationError("The sink 'mongodb' has no address; set MONGODB_URI or give a mongodb:// URL.")
+        address, mark, query = self.mongodb_uri.get_secret_value().partition("?")
+        if not address.partition("://")[2].partition("/")[2]:
+            address = f"{address.rstrip('/')}/{DEFAULT_DATABASE}"
+        return f"{address}{mark}{query}"
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:

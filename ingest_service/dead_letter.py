@@ -32,9 +32,12 @@ CODES = {
     "bad_id": "an id that is not a 64-bit integer",
     "bad_timestamp": "neither ISO 8601 nor Unix time, or a date that does not exist",
     "timestamp_out_of_range": "before 1970 or after 2261",
+    "bad_rating": "not 0.5 to 5.0 stars in halves",
     "wrong_type": "the sink holds something else under the row's key",
     "item_too_large": "larger than the sink takes",
     "bad_key": "a key that the sink does not take",
+    "duplicate_key": "another document has the row's value in a unique index of the sink",
+    "unknown_movie": "a movie that was not loaded",
     "refused": "the sink refused the row for a reason of its own",
 }
 

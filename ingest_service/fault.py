@@ -18,6 +18,7 @@ POINTS = {
     "redis-sending": "part of a chunk's commands is on its way to Redis",
     "dynamodb-request": "a batch is about to be sent to DynamoDB",
     "dynamodb-reply": "DynamoDB has acknowledged a batch",
+    "mongodb-reply": "MongoDB has acknowledged a batch",
     "sqlite-inserted": "part of a chunk is in SQLite's open transaction",
     "after-write": "the sink has acknowledged the chunk, it is not settled",
     "settled": "the chunk is settled, no checkpoint says so",

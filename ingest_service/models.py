@@ -23,6 +23,7 @@ MS_DIGITS = 12  # an integer timestamp of this many digits or more counts millis
 
 _MAX_DIGITS = 20  # without leading zeros; one more than int64 has
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_RATING = re.compile(r"([0-5])(?:\.([05])0*)?")
 _EPOCH_DIGITS = re.compile(r"[0-9]{1,19}")
 _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2}):([0-9]{2})"
@@ -36,6 +37,8 @@ class EventType(StrEnum):
     LIKE = "like"
     SHARE = "share"
     RATE = "rate"
+    TAG = "tag"
+    LINK = "link"
 
 
 class Device(StrEnum):
@@ -70,6 +73,15 @@ def parse_id(text: str, column: str) -> int:
     if not INT64_MIN <= value <= INT64_MAX:
         raise RowError("validate", "bad_id", f"{column} is not an integer within 64 bits.")
     return value
+
+
+def parse_rating(text: str, column: str) -> int:
+    """Half stars: 0.5 to 5.0 stars in halves become 1 to 10."""
+    match = _RATING.fullmatch(text.strip(WHITESPACE))
+    halves = 2 * int(match[1]) + (match[2] == "5") if match else 0
+    if not 1 <= halves <= 10:
+        raise RowError("validate", "bad_rating", f"{column} is not 0.5 to 5.0 in halves.")
+    return halves
 
 
 TimeUnit = Literal["auto", "s", "ms"]

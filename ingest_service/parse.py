@@ -53,6 +53,28 @@ def integers(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
     return values, valid
 
 
+def ratings(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
+    """`4`, `4.0` or `4.5`: half stars, 1 to 10, and which fields are such."""
+    lengths = ends - starts
+    has_fraction = lengths == len("4.5")
+    stars = buffer[starts] - np.uint8(_ZERO)
+    half = buffer[ends - 1] == ord("5")
+    values = 2 * stars.astype(np.int64) + (has_fraction & half)
+    valid = (stars <= 5) & (values >= 1) & (values <= 10) & (has_fraction | (lengths == 1))
+    is_fraction = (buffer[starts + 1] == ord(".")) & (half | (buffer[ends - 1] == _ZERO))
+    return values, valid & (is_fraction | ~has_fraction)
+
+
+def texts(data: bytes, starts: Ints, ends: Ints, *, has_quotes: bool) -> tuple[NDArray[np.object_], Bools]:
+    """Fields as they stand, and which of them hold no quote: what one means is for the specification to say."""
+    fields = [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    values = np.empty(len(fields), object)
+    values[:] = [field.decode(errors="replace") for field in fields]
+    if not has_quotes:
+        return values, np.ones(len(fields), np.bool_)
+    return values, np.array([b'"' not in field for field in fields], np.bool_)
+
+
 def timestamps(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit) -> tuple[Ints, Bools]:
     """Unix seconds or milliseconds, or ISO 8601: microseconds since 1970 UTC, and which fields are such."""
     micros, valid = _unix(buffer, starts, ends, unit)

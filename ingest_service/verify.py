@@ -29,6 +29,7 @@ from ingest_service.pipeline import Job
 from ingest_service.records import Bools, Ints
 from ingest_service.replay import checkpoint_of, chunk_of_letters
 from ingest_service.sinks.base import Sink
+from ingest_service.sinks.encode import own_numbers, own_texts
 from ingest_service.spill import Spill
 from ingest_service.stored import EVENT_KEY
 
@@ -162,7 +163,12 @@ class _Part:
     landed: str | None = None
 
     def frame(self) -> pl.DataFrame:
-        return self.chunk.columns.frame().with_columns(
+        columns = self.chunk.columns
+        if own_texts(columns) or own_numbers(columns):
+            raise ConfigurationError(
+                "verify compares interactions alone; this data set has fields of its own, which it cannot compare."
+            )
+        return columns.frame().with_columns(
             pl.lit(self.stream.number).cast(pl.Int64).alias("source"),
             pl.Series("offset", self.offsets, dtype=pl.Int64),
             pl.Series("line", self.chunk.lines, dtype=pl.Int64),

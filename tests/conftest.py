@@ -8,13 +8,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import botocore.session
+import pymongo
 import pytest
 import redis
 from blockbuster import blockbuster_ctx
 
-from tests.servers import ROOT, Server, ServerMissingError, find_dynamodb, find_redis
+from tests.servers import ROOT, Server, ServerMissingError, find_dynamodb, find_mongodb, find_redis
 
 _REDIS_ADDRESS = os.environ.get("INGEST_TEST_REDIS_URL", "")
+_MONGODB_ADDRESS = os.environ.get("INGEST_TEST_MONGODB_URI", "")
 _DYNAMODB_ADDRESS = os.environ.get("INGEST_TEST_DYNAMODB_URL", "")
 
 _OUR_NAMES = {
@@ -36,7 +38,7 @@ def clean_environment() -> Iterator[None]:
     """Neither a developer's settings nor credentials reach a test or what it starts."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("INGEST_", "AWS_")) or name in _OUR_NAMES:
+            if name.startswith(("INGEST_", "AWS_", "GOOGLE_")) or name in _OUR_NAMES:
                 patch.delenv(name)
         # DynamoDB Local takes keys of letters and digits only.
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -95,6 +97,27 @@ def table(dynamodb_url: str) -> Iterator[str]:
                     client.delete_table(TableName=found)
     finally:
         client.close()
+
+
+@pytest.fixture(scope="session")
+def mongodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real server of MongoDB's protocol, without a database."""
+    if _MONGODB_ADDRESS:
+        yield _MONGODB_ADDRESS.rstrip("/")
+        return
+    with _found(find_mongodb, tmp_path_factory.mktemp("mongodb")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def mongodb_db_url(mongodb_url: str) -> Iterator[str]:
+    """A database of this test's own; the driver stays with the address even where the server names others."""
+    url = f"{mongodb_url}/test_{uuid.uuid4().hex}"
+    yield f"{url}?directConnection=true"
+    if not _MONGODB_ADDRESS:
+        return  # it goes with its server; to drop it would take longer than many a test
+    with pymongo.MongoClient[dict[str, Any]](mongodb_url, directConnection=True) as client:
+        client.drop_database(url.rpartition("/")[2])
 
 
 @pytest.fixture

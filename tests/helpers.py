@@ -19,6 +19,7 @@ from typing import Any
 
 import botocore.session
 import numpy as np
+import pymongo
 import pytest
 import redis
 from numpy.typing import NDArray
@@ -205,6 +206,12 @@ def dynamodb_at(endpoint: str, table: str, **options: Any) -> str:
     """The URL of a sink, its checkpoints in a table that the `table` fixture deletes as well."""
     query = {"endpoint": endpoint, "checkpoint_table": f"{table}_checkpoints", **options}
     return f"dynamodb://{table}?" + "&".join(f"{name}={value}" for name, value in query.items())
+
+
+def mongodb_documents(url: str, collection: str) -> list[dict[str, Any]]:
+    """The documents of a collection in the order of their `_id`s; the database is the URL's."""
+    with pymongo.MongoClient[dict[str, Any]](url.partition("?")[0], directConnection=True) as client:
+        return client.get_default_database()[collection].find().sort("_id", 1).to_list()
 
 
 async def create_tables(url: str) -> None:

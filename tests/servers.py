@@ -6,7 +6,8 @@
         server.start() # the same port and folder again
 
 Where a program comes from: the path, else the project's cache, which `scripts/get-servers` fills. Servers
-that run already (INGEST_TEST_REDIS_URL, INGEST_TEST_DYNAMODB_URL) are the business of the fixtures.
+that run already (INGEST_TEST_REDIS_URL, INGEST_TEST_DYNAMODB_URL, INGEST_TEST_MONGODB_URI) are the business of the
+fixtures.
 """
 
 import os
@@ -179,6 +180,45 @@ class Dynoxide(Server):
         return _speaks_http(self.port)
 
 
+class Secantus(Server):
+    """SecantusDB, which speaks MongoDB's protocol: a process of its own, since its licence is the GPL."""
+
+    def command(self) -> list[str]:
+        binary = _find("secantusd-py", CACHE / "secantus/bin/secantusd-py")
+        where = ["--host", _HOST, "--port", str(self.port), "--storage-path", str(self.folder)]
+        return [binary, *where, "--oplog-max-entries", "1000", "--sync-on-commit"]
+
+    @property
+    def url(self) -> str:
+        return f"mongodb://{_HOST}:{self.port}"
+
+    def answers(self) -> bool:
+        return _accepts(self.port)
+
+
+class Mongod(Secantus):
+    """MongoDB's own server, where it is on the path."""
+
+    def command(self) -> list[str]:
+        return [_find("mongod"), "--bind_ip", _HOST, "--port", str(self.port), "--dbpath", str(self.folder)]
+
+
+def find_mongodb(folder: Path) -> Server:
+    """Return a server of MongoDB's protocol yet to be started; fetch one where there is none."""
+    try:
+        return _any_mongodb(folder)
+    except ServerMissingError:
+        _fetch("mongodb")
+        return _any_mongodb(folder)
+
+
+def _any_mongodb(folder: Path) -> Server:
+    try:
+        return Mongod(folder)
+    except ServerMissingError:
+        return Secantus(folder)
+
+
 def find_redis(folder: Path, *options: str) -> Redis:
     """Return a Redis yet to be started; fetch it first where it is missing."""
     try:
@@ -221,6 +261,11 @@ def _find(name: str, cached: Path | None = None) -> str:
 def _fetch(server: str) -> None:
     # The script itself says what it fetches, and why it cannot; the next look then finds nothing.
     subprocess.run([ROOT / "scripts" / "get-servers", server], check=False)
+
+
+def _accepts(port: int) -> bool:
+    with socket.create_connection((_HOST, port), timeout=1):
+        return True
 
 
 def _speaks_http(port: int) -> bool:

@@ -14,7 +14,9 @@ from ingest_service.cli import app
 from ingest_service.config import Settings, load_settings
 from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb import DynamoDBOptions
+from ingest_service.sinks.mongodb import MongoDBOptions
 from ingest_service.sinks.redis import RedisOptions
+from tests.movielens.conftest import pack, ratings_text
 from tests.servers import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -30,6 +32,10 @@ def folder(tmp_path: Path) -> Path:
     """A folder with the files that the documentation speaks of."""
     for name in ("pairs.csv", "part-1.csv", "part-2.csv"):
         subprocess.run([sys.executable, ROOT / "scripts" / "sample", tmp_path / name, "1500"], check=True)
+    pack(
+        tmp_path / "ml-latest-small.zip",
+        {"ratings.csv": ratings_text(3), "links.csv": "movieId,imdbId,tmdbId\n1,0114709,862\n"},
+    )
     for name in ("part-1.csv", "part-2.csv"):
         subprocess.run(["gzip", tmp_path / name], check=True)
     return tmp_path
@@ -74,13 +80,19 @@ def test_every_command_is_documented() -> None:
     for command in app.registered_commands:
         assert command.callback is not None and command.callback.__doc__
         assert f"## {command.name or command.callback.__name__}\n" in COMMANDS
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        for command in group.typer_instance.registered_commands:
+            assert command.callback is not None and command.callback.__doc__
+            name = command.name or command.callback.__name__
+            assert f"`{group.typer_instance.info.name} {name}" in COMMANDS
 
 
 def test_every_setting_and_option_is_documented() -> None:
     """Each setting and each option of a sink URL stands in docs/COMMANDS.md."""
     for name in Settings.model_fields:
         assert f"`{name}`" in COMMANDS or f"[{name}]" in COMMANDS
-    for options in (SinkOptions, RedisOptions, DynamoDBOptions):
+    for options in (SinkOptions, RedisOptions, DynamoDBOptions, MongoDBOptions):
         for name in options.model_fields:
             assert f"`{name}`" in COMMANDS
 

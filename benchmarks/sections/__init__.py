@@ -5,13 +5,30 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure
-from benchmarks.sections import both, dynamodb, formats, growth, limits, memory, redis, rejects, sqlite, startup
+from benchmarks.sections import (
+    both,
+    dynamodb,
+    embeddings,
+    formats,
+    growth,
+    limits,
+    memory,
+    mongodb,
+    movielens,
+    redis,
+    rejects,
+    sqlite,
+    startup,
+)
 
 SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "redis": redis.figures,
     "dynamodb": dynamodb.figures,
     "sqlite": sqlite.figures,
     "both": both.figures,
+    "mongodb": mongodb.figures,
+    "embeddings": embeddings.figures,
+    "movielens": movielens.figures,
     "memory": memory.figures,
     "startup": startup.figures,
     "formats": formats.figures,

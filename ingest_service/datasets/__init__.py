@@ -2,9 +2,10 @@
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.datasets.microlens import MICROLENS
+from ingest_service.datasets.movielens import LINKS, MOVIELENS, TAGS
 from ingest_service.errors import ConfigurationError
 
-DATASETS = {MICROLENS.name: MICROLENS}
+DATASETS = {dataset.name: dataset for dataset in (MICROLENS, MOVIELENS, TAGS, LINKS)}
 
 
 def dataset_named(name: str) -> Dataset:

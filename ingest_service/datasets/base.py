@@ -4,18 +4,24 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest_service import models, parse
 from ingest_service.columns import Columns
 from ingest_service.errors import ConfigurationError, RowError
-from ingest_service.records import Bools, Dialect, Ints, Records
+from ingest_service.records import Bools, Dialect, Records
 
 # The texts of an interaction. Ids and times need no escaping in JSON; `session_id` is free text. `timestamp` is the
 # stored 27-character form; the number `epoch_ms` is the same instant.
 RECORD_TEXTS = ("user_id", "video_id", "event_type", "timestamp", "device", "session_id")
+
+RECORD_NUMBERS = ("epoch_ms",)
+
+# By role: int64 for ids, timestamps in microseconds since 1970 UTC, ratings in half stars; texts as Python objects.
+Values: TypeAlias = Mapping[str, NDArray[Any]]
 
 DELIMITERS = b",\t;|"
 
@@ -25,23 +31,27 @@ class Column:
     """One column that the data set needs. `names` are the headers it goes by, in lower case."""
 
     role: str
-    kind: Literal["id", "timestamp"]
+    kind: Literal["id", "timestamp", "rating", "text"]
     names: frozenset[str]
+
+    @property
+    def dtype(self) -> type:
+        return object if self.kind == "text" else np.int64
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A shape of file, and the one way its rows become records.
 
-    records: values (int64[n] by role; timestamps in microseconds since 1970 UTC) to records as columns.
+    records: columns of values to records as columns; what they have beyond an interaction is this data set's own.
     interaction: the same for one row, as the specification.
     """
 
     name: str
     columns: tuple[Column, ...]
     unit: models.TimeUnit
-    records: Callable[[Mapping[str, Ints]], Columns]
-    interaction: Callable[[Mapping[str, int]], models.VideoInteraction]
+    records: Callable[[Values], Columns]
+    interaction: Callable[[Mapping[str, Any]], models.VideoInteraction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +63,40 @@ class Layout:
     fields: tuple[int, ...]
     header: str
 
-    def row(self, fields: Sequence[str]) -> list[int]:
+    def row(self, fields: Sequence[str]) -> list[Any]:
         """The values of one row, in the order of the data set's columns; RowError says what is wrong with it."""
-        values: list[int] = []
+        values: list[Any] = []
         for column, index in zip(self.dataset.columns, self.fields, strict=True):
             if column.kind == "id":
                 values.append(models.parse_id(fields[index], column.role))
+            elif column.kind == "rating":
+                values.append(models.parse_rating(fields[index], column.role))
+            elif column.kind == "text":
+                values.append(fields[index])
             else:
                 at = models.parse_timestamp(fields[index], column.role, self.dataset.unit)
                 values.append(micros_of(at))
         return values
 
-    def columns(self, data: bytes, records: Records) -> tuple[list[Ints], Bools]:
-        """The values of all plain records: an int64 array a column, and which rows are surely right."""
+    def columns(self, data: bytes, records: Records) -> tuple[list[NDArray[Any]], Bools]:
+        """The values of all plain records: an array a column, and which rows are surely right."""
         buffer = parse.padded(data)
         n = len(records.plain)
         valid = np.ones(n, np.bool_)
-        values = [np.empty(n, np.int64) for _ in self.fields]
+        values: list[NDArray[Any]] = [np.empty(n, column.dtype) for column in self.dataset.columns]
         for first in range(0, n, parse.SLICE_ROWS):
             rows = slice(first, first + parse.SLICE_ROWS)
             for column, index, column_values in zip(self.dataset.columns, self.fields, values, strict=True):
                 starts, ends = records.field(index, rows)
+                if column.kind == "text":
+                    column_values[rows], good = parse.texts(data, starts, ends, has_quotes=records.has_quotes)
+                    valid[rows] &= good
+                    continue
                 starts, ends = parse.bare(buffer, starts + parse.PAD, ends + parse.PAD, has_quotes=records.has_quotes)
                 if column.kind == "id":
                     column_values[rows], good = parse.integers(buffer, starts, ends)
+                elif column.kind == "rating":
+                    column_values[rows], good = parse.ratings(buffer, starts, ends)
                 else:
                     column_values[rows], good = parse.timestamps(buffer, starts, ends, self.dataset.unit)
                 valid[rows] &= good
@@ -128,7 +148,7 @@ def _wanted_names(column: Column, names: Mapping[str, str] | None) -> frozenset[
     return frozenset({_bare_name(own)}) if own else column.names
 
 
-def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[int] | RowError:
+def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | RowError:
     """One record through the specification: its values, or why not."""
     if isinstance(fields, RowError):
         return fields

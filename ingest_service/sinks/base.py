@@ -120,10 +120,12 @@ class Sink(ABC):
         """Release everything. Safe to call twice, and after a failed open."""
 
 
-def _split(url: str) -> SplitResult:
+def split_url(url: str) -> SplitResult:
+    """A sink URL in parts; ConfigurationError if it has no valid host."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # is only looked at when it is asked for
+        if "," not in parts.netloc.rpartition("@")[2]:  # MongoDB takes several hosts, each with a port of its own
+            _ = parts.port  # is only looked at when it is asked for
     except ValueError:
         raise ConfigurationError(
             "A sink URL has no valid host or port; in a password, write / as %2F, # as %23 and ? as %3F."
@@ -133,7 +135,7 @@ def _split(url: str) -> SplitResult:
 
 def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]:
     """A sink URL in parts, its query checked against `options`; what is wrong with it is named."""
-    parts = _split(url)
+    parts = split_url(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     try:
         return parts, options.model_validate(query)
@@ -148,7 +150,7 @@ def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]
 
 def sink_at(url: str) -> Sink:
     """The sink that a URL names, not yet open."""
-    scheme = _split(url).scheme
+    scheme = split_url(url).scheme
     known = {entry.name: entry for entry in entry_points(group="ingest_service.sinks")}
     if scheme not in known:
         raise ConfigurationError(

@@ -32,7 +32,7 @@ from ingest_service.records import Bools, Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.dynamodb_client import ConditionFailed, DynamoDBClient, Refused
-from ingest_service.sinks.encode import event_key, json_escaped
+from ingest_service.sinks.encode import event_key, json_escaped, own_numbers, own_texts
 from ingest_service.texts import Piece, concatenate, decimals, lengths
 
 if TYPE_CHECKING:
@@ -375,9 +375,11 @@ def _stored_row(item: dict[str, Any]) -> tuple[str, str, str]:
 
 def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
     """Each row as a put request in DynamoDB's JSON."""
-    columns = replace(columns, texts={**columns.texts, "session_id": json_escaped(columns.texts["session_id"])})
+    own = own_texts(columns)
+    escaped = {name: json_escaped(texts) for name, texts in {"session_id": columns.texts["session_id"], **own}.items()}
+    columns = replace(columns, texts={**columns.texts, **escaped})
     pieces: list[Piece] = []
-    for name in _ATTRIBUTES:
+    for name in (*_ATTRIBUTES, *own):
         pieces += [
             f'"}},"{name}":{{"S":"'.encode() if pieces else f'{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
         ]
@@ -385,6 +387,8 @@ def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
     if ttl_s is not None:
         expires = decimals(columns.numbers["epoch_ms"] // 1_000 + ttl_s)
         pieces += [b'"},"expires_at":{"N":"', expires]
+    for name, numbers in own_numbers(columns).items():
+        pieces += [f'"}},"{name}":{{"N":"'.encode(), numbers]
     items = concatenate([*pieces, b'"}}}}'])
     text = items.buffer.tobytes()
     ends = (items.starts + items.widths).tolist()
@@ -397,7 +401,9 @@ def _values(columns: Columns, name: str) -> list[Piece]:
 
 def _item_bytes(columns: Columns) -> Ints:
     """What DynamoDB counts for each item, at most: the bytes of its names and values."""
-    values = [piece for name in _ATTRIBUTES for piece in (name.encode(), *_values(columns, name))]
+    names = (*_ATTRIBUTES, *own_texts(columns))
+    values = [piece for name in names for piece in (name.encode(), *_values(columns, name))]
+    values += [piece for name, texts in own_numbers(columns).items() for piece in (name.encode(), texts)]
     return np.zeros(len(columns), np.int64) + lengths(values) + len("expires_at") + _NUMBER_BYTES
 
 

@@ -1,10 +1,13 @@
 """Texts into JSON, a column at a time, and the part of a record's key that several stores share."""
 
 import json
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest_service.columns import Columns
+from ingest_service.datasets.base import RECORD_NUMBERS, RECORD_TEXTS
 from ingest_service.texts import Piece, Texts
 
 _NEEDS_ESCAPE = np.ones(256, np.bool_)
@@ -24,4 +27,23 @@ def json_escaped(texts: Texts) -> Texts:
 
 def event_key(columns: Columns) -> list[Piece]:
     """What tells a user's events apart, as pieces of a concatenation; it sorts by time."""
-    return [columns.texts["timestamp"], b"#", columns.texts["video_id"]]
+    key: list[Piece] = [columns.texts["timestamp"], b"#", columns.texts["video_id"]]
+    if "tag" in columns.texts:  # of one movie in one second there may be several
+        key += [b"#", columns.texts["tag"]]
+    return key
+
+
+def own_texts(columns: Columns) -> dict[str, Texts]:
+    """The texts that a data set has beyond those of an interaction."""
+    return {name: texts for name, texts in columns.texts.items() if name not in RECORD_TEXTS}
+
+
+def own_numbers(columns: Columns) -> dict[str, Texts]:
+    """The numbers that a data set has beyond those of an interaction, as JSON writes them."""
+    return {name: _number_texts(numbers) for name, numbers in columns.numbers.items() if name not in RECORD_NUMBERS}
+
+
+def _number_texts(numbers: NDArray[Any]) -> Texts:
+    """Few different ones, each written once."""
+    distinct, inverse = np.unique(numbers, return_inverse=True)
+    return Texts.of([json.dumps(number) for number in distinct.tolist()]).take(inverse)

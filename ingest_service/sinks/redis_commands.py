@@ -8,7 +8,7 @@ import numpy as np
 from ingest_service.columns import Columns, stable_order
 from ingest_service.parse import Bytes
 from ingest_service.records import Ints
-from ingest_service.sinks.encode import json_escaped
+from ingest_service.sinks.encode import json_escaped, own_numbers, own_texts
 from ingest_service.texts import Piece, Texts, decimals, lengths, write
 
 COMMANDS_PER_USER = 3  # ZADD, ZREMRANGEBYRANK, EXPIRE
@@ -30,8 +30,9 @@ class Batch:
         """The rows of a chunk's columns, at least one; users in any order, each one's rows in that of the file."""
         users = columns.key[0][rows]
         rows = rows[stable_order(users)]
-        session = {"session_id": json_escaped(columns.texts["session_id"])}
-        columns = replace(columns, texts={**columns.texts, **session}).take(rows)
+        free = {"session_id": columns.texts["session_id"], **own_texts(columns)}
+        escaped = {name: json_escaped(texts) for name, texts in free.items()}
+        columns = replace(columns, texts={**columns.texts, **escaped}).take(rows)
         users = columns.key[0]
         starts = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
         return cls(columns, rows, starts)
@@ -104,11 +105,14 @@ def _pairs(columns: Columns) -> list[Piece]:
 
 def member(columns: Columns) -> list[Piece]:
     """Compact JSON in the contract's order of keys."""
-    names = ("video_id", "timestamp", "event_type", "device", "session_id")
+    names = ("video_id", "timestamp", "event_type", "device", "session_id", *own_texts(columns))
     pieces: list[Piece] = []
     for name in names:
         pieces += [f'{{"{name}":"'.encode() if not pieces else f'","{name}":"'.encode(), columns.texts[name]]
-    return [*pieces, b'"}']
+    pieces.append(b'"')
+    for name, numbers in own_numbers(columns).items():
+        pieces += [f',"{name}":'.encode(), numbers]
+    return [*pieces, b"}"]
 
 
 def _bulk(pieces: Sequence[Piece]) -> list[Piece]:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID, uuid4
 
@@ -21,13 +21,14 @@ from ingest_service import fault
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
 from ingest_service.columns import Columns, stable_order
+from ingest_service.datasets.base import RECORD_NUMBERS
 from ingest_service.errors import ConfigurationError, LocalIOError, Retry
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.records import Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.encode import event_key
+from ingest_service.sinks.encode import event_key, own_texts
 from ingest_service.texts import concatenate
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS ingest_checkpoints (stream TEXT NOT NULL, sink TEXT NOT NULL, body TEXT NOT NULL,
         PRIMARY KEY (stream, sink)) WITHOUT ROWID""",
 )
-_INSERT = f"INSERT OR REPLACE INTO interactions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _PIECE_ROWS = 1 << 14  # rows that are Python objects at once
 _PIECE_USERS = 500  # asked for in one statement
 _PAGE_BYTES = 1 << 14  # a quarter less time a row than with SQLite's 4 KiB, as each chunk touches most users' pages
@@ -94,8 +94,13 @@ class SQLiteSink(Sink):
             await self.run(lambda values=values: self._insert(values))  # type: ignore[misc]
         return Written(len(rows), merged=chunk.accepted - len(rows))
 
-    def _insert(self, values: list[list[str]]) -> None:
-        self.begin().executemany(_INSERT, zip(*values, strict=True))
+    def _insert(self, values: dict[str, list[Any]]) -> None:
+        connection = self.begin()
+        if len(values) > len(_COLUMNS):
+            _add_columns(connection, list(values))
+        names = ", ".join(f'"{name}"' for name in values)
+        statement = f"INSERT OR REPLACE INTO interactions ({names}) VALUES ({', '.join('?' * len(values))})"
+        connection.executemany(statement, zip(*values.values(), strict=True))
         fault.point("sqlite-inserted")
 
     def begin(self) -> sqlite3.Connection:
@@ -133,7 +138,8 @@ class SQLiteSink(Sink):
         return [Finding(str(self.path), True, "can be written")]
 
     def preview(self, columns: Columns) -> list[str]:
-        return [str(dict(zip(_COLUMNS, row, strict=True))) for row in zip(*_values(columns), strict=True)]
+        values = _values(columns)
+        return [str(dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
 
     async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
         import polars as pl
@@ -199,10 +205,20 @@ def _in_key_order(chunk: Chunk) -> Ints:
     return rows[stable_order(users)]
 
 
-def _values(columns: Columns) -> list[list[str]]:
-    """The values of each of `_COLUMNS`."""
+def _add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    """Give the table what a data set has beyond `_COLUMNS`, where it has not got it yet."""
+    there = {row[1] for row in connection.execute("PRAGMA table_info(interactions)")}
+    for name in names:
+        if name not in there:
+            connection.execute(f'ALTER TABLE interactions ADD COLUMN "{name}"')
+
+
+def _values(columns: Columns) -> dict[str, list[Any]]:
+    """The values of each of `_COLUMNS`, and of what else the data set has."""
     keys = concatenate(event_key(columns))
-    return [(keys if name == "event_key" else columns.texts[name]).to_list() for name in _COLUMNS]
+    texts = {name: keys if name == "event_key" else columns.texts[name] for name in _COLUMNS} | own_texts(columns)
+    numbers = {name: column.tolist() for name, column in columns.numbers.items() if name not in RECORD_NUMBERS}
+    return {name: column.to_list() for name, column in texts.items()} | numbers
 
 
 class _Checkpoints(CheckpointStore):

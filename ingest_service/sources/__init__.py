@@ -4,9 +4,11 @@ import glob
 from pathlib import Path
 
 from ingest_service.errors import SourceNotFound, UsageError
+from ingest_service.object_store import SCHEMES
+from ingest_service.sources.archive import ObjectZipMemberSource, ZipMemberSource
 from ingest_service.sources.base import Source
-from ingest_service.sources.local import FileSource, StdinSource, ZipMemberSource
-from ingest_service.sources.objects import SCHEMES, ObjectSource
+from ingest_service.sources.local import FileSource, StdinSource
+from ingest_service.sources.objects import ObjectSource
 
 
 def sources_named(name: str) -> list[Source]:
@@ -17,9 +19,10 @@ def sources_named(name: str) -> list[Source]:
     if mark:
         if scheme not in SCHEMES:
             raise UsageError(
-                f"There are no {scheme}:// sources; name a file, a pattern, '-', or an s3, gs or https URL."
+                f"There are no {scheme}:// sources; name a file, a pattern, '-', or an s3, gs, https or file URL."
             )
-        return [ObjectSource(name)]
+        archive, mark, member = name.partition("#")
+        return [ObjectZipMemberSource(archive, member) if mark else ObjectSource(name)]
     path = Path(name)
     if path.exists():
         return [FileSource(path)]

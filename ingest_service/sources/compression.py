@@ -86,10 +86,6 @@ class _Stored(io.RawIOBase):
             self._file.seek(target)
             skipped = target - self.position
             self._head = b""
-        elif hasattr(self._file, "skip"):
-            put_back = self._head[:n]
-            self._head = self._head[n:]
-            skipped = len(put_back) + self._file.skip(n - len(put_back))
         else:
             return None
         self.position += skipped

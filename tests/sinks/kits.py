@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import pymongo
 import pytest
 import redis
 
@@ -25,6 +26,7 @@ from tests.helpers import (
     dynamodb_items,
     interaction,
     interactions,
+    mongodb_documents,
     redis_sets,
     sqlite_rows,
 )
@@ -167,9 +169,42 @@ class DynamoDBSdkKit(DynamoDBKit):
     transport = "sdk"
 
 
-KITS: dict[str, type[SQLiteKit | RedisKit | DynamoDBKit]] = {
+class MongoDBKit(Kit):
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.url = request.getfixturevalue("mongodb_db_url")
+        self.down_url = f"mongodb://{UNREACHABLE}/nowhere?retry_budget_s=0.2"
+
+    def stored(self) -> Stored:
+        documents = mongodb_documents(self.url, "interactions")
+        return {(document["user_id"], document["event_key"]): document for document in documents}
+
+    def remove(self, record: VideoInteraction) -> None:
+        with pymongo.MongoClient[dict[str, object]](self.url.partition("?")[0], directConnection=True) as client:
+            found = client.get_default_database()["interactions"].delete_one({"_id": "#".join(key_of(record))})
+            assert found.deleted_count == 1
+
+    def exact(self, record: VideoInteraction) -> object:
+        user_id, event_key = key_of(record)
+        return {"_id": f"{user_id}#{event_key}", "user_id": user_id, "event_key": event_key, **texts_of(record)}
+
+    def poisoned(self) -> tuple[Chunk, dict[int, str]] | None:
+        rows = interactions(40)
+        large, taken = 5, 30
+        rows[large] = interaction(1, 1, session_id="s" * (17 << 20))
+        rows[taken] = interaction(2, 2, session_id="taken")
+        with pymongo.MongoClient[dict[str, object]](self.url.partition("?")[0], directConnection=True) as client:
+            interactions_there = client.get_default_database()["interactions"]
+            only_some = {"session_id": "taken"}
+            interactions_there.create_index("session_id", unique=True, partialFilterExpression=only_some)
+            other = interaction(3, 3, session_id="taken")
+            interactions_there.insert_one(dict(self.exact(other)))  # type: ignore[call-overload]
+        return chunk_of(rows), {large: "item_too_large", taken: "duplicate_key"}
+
+
+KITS: dict[str, type[SQLiteKit | RedisKit | DynamoDBKit | MongoDBKit]] = {
     "sqlite": SQLiteKit,
     "redis": RedisKit,
     "dynamodb-bulk": DynamoDBKit,
     "dynamodb-sdk": DynamoDBSdkKit,
+    "mongodb": MongoDBKit,
 }

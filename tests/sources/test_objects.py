@@ -143,5 +143,5 @@ def test_secrets_stay_out_of_the_name(address: str) -> None:
 
 def test_other_schemes_are_refused() -> None:
     """With a sentence that says what there is."""
-    with pytest.raises(UsageError, match="s3, gs or https"):
+    with pytest.raises(UsageError, match="s3, gs, https or file"):
         sources_named("ftp://host/pairs.csv")

@@ -15,9 +15,10 @@ import pytest
 
 from ingest_service.errors import LocalIOError, SourceNotFound, UsageError
 from ingest_service.sources import compression, sources_named
+from ingest_service.sources.archive import ZipMemberSource
 from ingest_service.sources.base import Source
 from ingest_service.sources.compression import open_stream
-from ingest_service.sources.local import FileSource, StdinSource, ZipMemberSource
+from ingest_service.sources.local import FileSource, StdinSource
 
 if sys.version_info >= (3, 14):
     from compression import zstd

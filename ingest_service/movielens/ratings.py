@@ -1,0 +1,95 @@
+"""Ratings into MongoDB, by the same pipeline as every other file: checkpoints, resuming, dead letters."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from bson import ObjectId
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from ingest_service.columns import Columns
+from ingest_service.config import Settings, stream_named
+from ingest_service.datasets.movielens import MOVIELENS
+from ingest_service.errors import ConfigurationError
+from ingest_service.loader import Silent, examine, run
+from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
+from ingest_service.pipeline import Job, Observer, RejectLimit
+from ingest_service.records import MAX_RECORD_BYTES
+from ingest_service.report import Report
+from ingest_service.sinks.mongodb import Document, MongoDBSink, Refusal, mongodb_url_with
+from ingest_service.threads import finish_in_thread
+
+# The least that may be: a block of documents takes many times as long as one of Redis's rows, and a run that is
+# killed writes its last blocks again.
+_BLOCK_BYTES = 2 * MAX_RECORD_BYTES
+_UNKNOWN_MOVIE = Refusal("unknown_movie", "The movie is not in the movie id map.")
+
+
+class RatingDocuments:
+    """`user_id` as in MovieLens, `movie_id` the `_id` of the movie's document, `type`, `rating`, `timestamp` (UTC)."""
+
+    indexes: Sequence[IndexModel] = (
+        IndexModel([("user_id", ASCENDING), ("timestamp", DESCENDING)]),
+        IndexModel([("movie_id", ASCENDING), ("timestamp", DESCENDING)]),
+        IndexModel([("timestamp", ASCENDING), ("rating", ASCENDING), ("movie_id", ASCENDING)]),  # what `popular` reads
+    )
+
+    def __init__(self, movie_ids: Mapping[int, ObjectId]) -> None:
+        self._movie_ids = movie_ids
+
+    def of(self, columns: Columns) -> list[Document | Refusal]:
+        users, movies, micros = (column.tolist() for column in columns.key)
+        times = columns.numbers["epoch_ms"].astype("datetime64[ms]").tolist()  # without a zone, which here means UTC
+        documents: list[Document | Refusal] = []
+        for user_id, movie_id, micro, at, rating in zip(
+            users, movies, micros, times, columns.numbers["rating"].tolist(), strict=True
+        ):
+            movie = self._movie_ids.get(movie_id)
+            if movie is None:
+                documents.append(_UNKNOWN_MOVIE)
+                continue
+            documents.append(
+                {
+                    "_id": object_id("movielens", "rate", user_id, movie_id, micro // 1_000),
+                    "user_id": user_id,
+                    "movie_id": movie,
+                    "type": "rate",
+                    "rating": rating,
+                    "timestamp": at,
+                }
+            )
+        return documents
+
+
+def ratings_sink(settings: Settings, movie_ids: Mapping[int, ObjectId]) -> MongoDBSink:
+    # Under a name of its own, so that `replay` of its dead letters, which knows no movie ids, is refused.
+    url = mongodb_url_with(settings.mongodb_address(), collection=INTERACTIONS_COLLECTION, name="movielens")
+    return MongoDBSink(url, RatingDocuments(movie_ids))
+
+
+async def ratings(
+    settings: Settings,
+    *,
+    restart: bool = False,
+    create_indexes: bool = False,
+    stop: asyncio.Event | None = None,
+    observer: Observer | None = None,
+) -> Report:
+    """Load ratings.csv of the archive into `interactions`, going on where an earlier run stopped."""
+    movie_ids = await finish_in_thread(read_movie_ids, settings)
+    if create_indexes:
+        bad = [one for one in await examine(ratings_sink(settings, movie_ids), create=True) if not one.ok]
+        if bad:
+            raise ConfigurationError(f"The indexes cannot be made: {bad[0].detail}")
+    source = member(settings, "ratings.csv")
+    job = Job(
+        source=source,
+        stream=stream_named(source.uri),
+        dataset=MOVIELENS,
+        state_dir=settings.state_dir,
+        checkpoint_dir=settings.checkpoint_dir,
+        limit=settings.limit,
+        max_rejects=RejectLimit.parse(settings.max_rejects),
+        block_bytes=_BLOCK_BYTES,
+        restart=restart,
+    )
+    return await run([job], [ratings_sink(settings, movie_ids)], stop or asyncio.Event(), observer or Silent())
