@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,29 @@ class Bench:
         return Subject(
             name=f"{name} ({rows:,} rows)",
             command=[str(python), "-m", f"benchmarks.peers.{module}", *where],
+            rows=rows,
+            server_pid=store.pid,
+            before=store.clear,
+            after=holds(store, rows),
+        )
+
+    def redpanda_connect(self, config: str, store: Store, *, rows: int, **variables: str) -> Subject | None:
+        """Redpanda Connect with a configuration from benchmarks/peers, on the first rows; None where there is none.
+
+        It is no package of a registry: have it on the path, or in .cache/servers/redpanda-connect.
+        """
+        binary = shutil.which("redpanda-connect", path=f"{os.environ['PATH']}:{ROOT}/.cache/servers/redpanda-connect")
+        if binary is None:
+            self.skip("Redpanda Connect is neither on the path nor in .cache/servers/redpanda-connect")
+            return None
+        file = self.work / f"first-{rows}.csv"
+        if not file.exists():
+            with self.file().open("rb") as whole:
+                file.write_bytes(b"".join(islice(whole, rows + 1)))
+        settings = [f"{name}={value}" for name, value in {"FILE": str(file), **variables}.items()]
+        return Subject(
+            name=f"Redpanda Connect ({rows:,} rows)",
+            command=["env", *settings, binary, "run", str(ROOT / "benchmarks" / "peers" / config)],
             rows=rows,
             server_pid=store.pid,
             before=store.clear,

@@ -27,4 +27,10 @@ def figures(bench: Bench) -> list[Figure]:
         if thrift is not None:
             targets.append(at_least("ratio of rows per client CPU s", side.cpu_thrift_beside(other), thrift))
         lines.append(Figure("dynamodb", side, other, tuple(targets)))
+    endpoint = f"http://127.0.0.1:{bench.dynamodb.port}"
+    redpanda = bench.redpanda_connect("redpanda_dynamodb.yaml", bench.dynamodb, rows=bench.rows, ENDPOINT=endpoint)
+    if redpanda is not None:
+        side, other = bench.compare(ours, redpanda)
+        thrift = at_least("ratio of rows per client CPU s", side.cpu_thrift_beside(other), 4)
+        lines.append(Figure("dynamodb", side, other, (thrift,)))
     return lines

@@ -22,6 +22,10 @@ def figures(bench: Bench) -> list[Figure]:
         side, other = bench.compare(ours, bench.peer(name, module, bench.redis, rows=rows))
         speed = side.speed_beside(other)
         lines.append(Figure("redis", side, other, tuple(at_least("ratio", speed, bound) for bound in bounds)))
+    redpanda = bench.redpanda_connect("redpanda_redis.yaml", bench.redis, rows=bench.rows, REDIS=bench.redis.url)
+    if redpanda is not None:
+        side, other = bench.compare(ours, redpanda)
+        lines.append(Figure("redis", side, other, (at_least("ratio", side.speed_beside(other), 3),)))
     side, other = bench.compare(ours, ready_made(bench))
     return [
         *lines,
