@@ -13,6 +13,7 @@ import pytest
 import redis
 from blockbuster import blockbuster_ctx
 
+from tests.helpers import Cli
 from tests.servers import ROOT, Server, ServerMissingError, find_dynamodb, find_mongodb, find_redis
 
 _REDIS_ADDRESS = os.environ.get("INGEST_TEST_REDIS_URL", "")
@@ -118,6 +119,14 @@ def mongodb_db_url(mongodb_url: str) -> Iterator[str]:
         return  # it goes with its server; to drop it would take longer than many a test
     with pymongo.MongoClient[dict[str, Any]](mongodb_url, directConnection=True) as client:
         client.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    """The command, in a folder of the test's own; what it started is ended."""
+    found = Cli(tmp_path)
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import pty
 import select
 import stat
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,6 @@ from tests.helpers import (
     wait_for_event,
 )
 from tests.sinks.kits import key_of
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
 
 
 def keys(*records: VideoInteraction) -> set[tuple[str, str]]:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,13 +25,6 @@ from tests.helpers import (
     write_pairs,
 )
 from tests.servers import ROOT, find_redis
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
 
 
 def redis_database(url: str, number: int) -> redis.Redis:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,6 @@ from tests.helpers import (
 )
 
 KILLS = {"sink": 10, "file:checkpoints": 4}
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
 
 
 class Clean:

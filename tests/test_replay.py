@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,6 @@ from tests.sinks.kits import key_of
 
 GOOD = [interaction(1 + i, 10 + i) for i in range(6)]
 BAD = ["x,1,1", "1,2", f"3,y,{FIRST_MS}", "1,2,never"]
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
 
 
 def load(cli: Cli, *arguments: str) -> Path:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,6 @@ import redis
 from ingest_service import dead_letter
 from ingest_service.sinks.sqlite import SQLiteSink
 from tests.helpers import FIRST_MS, HEADER, Cli, chunk_of, create_tables, dynamodb_at, interaction, write_pairs
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
-
 
 ROWS = [f"{1 + i % 5},{100 + i},{FIRST_MS + i}\n" for i in range(100)]
 BAD = ["x,1,1\n", "1,2\n", f"1,y,{FIRST_MS}\n"]

@@ -1,5 +1,7 @@
 """What rates and throttles do: measured by what a DynamoDB that counts, and refuses, says it took."""
 
+from typing import Any
+
 from benchmarks import stores
 from benchmarks.bench import Bench, ingest_service
 from benchmarks.figures import Figure, Target, at_least, at_most
@@ -41,11 +43,9 @@ def _throttled(bench: Bench) -> Figure:
     with stores.null_dynamodb("limited_dynamodb", "--capacity", str(RATE)) as store:
         side = _run(bench, f"a table of {RATE:,} units a second", store)
         said = stores.said(store.port)
-    tenths = [int(slot) for slot in said["units"]]
-    goodput = sum(said["units"].values()) / (max(tenths) - min(tenths) + 1) * 10
     return _figure(
         side,
-        at_least("goodput, of its capacity", goodput / RATE, 0.9),
+        at_least("goodput, of its capacity", _units_per_s(said) / RATE, 0.9),
         at_most("items sent again, of all", said["refused"] / ROWS, 1),
     )
 
@@ -56,13 +56,16 @@ def _refused(bench: Bench) -> Figure:
     with stores.null_dynamodb("limited_dynamodb", "--refuse", str(share)) as store:
         side = _run(bench, "30 % of the items throttled", store, f"&rate={RATE}")
         said = stores.said(store.port)
-    tenths = [int(slot) for slot in said["units"]]
-    goodput = sum(said["units"].values()) / (max(tenths) - min(tenths) + 1) * 10
     return _figure(
         side,
-        at_least("goodput, of the allowed rate", goodput / RATE, 0.9),
+        at_least("goodput, of the allowed rate", _units_per_s(said) / RATE, 0.9),
         at_most("retries, of the fewest possible", said["refused"] / (ROWS * share / (1 - share)), 1.5),
     )
+
+
+def _units_per_s(said: dict[str, Any]) -> float:
+    tenths = [int(slot) for slot in said["units"]]
+    return float(sum(said["units"].values()) / (max(tenths) - min(tenths) + 1) * 10)
 
 
 def _partitions(bench: Bench) -> Figure:

@@ -5,7 +5,6 @@ import io
 import json
 import sqlite3
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +82,6 @@ def test_columns_and_specification_agree(
                     assert texts["session_id"][row] == one.session_id
     finally:
         reader.close()
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
 
 
 @pytest.mark.parametrize("number", ["1", '"1"', " 1 ", '"1" '])

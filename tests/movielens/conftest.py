@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from ingest_service.config import Settings, load_settings
-from tests.helpers import Cli
 from tests.movielens.model import make_model
 from tests.servers import ROOT
 
@@ -105,13 +104,6 @@ def world(
     yield found
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="session")

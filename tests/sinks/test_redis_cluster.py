@@ -94,13 +94,6 @@ def running(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(tmp_path)
-    yield found
-    found.close()
-
-
-@pytest.fixture
 def cluster(running: Cluster) -> Cluster:
     running.flush()
     return running
