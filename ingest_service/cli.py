@@ -215,7 +215,7 @@ def status(
 
 
 async def _status(source: str | None, settings: "Settings") -> list[dict[str, Any]]:
-    from ingest_service.checkpoint import FileCheckpoints, decode
+    from ingest_service.checkpoint import EPOCH, FileCheckpoints, decode
     from ingest_service.config import stream_named
     from ingest_service.loader import opened, sinks_of
     from ingest_service.sources import sources_named
@@ -228,7 +228,7 @@ async def _status(source: str | None, settings: "Settings") -> list[dict[str, An
             store = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
             for stream in await store.streams():
                 text = await store.read(stream)
-                if text is not None and (wanted is None or stream in wanted):
+                if text is not None and stream != EPOCH and (wanted is None or stream in wanted):
                     lines.append(_status_line(decode(text, stream, sink.name)))
     return lines
 
