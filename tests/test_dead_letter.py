@@ -151,6 +151,7 @@ def test_append_returns_only_once_the_rows_are_on_disk(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.fault(19, 20)
 def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """A write or fsync that fails is LocalIOError (exit 74), and the row is not taken for kept."""
     letters = opened(tmp_path)

@@ -72,6 +72,7 @@ async def test_writing_again_changes_nothing(kit: Kit, sink: Sink) -> None:
         assert kit.stored() == kit.expected(rows)
 
 
+@pytest.mark.fault(16)
 async def test_of_equal_keys_in_a_chunk_the_last_wins(kit: Kit, sink: Sink) -> None:
     """Rows that a later one of the chunk replaces are counted as merged, and never fail a batch."""
     rows = [
@@ -91,6 +92,7 @@ async def test_chunks_written_side_by_side_do_not_mix(kit: Kit, sink: Sink) -> N
     assert kit.stored() == kit.expected(rows)
 
 
+@pytest.mark.fault(13, 16)
 async def test_only_culprits_are_refused(kit: Kit, sink: Sink) -> None:
     """Rows that the store refuses come back as dead, each with its place, bytes and code; all others are stored."""
     poisoned = kit.poisoned()
@@ -352,6 +354,7 @@ async def test_a_watermark_is_found_by_the_next_runner(kit: Kit, sink: Sink) -> 
     assert (found.watermark.position, found.fence, found.source) == (Position(500, 20, 21, "tail"), 2, SOURCE)
 
 
+@pytest.mark.fault(26)
 async def test_a_zombie_is_fenced(kit: Kit, sink: Sink) -> None:
     """After another runner took a silent one's lease, the silent one can save nothing any more; the other can."""
     zombie = sink_at(kit.url)
