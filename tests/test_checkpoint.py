@@ -430,8 +430,8 @@ async def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 class Disk:
     """What a folder may hold after a loss of power: of names and contents only what was synced is sure.
 
-    It watches fsync and rename. A rename that its folder's fsync did not cover may have happened or not; of a content that
-    was not synced any part may be there.
+    It watches fsync and rename. A rename that its folder's fsync did not cover may have happened or not; of a content
+    that was not synced any part may be there.
     """
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:

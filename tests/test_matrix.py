@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,12 +221,10 @@ async def test_a_server_that_loads_its_data_is_waited_for(cli: Cli, clean: Clean
 
 def says(port: int, answer: bytes) -> bool:
     """Whether the server of this port answers a PING so; False while nobody listens."""
-    import socket
-
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(answer)
+            return bool(connection.recv(64).startswith(answer))
     except OSError:
         return False
 
@@ -405,8 +405,6 @@ main()
 @pytest.mark.fault(28)
 def test_a_bug_in_a_sink_ends_the_run(cli: Cli, clean: Clean) -> None:
     """An exception that nobody expects fails the whole run (70) instead of hanging it; the next one goes on."""
-    import sys
-
     command = [sys.executable, "-c", A_BUG, "run", str(clean.pairs.path), "--to", "sqlite:///rows.db"]
     done = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode not in (0, 75), done.stderr
