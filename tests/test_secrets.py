@@ -143,8 +143,8 @@ def test_server_faults_say_nothing(cli: Cli, guarded_redis: str, name: str) -> N
     arguments = ("pairs.csv", "--to", f"{guarded_redis}?retry_budget_s=0.5", "--checkpoint", "file:checkpoints")
     assert cli.run("run", *arguments, "--limit", "1").code == 0
     with redis.Redis.from_url(guarded_redis) as client:
-        for command in commands:
-            client.execute_command(*command)
+        for words in commands:
+            client.execute_command(*words)
     for command in ("run", "check", "status"):
         outcome = cli.run(command, *(arguments[1:3] if command != "run" else arguments))
         assert outcome.code == code or command != "run", outcome.stderr
