@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 
+from ingest_service import checkpoint
 from ingest_service.blocks import block_bytes_within
 from tests.faults import TcpProxy
 from tests.helpers import (
@@ -335,7 +336,7 @@ def test_a_disk_that_fails_to_sync_aborts_the_run(cli: Cli, clean: Clean, call: 
 
 @pytest.mark.fault(21)
 def test_a_damaged_checkpoint_is_never_a_start_at_0(cli: Cli, clean: Clean) -> None:
-    """Torn, changed, empty or another's: exit 78 and a way out; rows and checkpoint stay as they are."""
+    """Newer, torn, changed, empty or another's: exit 78 and a way out; rows and checkpoint stay as they are."""
     arguments = (clean.pairs.path, "--to", "sqlite:///rows.db", *FILES)
     cli.load(*arguments, "--limit", "1000")
     (path,) = (cli.folder / "checkpoints").glob("*.json")
@@ -343,12 +344,16 @@ def test_a_damaged_checkpoint_is_never_a_start_at_0(cli: Cli, clean: Clean) -> N
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
     other = whole.replace(b'"stream":"pairs', b'"stream":"other')
-    damages = [b"", whole[: len(whole) // 2], whole[:-1], bytes(flipped), other, b"\0" * len(whole), b"null"]
+    future = {**json.loads(whole), "version": checkpoint.VERSION + 1}
+    del future["checksum"]
+    newer = json.dumps({**future, "checksum": checkpoint._checksum(future)}).encode()
+    damages = [newer, b"", whole[: len(whole) // 2], whole[:-1], bytes(flipped), other, b"\0" * len(whole), b"null"]
     for damaged in damages:
         path.write_bytes(damaged)
         outcome = cli.here("run", *arguments)
         assert outcome.code == 78
         assert "--restart" in outcome.message
+        assert (damaged == newer) == ("newer version" in outcome.message)
         assert path.read_bytes() == damaged
         assert sqlite_rows(cli.folder / "rows.db") == rows
     path.write_bytes(whole)

@@ -1,6 +1,7 @@
 """Redis: what is its own, and its faults."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.helpers import (
     until,
     write_pairs,
 )
-from tests.servers import Redis, find_redis
+from tests.servers import ROOT, Redis, find_redis
 
 
 @asynccontextmanager
@@ -198,6 +199,24 @@ async def test_least_rights_suffice(tmp_path: Path) -> None:
         async with opened(url) as sink:
             assert await sink.checkpoints.streams() == [report.streams[0].stream]
             assert all(finding.ok for finding in await sink.check(create=False))
+
+
+@pytest.mark.fault(13)
+def test_the_rights_of_the_documentation_suffice(tmp_path: Path) -> None:
+    """A user with just what docs/COMMANDS.md lists can check, run, resume, verify and ask, wherever checkpoints are."""
+    text = (ROOT / "docs" / "COMMANDS.md").read_text()
+    found = re.search(r"^`((?:\+\S+ ?)+)` on `(~recent:\S+ ~ingest:\S+)`", text, re.MULTILINE)
+    assert found
+    cli = Cli(tmp_path)
+    pairs = write_pairs(tmp_path / "pairs.csv", 500)
+    with find_redis(tmp_path) as server:
+        url = restricted(server, "resetkeys", "-@all", *found[2].split(), *found[1].split())
+        for place in ("sink", "file:checkpoints"):
+            options = ("--to", url, "--checkpoint", place)
+            for command in (["check"], ["run", pairs.path], ["run", pairs.path], ["verify", pairs.path], ["status"]):
+                arguments = options[:2] if command == ["check"] else options
+                outcome = cli.here(*command, *arguments)
+                assert outcome.code == 0, outcome.stderr
 
 
 @pytest.mark.parametrize("rules", [["+@all", "-zadd"], ["+@all", "-expire"], ["+@all", "-eval"], ["+ping"]])
