@@ -9,7 +9,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers test check demo campaign bench lock
+.PHONY: help setup servers test check demo campaign fuzz bench lock
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,9 @@ demo: $(SYNCED) ## load a sample into SQLite and say what to look at next
 
 campaign: $(SYNCED) servers ## kill 500 loads and look for what got lost (scripts/crash-campaign); ARGS='500 7' for a seed
 	$(BIN)/python scripts/crash-campaign $(ARGS)
+
+fuzz: $(SYNCED) ## a million ugly, packed and damaged files (scripts/fuzz); ARGS='50000' for fewer
+	$(BIN)/python scripts/fuzz $(ARGS)
 
 bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	scripts/get-servers --bench

@@ -34,6 +34,7 @@ def _table(name: str, hash_key: str, range_key: str) -> dict[str, Any]:
     keys = {hash_key: "HASH", range_key: "RANGE"}
     return {
         "TableName": name,
+        "TableId": f"00000000-0000-0000-0000-{name:>12.12}".replace(" ", "0"),
         "TableStatus": "ACTIVE",
         "TableArn": f"arn:aws:dynamodb:us-east-1:000000000000:table/{name}",
         "KeySchema": [{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],

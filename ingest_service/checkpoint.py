@@ -23,10 +23,11 @@ from typing import Any
 from ingest_service import fault
 from ingest_service.chunk import Position
 from ingest_service.durable import sync_folder
-from ingest_service.errors import CheckpointDamaged, LeaseHeld, LocalIOError
+from ingest_service.errors import CheckpointDamaged, LeaseHeld, LocalIOError, RowsGone
 from ingest_service.tracker import Counts, Watermark
 
 VERSION = 1
+EPOCH = "epoch"  # no stream has this name: theirs end in a hash
 LEASE_S = 15.0
 _POLL_S = 0.25
 
@@ -66,6 +67,7 @@ class Checkpoint:
     beat: int = 0
     holder: Holder | None = None
     updated_at: str = ""
+    epoch: str = ""  # of the place where the rows are, if the checkpoint is kept elsewhere
 
 
 def encode(checkpoint: Checkpoint) -> str:
@@ -83,6 +85,7 @@ def encode(checkpoint: Checkpoint) -> str:
         "beat": checkpoint.beat,
         "holder": asdict(checkpoint.holder) if checkpoint.holder else None,
         "updated_at": checkpoint.updated_at,
+        "epoch": checkpoint.epoch,
     }
     return json.dumps({**content, "checksum": _checksum(content)}, separators=(",", ":"))
 
@@ -114,6 +117,7 @@ def decode(text: str, stream: str, sink: str) -> Checkpoint:
         content["beat"],
         Holder(**content["holder"]) if content["holder"] else None,
         content["updated_at"],
+        content.get("epoch", ""),  # the first checkpoints had none
     )
 
 
@@ -134,7 +138,13 @@ class CheckpointStore(ABC):
 
     @abstractmethod
     async def streams(self) -> list[str]:
-        """The streams that have a checkpoint here."""
+        """The streams that have a checkpoint here, and `EPOCH` where it has one."""
+
+    async def epoch(self) -> str:
+        """A text that is made once, and lives and dies with what is kept here."""
+        while (found := await self.read(EPOCH)) is None:
+            await self.swap(EPOCH, None, uuid.uuid4().hex)
+        return found
 
 
 class FileCheckpoints(CheckpointStore):
@@ -192,12 +202,16 @@ class FileCheckpoints(CheckpointStore):
 
 
 class Lease:
-    """The right to write one stream into one sink, and the checkpoint that it found."""
+    """The right to write one stream into one sink, and the checkpoint that it found.
 
-    def __init__(self, store: CheckpointStore, stream: str, sink: str) -> None:
+    `epoch` is that of the sink, where it could lose its rows without the checkpoint.
+    """
+
+    def __init__(self, store: CheckpointStore, stream: str, sink: str, epoch: str = "") -> None:
         self._store = store
         self._stream = stream
         self._sink = sink
+        self._epoch = epoch
         self._text: str | None = None
         self._current: Checkpoint | None = None
 
@@ -210,7 +224,8 @@ class Lease:
     ) -> Checkpoint:
         """Take the lease and return the checkpoint to go on from; `start` is for a stream without one.
 
-        LeaseHeld if another runner is alive; CheckpointDamaged unless `restart`, which begins again at `start`.
+        LeaseHeld if another runner is alive. CheckpointDamaged and RowsGone unless `restart`, which begins again at
+        `start`.
         """
         watched: str | None = None
         watched_since = time.monotonic()
@@ -231,9 +246,20 @@ class Lease:
                 mine = Checkpoint(self._stream, self._sink, source, start, fence=fence)
             else:
                 mine = found
-            mine = replace(mine, fence=mine.fence + 1, beat=0, holder=_this_process())
+                if found.epoch:
+                    self.require_epoch(found.epoch)
+            epoch = self._epoch or mine.epoch
+            mine = replace(mine, fence=mine.fence + 1, beat=0, holder=_this_process(), epoch=epoch)
             if await self._swap(text, mine):
                 return mine
+
+    def require_epoch(self, epoch: str) -> None:
+        """RowsGone if the rows are, or were, in another place than that of this lease."""
+        if self._epoch and epoch != self._epoch:
+            raise RowsGone(
+                f"{self._sink} is not what it was when the checkpoint was written, so rows are gone; "
+                "restore them, or use --restart to load the source again from its start."
+            )
 
     def _decode(self, text: str | None, *, restart: bool) -> Checkpoint | None:
         if text is None:
@@ -246,7 +272,10 @@ class Lease:
             raise
 
     async def save(self, source: Fingerprint, watermark: Watermark, *, complete: bool, release: bool = False) -> None:
-        """Store the watermark, which also is the heartbeat. LeaseHeld if another runner has taken over."""
+        """Store the watermark, which also is the heartbeat.
+
+        LeaseHeld if another runner has taken over; RowsGone if there is no checkpoint any more, nor what lay beside it.
+        """
         assert self._current is not None, "acquire comes first"
         if watermark.position.offset < self._current.watermark.position.offset:
             raise ValueError("a watermark never falls")
@@ -260,7 +289,12 @@ class Lease:
         )
         while not await self._swap(self._text, new):
             text = await self._store.read(self._stream)
-            if text is None or not self._is_mine(text):
+            if text is None:
+                raise RowsGone(
+                    f"{self._sink} has lost the checkpoint of this source, so rows may be gone too; "
+                    "run the same command again to load it from its start."
+                )
+            if not self._is_mine(text):
                 raise LeaseHeld(
                     f"Another runner has taken this source over in {self._sink}; this one stopped writing, "
                     "and what it had stored is safe."

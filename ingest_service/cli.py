@@ -223,7 +223,7 @@ def status(
 
 
 async def _status(source: str | None, settings: "Settings") -> list[dict[str, Any]]:
-    from ingest_service.checkpoint import FileCheckpoints, decode
+    from ingest_service.checkpoint import EPOCH, FileCheckpoints, decode
     from ingest_service.config import stream_named
     from ingest_service.loader import opened, sinks_of
     from ingest_service.sources import sources_named
@@ -236,7 +236,7 @@ async def _status(source: str | None, settings: "Settings") -> list[dict[str, An
             store = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
             for stream in await store.streams():
                 text = await store.read(stream)
-                if text is not None and (wanted is None or stream in wanted):
+                if text is not None and stream != EPOCH and (wanted is None or stream in wanted):
                     lines.append(_status_line(decode(text, stream, sink.name)))
     return lines
 
@@ -488,7 +488,7 @@ def _execute(job: Coroutine[Any, Any, T]) -> T:
 
 
 def main() -> None:
-    """The console script: an IngestError becomes one sentence and its exit code."""
+    """The console script: an IngestError becomes one sentence and its exit code, anything else is a bug."""
     gc.disable()  # imports make much and throw little away; a run enables it again
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for algebra that is not done here
     try:
@@ -496,3 +496,19 @@ def main() -> None:
     except IngestError as error:
         sys.stderr.write(f"ingest-service: {error}\n")
         sys.exit(error.exit_code)
+    except Exception as error:
+        sys.stderr.write(_as_bug(error))
+        sys.exit(IngestError.exit_code)
+
+
+def _as_bug(error: Exception) -> str:
+    """Where an error came from that nobody expected, without the texts of errors: they may quote rows or secrets."""
+    import traceback
+
+    lines = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += ["Traceback (most recent call last):\n", *traceback.format_tb(cause.__traceback__)]
+        lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}\n")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "".join(lines) + "ingest-service: This is a bug; please report it with the lines above.\n"

@@ -52,6 +52,7 @@ class DeadLetters:
         self._known: set[int] = set()  # hashes of the rows that are in already and may come again
         self._replayed: set[tuple[str, int]] = set()  # stages and offsets of those that a replay has stored since
         self._fd = -1
+        self._end = 0  # of what this run has read or written
 
     def open(self, *, resume_offset: int, anew: bool = False) -> None:
         """Open for appending. What is in already, from `resume_offset` on, will not be written twice.
@@ -67,6 +68,7 @@ class DeadLetters:
             if is_new:
                 sync_folder(self.path.parent)
             self._drop_torn_line()
+            self._end = os.fstat(self._fd).st_size
         except OSError as error:
             raise _failed(error) from error
         for letter in read(self.path):
@@ -81,13 +83,15 @@ class DeadLetters:
 
     def append(self, rows: Iterable[DeadRow]) -> None:
         """Write those rows that are not in yet, and wait until they are on disk."""
-        fresh = list(rows)
-        if self._known or self._replayed:
-            fresh = [row for row in fresh if not self._is_kept(row)]
-        if not fresh:
-            return
         at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            self._learn_from_others()
+            fresh = list(rows)
+            if self._known or self._replayed:
+                fresh = [row for row in fresh if not self._is_kept(row)]
+            if not fresh:
+                return
             for first in range(0, len(fresh), _ROWS_AT_ONCE):
                 lines = (_line(row, self._source, at) for row in fresh[first : first + _ROWS_AT_ONCE])
                 data = memoryview("".join(lines).encode())
@@ -95,10 +99,25 @@ class DeadLetters:
                     data = data[os.write(self._fd, data) :]
             fault.point("dead-letters-written")
             os.fsync(self._fd)
+            self._end = os.fstat(self._fd).st_size
             fault.point("dead-letters-synced")
         except OSError as error:
             # After a failed fsync the next one may lie, so this run ends; the next one cuts a torn line off.
             raise _failed(error) from error
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+    def _learn_from_others(self) -> None:
+        """A runner that slept past its lease and the one that took over have both read the same rows.
+
+        Neither knows of the other until its next checkpoint, so each looks at what was added to the file meanwhile.
+        """
+        if os.fstat(self._fd).st_size == self._end:
+            return
+        self._drop_torn_line()
+        added = os.pread(self._fd, os.fstat(self._fd).st_size - self._end, self._end)
+        letters = (json.loads(line) for line in added.splitlines())
+        self._known |= {identity_of(letter) for letter in letters if letter["source"] == self._source}
 
     def _is_kept(self, row: DeadRow) -> bool:
         return (row.stage, row.offset) in self._replayed or _identity(row.stage, row.offset, row.raw) in self._known
@@ -137,7 +156,8 @@ class DeadLetters:
             end = start
         if end < size:
             os.ftruncate(self._fd, end)
-            os.fsync(self._fd)
+        if size:
+            os.fsync(self._fd)  # what a run that was killed left is taken for kept, so it must be
 
 
 class Rewriting:

@@ -10,7 +10,8 @@
     ├── Stopped              75   stopped on request: run again to go on
     └── ConfigurationError   78   a setting, a permission or a missing table: fix it
         ├── SourceChanged    78   the file is not the one that the checkpoint is about
-        └── CheckpointDamaged 78  the checkpoint cannot be trusted
+        ├── CheckpointDamaged 78  the checkpoint cannot be trusted
+        └── RowsGone     78  the sink no longer has the rows that the checkpoint is about
     RowError                      one row is refused; the run goes on
     Retry                         a sink asks for another try (never leaves the sink)
 
@@ -63,6 +64,10 @@ class SourceChanged(ConfigurationError):
 
 
 class CheckpointDamaged(ConfigurationError):
+    pass
+
+
+class RowsGone(ConfigurationError):
     pass
 
 

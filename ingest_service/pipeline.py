@@ -208,7 +208,8 @@ async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
     store: CheckpointStore = sink.checkpoints
     if job.checkpoint_dir is not None:
         store = FileCheckpoints(job.checkpoint_dir, sink.name)
-    lease = Lease(store, job.stream, sink.name)
+    epoch = await sink.epoch() if _is_apart(job, sink) else ""
+    lease = Lease(store, job.stream, sink.name, epoch)
     found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
     if found.watermark.position.offset < reader.first.offset:
         # The header had no line end yet when an earlier run saw it.
@@ -229,10 +230,21 @@ async def _give_up_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
 
 async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
     watermark = lane.tracker.watermark
-    if job.checkpoint_dir is not None:
-        await lane.sink.flush()
+    await _assure_rows(lane, job)
     complete = _is_complete(lane, reader)
     await lane.lease.save(_fingerprint(job, reader), watermark, complete=complete, release=True)
+
+
+def _is_apart(job: Job, sink: Sink) -> bool:
+    """Whether the checkpoint could outlive the rows that it is about."""
+    return job.checkpoint_dir is not None or sink.is_apart
+
+
+async def _assure_rows(lane: Lane, job: Job) -> None:
+    """Before a checkpoint that is kept elsewhere says so: what was written is durable, and nobody emptied the sink."""
+    if _is_apart(job, lane.sink):
+        await lane.sink.flush()
+        lane.lease.require_epoch(await lane.sink.epoch())
 
 
 def _fingerprint(job: Job, reader: BlockReader) -> Fingerprint:
@@ -332,8 +344,7 @@ async def _checkpoint(state: State, lane: Lane) -> None:
     while True:
         await asyncio.sleep(CHECKPOINT_EVERY_S)
         watermark = lane.tracker.watermark
-        if state.job.checkpoint_dir is not None:
-            await lane.sink.flush()
+        await _assure_rows(lane, state.job)
         await lane.lease.save(_fingerprint(state.job, state.reader), watermark, complete=False)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ingest_service import dead_letter
 from ingest_service.blocks import BlockReader, parse_block
-from ingest_service.checkpoint import Checkpoint, CheckpointStore, FileCheckpoints
+from ingest_service.checkpoint import EPOCH, Checkpoint, CheckpointStore, FileCheckpoints
 from ingest_service.chunk import Chunk, Position
 from ingest_service.datasets.base import Layout
 from ingest_service.errors import ConfigurationError, Stopped, UsageError, first_of
@@ -145,7 +145,8 @@ async def _note_possible_reasons(sink: Sink, streams: Sequence[_Stream], found: 
         )
     if not found.equal:
         with suppress(ConfigurationError):  # listing them is a right of its own
-            others = set(await _store(sink, streams[0].job).streams()) - {stream.job.stream for stream in streams}
+            known = {EPOCH, *(stream.job.stream for stream in streams)}
+            others = set(await _store(sink, streams[0].job).streams()) - known
             if others:
                 found.notes.append(f"has rows of {len(others)} other source(s); name these too if they share users")
 

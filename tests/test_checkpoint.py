@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def test_a_checkpoint_comes_back_as_it_was(found: Checkpoint) -> None:
     assert "\n" not in encode(found)
 
 
+@pytest.mark.fault(21)
 def test_every_prefix_is_damaged() -> None:
     """A torn checkpoint is never taken for a whole one, however much of it there is."""
     text = encode(FULL)
@@ -91,6 +93,7 @@ def test_every_prefix_is_damaged() -> None:
             decode(text[:length], "s", "redis")
 
 
+@pytest.mark.fault(21)
 def test_every_changed_byte_is_noticed() -> None:
     """One other byte anywhere is damage, unless the JSON still says the very same."""
     text = encode(FULL)
@@ -125,6 +128,7 @@ def test_what_is_no_checkpoint_is_damaged(text: str) -> None:
         decode(text, "s", "redis")
 
 
+@pytest.mark.fault(21)
 def test_a_newer_version_is_told_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a newer program wrote asks for an upgrade."""
     monkeypatch.setattr(checkpoint, "VERSION", 2)
@@ -211,6 +215,7 @@ async def test_a_silent_runner_is_taken_over_and_fenced(
     assert (await stored(store)).fence == 2
 
 
+@pytest.mark.fault(27)
 async def test_only_the_monotonic_clock_decides(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease is watched for its whole time, whatever its written times say, and then taken."""
     clock = [5000.0]
@@ -385,6 +390,7 @@ async def test_a_file_is_synced_before_its_rename_and_its_folder_after(
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
+@pytest.mark.fault(19, 20)
 async def test_a_failing_disk_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -419,3 +425,81 @@ async def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "s.redis.json").mkdir()
     with pytest.raises(LocalIOError):
         await store.read("s")
+
+
+class Disk:
+    """What a folder may hold after a loss of power: of names and contents only what was synced is sure.
+
+    It watches fsync and rename. A rename that its folder's fsync did not cover may have happened or not; of a content
+    that was not synced any part may be there.
+    """
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.durable: dict[str, int] = {}  # inodes by name
+        self.renamed: list[tuple[str, str, int]] = []  # since the folder was synced
+        self.synced: dict[int, bytes] = {}  # contents by inode
+        self.live: dict[int, bytes] = {}
+        self.found: list[set[str | None]] = []  # what the checkpoint may be, at each moment looked at
+        fsync, rename = os.fsync, Path.rename
+
+        def watched_fsync(fd: int) -> None:
+            self.look()
+            fsync(fd)
+            path = Path(f"/proc/self/fd/{fd}").readlink()
+            if path.is_dir():
+                self.durable = {one.name: one.stat().st_ino for one in path.iterdir()}
+                self.renamed = []
+            else:
+                self.synced[path.stat().st_ino] = path.read_bytes()
+            self.look()
+
+        def watched_rename(path: Path, target: Path) -> Path:
+            self.look()
+            self.renamed.append((path.name, target.name, path.stat().st_ino))
+            renamed = rename(path, target)
+            self.look()
+            return renamed
+
+        patch.setattr(os, "fsync", watched_fsync)
+        patch.setattr(Path, "rename", watched_rename)
+
+    def look(self) -> None:
+        self.live |= {one.stat().st_ino: one.read_bytes() for one in self.folder.iterdir() if one.suffix != ".lock"}
+        self.found.append(set(self.checkpoints()))
+
+    def checkpoints(self) -> Iterator[str | None]:
+        for names in self.namings():
+            inode = names.get("s.redis.json")
+            for content in [None] if inode is None else self.contents(inode):
+                yield None if content is None else content.decode()
+
+    def namings(self) -> Iterator[dict[str, int]]:
+        names = dict(self.durable)
+        yield dict(names)
+        for old, new, inode in self.renamed:
+            names.pop(old, None)
+            names[new] = inode
+            yield dict(names)
+
+    def contents(self, inode: int) -> list[bytes]:
+        live = self.live[inode]
+        return [live] if self.synced.get(inode) == live else [live[: len(live) * part // 4] for part in range(5)]
+
+
+@pytest.mark.fault(22)
+async def test_a_loss_of_power_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every moment of a save the disk holds the last checkpoint or this one, whole; after it only this one."""
+    disk = Disk(tmp_path, monkeypatch)
+    store = FileCheckpoints(tmp_path, "redis")
+    old: str | None = None
+    for beat in range(4):
+        new = encode(replace(FULL, beat=beat))
+        disk.found = []
+        assert await store.swap("s", old, new)
+        assert len(disk.found) >= 6
+        assert set.union(*disk.found) == {old, new}
+        assert disk.found[-1] == {new}
+        disk.look()
+        assert disk.found[-1] == {new}
+        old = new

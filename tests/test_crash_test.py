@@ -156,6 +156,7 @@ def test_a_stopped_trial_leaves_nothing(cli: Cli, dynamodb_url: str, table: str,
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.fault(1)
 def test_every_place_is_passed(cli: Cli, redis_db_url: str, dynamodb_url: str, table: str, mongodb_db_url: str) -> None:
     """No name in the list of places has gone stale: a load into all sinks passes each, and can be ended at each."""
     to = dynamodb_at(dynamodb_url, table)
@@ -175,6 +176,7 @@ def test_every_place_is_passed(cli: Cli, redis_db_url: str, dynamodb_url: str, t
 # --- the whole -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(1, 2)
 def test_thirty_kills_lose_and_double_nothing(cli: Cli, redis_url: str, dynamodb_url: str, table: str) -> None:
     """Three sinks, both kinds of checkpoint: as after one clean run, and no more was repeated than was in flight.
 

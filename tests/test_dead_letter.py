@@ -119,6 +119,20 @@ def test_a_torn_line_longer_than_one_look_is_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
+@pytest.mark.fault(26)
+def test_of_two_runs_that_have_the_file_open_one_keeps_a_row(tmp_path: Path) -> None:
+    """A runner that slept, and wakes after another took over, adds nothing that is in already; nor does the other."""
+    slept, other = opened(tmp_path), opened(tmp_path)
+    slept.append([parsed(10)])
+    other.append([parsed(10), parsed(20), parsed(30, b"\xff\r")])
+    slept.append([parsed(20), parsed(30, b"\xff\r"), parsed(40)])
+    os.write(slept._fd, b'{"source": "file:///a.csv", "off')  # it was killed here
+    other.append([parsed(40), parsed(50)])
+    assert offsets(tmp_path) == [10, 20, 30, 40, 50]
+    slept.close()
+    other.close()
+
+
 def test_a_restart_sets_the_old_letters_aside(tmp_path: Path) -> None:
     """With `anew` the stream starts with none, and each earlier start keeps its own under a number."""
     for _ in range(3):
@@ -150,7 +164,18 @@ def test_append_returns_only_once_the_rows_are_on_disk(tmp_path: Path, monkeypat
     letters.close()
 
 
+def test_what_a_killed_run_left_is_synced_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is in already is not written again, so opening waits until it is on disk."""
+    keep(tmp_path, parsed(10))
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    letters = opened(tmp_path)
+    assert synced == [letters._fd]
+    letters.close()
+
+
 @pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.fault(19, 20)
 def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """A write or fsync that fails is LocalIOError (exit 74), and the row is not taken for kept."""
     letters = opened(tmp_path)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,14 @@ def test_every_place_of_a_crash_test_is_documented() -> None:
     page = (ROOT / "docs" / "RELIABILITY.md").read_text()
     for name, what in fault.POINTS.items():
         assert f"| `{name}` | {what} |" in page
+
+
+def test_the_table_of_faults_is_that_of_the_tests() -> None:
+    """scripts/fault-table would change nothing, and every fault has a test."""
+    before = (ROOT / "docs" / "RELIABILITY.md").read_text()
+    script = runpy.run_path(str(ROOT / "scripts" / "fault-table"))
+    assert script["page"]() == before, "run scripts/fault-table"
+    assert all(script["marked"]().values())
 
 
 def test_every_code_of_a_dead_letter_is_documented() -> None:

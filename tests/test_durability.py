@@ -88,6 +88,7 @@ class Recorder(Sink):
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.fault(28)
 async def test_a_watermark_promises_only_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

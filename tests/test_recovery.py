@@ -81,6 +81,7 @@ def assert_letters_are_of(cli: Cli, pairs: Pairs) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", ["sink", "file:checkpoints"])
+@pytest.mark.fault(1, 2)
 def test_killed_runs_into_sqlite_leave_what_one_run_does(long: Clean, cli: Cli, checkpoint: str) -> None:
     """After kills at random moments the next run ends with the same rows, counts and dead letters as a clean one."""
     command = (long.pairs.path, "--to", "sqlite:///rows.db", "--checkpoint", checkpoint)
@@ -93,6 +94,7 @@ def test_killed_runs_into_sqlite_leave_what_one_run_does(long: Clean, cli: Cli, 
 
 
 @pytest.mark.parametrize("checkpoint", ["sink", "file:checkpoints"])
+@pytest.mark.fault(1, 2)
 async def test_killed_runs_into_servers_leave_what_one_run_does(
     short: Clean, cli: Cli, redis_db_url: str, dynamodb_url: str, table: str, checkpoint: str
 ) -> None:
@@ -132,6 +134,7 @@ def watermark_of(event: dict[str, Any], sink: str) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.fault(3)
 async def test_a_signal_drains(short: Clean, cli: Cli, redis_db_url: str, number: signal.Signals) -> None:
     """A stopped run exits 75 with all it had in flight settled and its lease given back; the next one goes on."""
     async with slow_redis(redis_db_url, 500_000) as proxy:
@@ -153,6 +156,7 @@ async def test_a_signal_drains(short: Clean, cli: Cli, redis_db_url: str, number
     assert redis_sets(redis_db_url) == expected_sets(short.rows)
 
 
+@pytest.mark.fault(3)
 async def test_a_second_signal_stops_at_once(short: Clean, cli: Cli, redis_db_url: str) -> None:
     """It does not wait for a sink that answers nothing, and exits 75 too."""
     async with slow_redis(redis_db_url, 300_000) as proxy:
@@ -211,6 +215,7 @@ def rows_of(first: int, n: int) -> str:
     return "".join(f"{1 + i % 50},{i},{FIRST_MS + i}\n" for i in range(first, first + n))
 
 
+@pytest.mark.fault(23)
 def test_a_changed_file_is_refused(cli: Cli) -> None:
     """A file whose loaded part is another one now exits 78 and says what differs, until --restart."""
     path = cli.file("pairs.csv", f"{HEADER}\n{rows_of(0, 1000)}")
@@ -226,6 +231,7 @@ def test_a_changed_file_is_refused(cli: Cli) -> None:
     assert outcome.counts("sqlite")["read"] == 1000
 
 
+@pytest.mark.fault(23)
 def test_a_truncated_file_is_refused(cli: Cli) -> None:
     """A file that ends before what was loaded of it exits 78."""
     path = cli.file("pairs.csv", f"{HEADER}\n{rows_of(0, 1000)}")
@@ -236,6 +242,7 @@ def test_a_truncated_file_is_refused(cli: Cli) -> None:
     assert "ends before byte" in outcome.message
 
 
+@pytest.mark.fault(23)
 def test_a_grown_file_goes_on(cli: Cli) -> None:
     """Only what was appended is loaded, and the counts are those of the whole."""
     path = cli.file("pairs.csv", f"{HEADER}\n{rows_of(0, 1000)}")
@@ -289,6 +296,7 @@ def test_a_larger_limit_goes_on_from_a_smaller_one(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("sink", ["sqlite", "redis", "dynamodb", "file"])
+@pytest.mark.fault(26)
 async def test_a_second_runner_is_shut_out(
     cli: Cli, short: Clean, redis_db_url: str, dynamodb_url: str, table: str, sink: str
 ) -> None:

@@ -1,6 +1,9 @@
 """No secret and no row content in anything but the stores and the dead letters, whatever goes wrong."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -31,6 +34,7 @@ CANARIES = (
     str(interaction(1, USER).video_id),
 )
 ROWS = f"{USER},{USER},{FIRST_MS}\n1,{USER},{FIRST_MS}\n{CELL},1,{FIRST_MS}\n1,{CELL}\n{USER},1,{CELL}\n"
+STORES = (".jsonl", ".csv", ".db", ".db-wal", ".db-shm")
 FAULTS: dict[str, HttpFault | None] = {
     "none": None,
     "invalid": Refusal(400, "ValidationException", f"bad item {CELL} {USER}"),
@@ -69,7 +73,7 @@ def assert_only_letters_hold_rows(cli: Cli, *, letters: int) -> None:
     """Every other file of the run is silent, and the letters are all there."""
     for path in cli.folder.rglob("*"):
         relative = path.relative_to(cli.folder)
-        if path.is_file() and relative.parts[0] != "redis" and path.suffix not in (".jsonl", ".csv"):
+        if path.is_file() and relative.parts[0] != "redis" and path.suffix not in STORES:
             assert_silent(path.read_text(errors="replace"))
     assert len(cli.dead_letters) == letters
     assert CELL in str(cli.dead_letters)
@@ -120,6 +124,73 @@ async def test_dynamodb_faults_say_nothing(cli: Cli, dynamodb_url: str, table: s
     assert "Traceback" not in outcome.stderr
     assert_silent(outcome.stdout + outcome.stderr)
     assert_only_letters_hold_rows(cli, letters=5 if name == "invalid" else 3)
+
+
+SERVER_FAULTS: dict[str, tuple[tuple[tuple[str, ...], ...], int]] = {
+    "full": ((("CONFIG", "SET", "maxmemory", "1"),), 69),
+    "read-only": ((("REPLICAOF", "127.0.0.1", "1"),), 69),
+    "emptied": ((("FLUSHALL",),), 78),
+    "no right to write": ((("ACL", "SETUSER", "default", "-zadd"),), 78),
+    "no right to connect": ((("ACL", "SETUSER", "default", "off"),), 78),
+}
+
+
+@pytest.mark.fault(9, 11, 12, 13)
+@pytest.mark.parametrize("name", SERVER_FAULTS)
+def test_server_faults_say_nothing(cli: Cli, guarded_redis: str, name: str) -> None:
+    """A server that is full, read-only, emptied or that forbids: a sentence without its address, and no row."""
+    commands, code = SERVER_FAULTS[name]
+    arguments = ("pairs.csv", "--to", f"{guarded_redis}?retry_budget_s=0.5", "--checkpoint", "file:checkpoints")
+    assert cli.run("run", *arguments, "--limit", "1").code == 0
+    with redis.Redis.from_url(guarded_redis) as client:
+        for words in commands:
+            client.execute_command(*words)
+    for command in ("run", "check", "status"):
+        outcome = cli.run(command, *(arguments[1:3] if command != "run" else arguments))
+        assert outcome.code == code or command != "run", outcome.stderr
+        assert "Traceback" not in outcome.stderr
+        assert_silent(outcome.stdout + outcome.stderr)
+    for path in cli.folder.rglob("*"):
+        if path.is_file() and "redis" not in path.relative_to(cli.folder).parts and path.suffix not in STORES:
+            assert_silent(path.read_text(errors="replace"))
+
+
+@pytest.mark.fault(21)
+def test_a_damaged_checkpoint_is_not_quoted(cli: Cli) -> None:
+    """Whatever stands in its place: the message does not say it."""
+    cli.load("pairs.csv", "--checkpoint", "file:checkpoints")
+    (path,) = (cli.folder / "checkpoints").glob("*.json")
+    assert_silent(path.read_text())
+    for text in (CELL, f'{{"{CELL}": "{PASSWORD}"}}', path.read_text().replace('"sink":"sqlite"', f'"sink":"{CELL}"')):
+        path.write_text(text)
+        for command in (("run", "pairs.csv"), ("verify", "pairs.csv"), ("status",)):
+            outcome = cli.here(*command, "--checkpoint", "file:checkpoints")
+            assert outcome.code == 78
+            assert_silent(outcome.stdout + outcome.stderr)
+
+
+A_BUG = """
+import ingest_service.sinks.sqlite as sqlite
+def fails(self, values):
+    try:
+        raise KeyError(values)
+    except KeyError as error:
+        raise ValueError(f"canarypassword {values}") from error
+sqlite.SQLiteSink._insert = fails
+from ingest_service.cli import main
+main()
+"""
+
+
+@pytest.mark.fault(28)
+def test_a_bug_says_where_it_is_and_not_what_it_met(cli: Cli) -> None:
+    """An error that nobody expected is printed with its place and kind, and without its text; the exit code is 70."""
+    command = [sys.executable, "-c", A_BUG, "run", "pairs.csv"]
+    done = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == 70
+    assert "sinks/sqlite.py" in done.stderr
+    assert "builtins.ValueError" in done.stderr
+    assert_silent(done.stdout + done.stderr)
 
 
 def test_mistakes_in_a_url_do_not_show_it(cli: Cli) -> None:

@@ -64,6 +64,7 @@ class Sink(ABC):
 
     scheme: ClassVar[str]
     forgets: str = ""
+    is_apart: ClassVar[bool] = False  # whether its rows can be lost without its checkpoints
     options: SinkOptions
     name: str
     retrier: Retrier
@@ -83,6 +84,10 @@ class Sink(ABC):
 
     async def flush(self) -> None:
         """Make what was written durable, before a checkpoint that is kept elsewhere says so."""
+
+    async def epoch(self) -> str:
+        """Tells the place where the rows are from one that takes its place, empty or restored: it goes with them."""
+        return await self.checkpoints.epoch()
 
     @abstractmethod
     async def check(self, *, create: bool) -> list[Finding]:

@@ -68,6 +68,7 @@ class DynamoDBSink(Sink):
     """`dynamodb://table?region=…&endpoint=…`; credentials come the way of all AWS tools."""
 
     scheme: ClassVar[str] = "dynamodb"
+    is_apart: ClassVar[bool] = True  # checkpoints are in a table of their own
     options: DynamoDBOptions
 
     def __init__(self, url: str) -> None:
@@ -220,6 +221,11 @@ class DynamoDBSink(Sink):
             return True
 
         return await self.retrier.call(attempt)
+
+    async def epoch(self) -> str:
+        """The table's own id: a new table of that name has another."""
+        table = (await self.retrier.call(lambda: self.client.call("describe_table", TableName=self.table)))["Table"]
+        return str(table.get("TableId") or table["CreationDateTime"])
 
     async def check(self, *, create: bool) -> list[Finding]:
         await self.client.open()

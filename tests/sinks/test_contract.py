@@ -14,7 +14,7 @@ from ingest_service.columns import Columns
 from ingest_service.config import stream_named
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.datasets.microlens import MICROLENS
-from ingest_service.errors import ConfigurationError, IngestError, LeaseHeld
+from ingest_service.errors import CheckpointDamaged, ConfigurationError, IngestError, LeaseHeld
 from ingest_service.findings import Findings
 from ingest_service.loader import Silent
 from ingest_service.models import VideoInteraction
@@ -72,6 +72,7 @@ async def test_writing_again_changes_nothing(kit: Kit, sink: Sink) -> None:
         assert kit.stored() == kit.expected(rows)
 
 
+@pytest.mark.fault(16)
 async def test_of_equal_keys_in_a_chunk_the_last_wins(kit: Kit, sink: Sink) -> None:
     """Rows that a later one of the chunk replaces are counted as merged, and never fail a batch."""
     rows = [
@@ -91,6 +92,7 @@ async def test_chunks_written_side_by_side_do_not_mix(kit: Kit, sink: Sink) -> N
     assert kit.stored() == kit.expected(rows)
 
 
+@pytest.mark.fault(13, 16)
 async def test_only_culprits_are_refused(kit: Kit, sink: Sink) -> None:
     """Rows that the store refuses come back as dead, each with its place, bytes and code; all others are stored."""
     poisoned = kit.poisoned()
@@ -352,6 +354,36 @@ async def test_a_watermark_is_found_by_the_next_runner(kit: Kit, sink: Sink) -> 
     assert (found.watermark.position, found.fence, found.source) == (Position(500, 20, 21, "tail"), 2, SOURCE)
 
 
+@pytest.mark.fault(21)
+async def test_a_damaged_checkpoint_is_refused(kit: Kit, sink: Sink) -> None:
+    """Every store gives back what was damaged as it is, so that it is an error and not a start at 0."""
+    lease = await _acquire(sink)
+    await lease.save(SOURCE, Watermark(Position(500, 20, 21, "tail")), complete=False, release=True)
+    whole = text = await sink.checkpoints.read("stream")
+    assert whole is not None
+    for damaged in (whole[:-1], whole[: len(whole) // 2], whole.replace("500", "501"), "x"):
+        assert await sink.checkpoints.swap("stream", text, damaged)
+        text = damaged
+        with pytest.raises(CheckpointDamaged):
+            await _acquire(sink)
+        assert await sink.checkpoints.read("stream") == damaged
+
+
+@pytest.mark.fault(9)
+async def test_an_epoch_stays(kit: Kit, sink: Sink) -> None:
+    """It is the same for every runner and whatever is written, and one text, whoever asks first."""
+    other = sink_at(kit.url)
+    await other.open()
+    try:
+        first = await asyncio.gather(*(one.epoch() for one in (sink, other) * 3))
+        await store(sink, chunk_of(interactions(10)))
+        assert {*first, await sink.epoch(), await other.epoch()} == {first[0]}
+        assert first[0]
+    finally:
+        await other.close()
+
+
+@pytest.mark.fault(26)
 async def test_a_zombie_is_fenced(kit: Kit, sink: Sink) -> None:
     """After another runner took a silent one's lease, the silent one can save nothing any more; the other can."""
     zombie = sink_at(kit.url)

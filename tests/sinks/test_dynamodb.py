@@ -102,6 +102,7 @@ async def test_batches_are_full(dynamodb_url: str, table: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+@pytest.mark.fault(16)
 async def test_an_item_of_just_400_kb_is_stored(dynamodb_url: str, table: str, transport: str) -> None:
     """Near the limit the server's answer agrees with the check before: no row is lost on either side."""
     url = dynamodb_at(dynamodb_url, table, transport=transport)
@@ -113,6 +114,7 @@ async def test_an_item_of_just_400_kb_is_stored(dynamodb_url: str, table: str, t
     assert len(written.dead) == 24 - written.written > 0
 
 
+@pytest.mark.fault(16)
 async def test_the_server_refuses_one_of_a_batch(dynamodb_url: str, table: str, transport: str) -> None:
     """A ValidationException is halved until the culprit stands alone; the others land."""
     async with shimmed(dynamodb_url, table, transport=transport) as (sink, shim):
@@ -157,6 +159,7 @@ PASSING: dict[str, Policy] = {
 
 
 @pytest.mark.parametrize("name", PASSING)
+@pytest.mark.fault(4, 5, 14, 15, 17)
 async def test_what_passes_is_retried(dynamodb_url: str, table: str, transport: str, name: str) -> None:
     """All rows land, none is dead, the sink counts its retries, and never more than 25 items are sent at once."""
     if (name, transport) == ("damaged reply", "sdk"):
@@ -172,6 +175,7 @@ async def test_what_passes_is_retried(dynamodb_url: str, table: str, transport: 
         assert shim.counts.largest_batch <= 25
 
 
+@pytest.mark.fault(14)
 async def test_only_unprocessed_items_are_sent_again(dynamodb_url: str, table: str, transport: str) -> None:
     """A request that comes back with one item undone is followed by one with that item alone."""
     async with shimmed(dynamodb_url, table, transport=transport) as (sink, shim):
@@ -183,6 +187,7 @@ async def test_only_unprocessed_items_are_sent_again(dynamodb_url: str, table: s
 @pytest.mark.parametrize(
     "fault", [THROTTLED, INTERNAL_ERROR, Cut(applied=False), Cut(applied=True), WrongChecksum()], ids=str
 )
+@pytest.mark.fault(4, 5, 15)
 async def test_checkpoints_survive_faults(dynamodb_url: str, table: str, fault: HttpFault) -> None:
     """A swap whose request or reply was lost is made once; a lease knows its own text and goes on."""
     async with shimmed(dynamodb_url, table) as (sink, shim):
@@ -196,6 +201,7 @@ async def test_checkpoints_survive_faults(dynamodb_url: str, table: str, fault: 
 
 
 @pytest.mark.parametrize("fault", [Unprocessed(), THROTTLED, INTERNAL_ERROR, Cut(applied=False)], ids=str)
+@pytest.mark.fault(14, 15)
 async def test_the_budget_ends(dynamodb_url: str, table: str, transport: str, fault: HttpFault) -> None:
     """What never passes is given up, in one sentence, with jittered pauses between the tries."""
     async with shimmed(dynamodb_url, table, transport=transport, retry_budget_s=0.5) as (sink, shim):
@@ -206,6 +212,7 @@ async def test_the_budget_ends(dynamodb_url: str, table: str, transport: str, fa
         assert 3 <= shim.counts.targets["BatchWriteItem"] < 50
 
 
+@pytest.mark.fault(6)
 async def test_a_half_open_connection_is_given_up(dynamodb_url: str, table: str, transport: str) -> None:
     """A request without an answer for `timeout_s` is sent again."""
     await create_tables(dynamodb_at(dynamodb_url, table))
@@ -254,6 +261,7 @@ async def test_a_table_with_other_keys_is_refused(dynamodb_url: str, table: str)
 
 
 @pytest.mark.parametrize("heals", [True, False])
+@pytest.mark.fault(15)
 async def test_a_throttled_run(dynamodb_url: str, table: str, tmp_path: Path, heals: bool) -> None:
     """Throttled to nothing in its middle a run waits, or exits 69 after the budget; the next one ends it."""
     cli = Cli(tmp_path)

@@ -55,6 +55,7 @@ def _query(options: Mapping[str, object]) -> str:
     return "".join(f"&{name}={value}" for name, value in options.items())
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_lost_reply_changes_nothing(mongodb_db_url: str, times: int) -> None:
     """A bulk write that was applied, and whose reply never came, is repeated: each row is there once, none is dead."""
@@ -65,6 +66,7 @@ async def test_a_lost_reply_changes_nothing(mongodb_db_url: str, times: int) -> 
     assert ids(mongodb_db_url) == expected()
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("after", [1, 700, 100_000])
 async def test_a_request_cut_in_the_middle_is_repeated(mongodb_db_url: str, after: int) -> None:
     """Wherever in a bulk write the connection breaks, all rows are there in the end."""
@@ -74,6 +76,7 @@ async def test_a_request_cut_in_the_middle_is_repeated(mongodb_db_url: str, afte
     assert ids(mongodb_db_url) == expected()
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("fault", [NOT_PRIMARY, UNCONFIRMED, THROTTLED], ids=["failover", "unconfirmed", "throttled"])
 async def test_what_passes_is_tried_again(mongodb_db_url: str, fault: Forged) -> None:
     """A failover, a write concern that was not met and a throttle cost a retry, and no row."""
@@ -88,6 +91,7 @@ async def test_what_passes_is_tried_again(mongodb_db_url: str, fault: Forged) ->
     assert ids(mongodb_db_url) == expected()
 
 
+@pytest.mark.fault(18)
 async def test_a_write_that_stays_unconfirmed_is_not_settled(mongodb_db_url: str) -> None:
     """Rows that the server holds, but does not confirm as asked, are no success."""
 

@@ -1,6 +1,7 @@
 """Redis: what is its own, and its faults."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.helpers import (
     until,
     write_pairs,
 )
-from tests.servers import Redis, find_redis
+from tests.servers import ROOT, Redis, find_redis
 
 
 @asynccontextmanager
@@ -87,6 +88,7 @@ async def assert_all_lands(sink: Sink, url: str) -> None:
     }
 
 
+@pytest.mark.fault(4)
 async def test_a_lost_reply_changes_nothing(redis_db_url: str) -> None:
     """What was applied before its reply was cut is written again, with the same result."""
     async with TcpProxy(redis_db_url) as proxy, opened(proxy.url) as sink:
@@ -97,6 +99,7 @@ async def test_a_lost_reply_changes_nothing(redis_db_url: str) -> None:
 
 
 @pytest.mark.parametrize("request_bytes", [1, 1_000, 40_000, 90_000])
+@pytest.mark.fault(5)
 async def test_a_connection_cut_in_a_request_changes_nothing(redis_db_url: str, request_bytes: int) -> None:
     """Wherever a pipeline breaks off, all of it is there in the end."""
     async with TcpProxy(redis_db_url) as proxy, opened(proxy.url) as sink:
@@ -105,6 +108,7 @@ async def test_a_connection_cut_in_a_request_changes_nothing(redis_db_url: str, 
         assert proxy.cuts == 2 or request_bytes > 40_000
 
 
+@pytest.mark.fault(7)
 async def test_replies_in_single_bytes_are_read(redis_db_url: str) -> None:
     """However the network slices them."""
     async with TcpProxy(redis_db_url) as proxy, opened(proxy.url) as sink:
@@ -113,6 +117,7 @@ async def test_replies_in_single_bytes_are_read(redis_db_url: str) -> None:
         assert await sink.write(chunk_of(rows)) == Written(20)
 
 
+@pytest.mark.fault(6)
 async def test_a_half_open_connection_is_given_up(redis_db_url: str) -> None:
     """A server that says nothing for `timeout_s` is asked again over a new connection."""
     async with TcpProxy(redis_db_url) as proxy, opened(f"{proxy.url}?timeout_s=0.5") as sink:
@@ -123,6 +128,7 @@ async def test_a_half_open_connection_is_given_up(redis_db_url: str) -> None:
         await writing
 
 
+@pytest.mark.fault(12)
 async def test_a_failover_is_survived(tmp_path: Path) -> None:
     """READONLY is waited out: all lands once the server is a primary again."""
     with find_redis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
@@ -134,6 +140,7 @@ async def test_a_failover_is_survived(tmp_path: Path) -> None:
             assert await writing == Written(50)
 
 
+@pytest.mark.fault(11)
 async def test_a_full_server_is_waited_for(tmp_path: Path) -> None:
     """Out of memory counts as throttled; the part that was refused lands when there is room."""
     with find_redis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
@@ -148,6 +155,7 @@ async def test_a_full_server_is_waited_for(tmp_path: Path) -> None:
             assert client.dbsize() == 3_000
 
 
+@pytest.mark.fault(11)
 async def test_a_full_server_is_given_up_after_the_budget(tmp_path: Path) -> None:
     """With the reason in words, and no row in them."""
     with find_redis(tmp_path, "--maxmemory", "1") as server:
@@ -156,6 +164,7 @@ async def test_a_full_server_is_given_up_after_the_budget(tmp_path: Path) -> Non
                 await sink.write(chunk_of(interactions(10)))
 
 
+@pytest.mark.fault(8)
 async def test_a_restart_is_survived(tmp_path: Path) -> None:
     """A server that was killed and came back with its data goes on being written to."""
     with find_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
@@ -177,6 +186,7 @@ def restricted(server: Redis, *rules: str) -> str:
     return urlsplit(server.url)._replace(netloc=f"loader:secret@127.0.0.1:{server.port}").geturl()
 
 
+@pytest.mark.fault(13)
 async def test_least_rights_suffice(tmp_path: Path) -> None:
     """A user without dangerous or administrative commands can load, resume and ask."""
     with find_redis(tmp_path) as server:
@@ -191,7 +201,26 @@ async def test_least_rights_suffice(tmp_path: Path) -> None:
             assert all(finding.ok for finding in await sink.check(create=False))
 
 
+@pytest.mark.fault(13)
+def test_the_rights_of_the_documentation_suffice(tmp_path: Path) -> None:
+    """A user with just what docs/COMMANDS.md lists can check, run, resume, verify and ask, wherever checkpoints are."""
+    text = (ROOT / "docs" / "COMMANDS.md").read_text()
+    found = re.search(r"^`((?:\+\S+ ?)+)` on `(~recent:\S+ ~ingest:\S+)`", text, re.MULTILINE)
+    assert found
+    cli = Cli(tmp_path)
+    pairs = write_pairs(tmp_path / "pairs.csv", 500)
+    with find_redis(tmp_path) as server:
+        url = restricted(server, "resetkeys", "-@all", *found[2].split(), *found[1].split())
+        for place in ("sink", "file:checkpoints"):
+            options = ("--to", url, "--checkpoint", place)
+            for command in (["check"], ["run", pairs.path], ["run", pairs.path], ["verify", pairs.path], ["status"]):
+                arguments = options[:2] if command == ["check"] else options
+                outcome = cli.here(*command, *arguments)
+                assert outcome.code == 0, outcome.stderr
+
+
 @pytest.mark.parametrize("rules", [["+@all", "-zadd"], ["+@all", "-expire"], ["+@all", "-eval"], ["+ping"]])
+@pytest.mark.fault(13)
 async def test_a_missing_right_is_a_configuration_error(tmp_path: Path, rules: list[str]) -> None:
     """Not retried, no row dead: the run ends and says that the user may not."""
     with find_redis(tmp_path) as server:

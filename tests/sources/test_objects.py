@@ -82,6 +82,7 @@ def test_an_object_is_read_in_ranges(address: str) -> None:
     assert len(Handler.ranges) == -(-len(FILE) // (8 << 20))
 
 
+@pytest.mark.fault(25)
 def test_a_reply_that_breaks_off_is_asked_for_again(address: str) -> None:
     """Three broken replies in a row cost three requests, and no byte."""
     Handler.cuts = 3
@@ -95,6 +96,7 @@ def test_an_object_that_stays_broken_is_an_error(address: str) -> None:
         whole(f"{address}/data/pairs.csv")
 
 
+@pytest.mark.fault(25)
 def test_an_object_that_is_replaced_meanwhile_is_refused(address: str) -> None:
     """Ranges of two versions are never put together."""
     with ObjectSource(f"{address}/data/pairs.csv").open() as stream:

@@ -57,6 +57,7 @@ def test_every_byte_comes_out(tmp_path: Path, kind: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.fault(24)
 def test_all_members_are_read(kind: str) -> None:
     """Files that were compressed apart and put together are one, empty members included."""
     data = b"".join(PACK[kind](part) for part in (TEXT[:10], b"", TEXT[10:1000], TEXT[1000:]))
@@ -64,6 +65,7 @@ def test_all_members_are_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.fault(24)
 def test_a_file_that_breaks_off_anywhere_is_an_error(kind: str) -> None:
     """At every length short of whole members there is a LocalIOError, and never fewer bytes with a clean end."""
     first, second = PACK[kind](TEXT[:500]), PACK[kind](TEXT[500:900])
@@ -105,6 +107,7 @@ def test_rubbish_after_the_end_is_an_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.fault(24)
 def test_a_bomb_is_refused_while_it_is_unpacked(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Beyond an absurd ratio there is an error, after no more than the grace and one read."""
     monkeypatch.setattr(compression, "RATIO_GRACE_BYTES", 1 << 20)

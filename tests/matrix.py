@@ -1,0 +1,78 @@
+"""The faults that must be survived, by number. A test names those that it tries with `@pytest.mark.fault(1, 2)`.
+
+`scripts/fault-table` makes the table in docs/RELIABILITY.md of both. Whatever the fault: what the sinks hold in the end
+is what one run without faults leaves there.
+"""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    what: str
+    injected: str
+    holds: str
+
+
+MATRIX: dict[int, Fault] = {
+    1: Fault(
+        "kill -9 anywhere", "at random times and at each named place", "resumes; repeats at most what was in flight"
+    ),
+    2: Fault("kill -9 while resuming", "again and again", "no watermark falls"),
+    3: Fault("SIGTERM, SIGINT, a second one", "in the middle of a run", "drains and exits 75; at the second at once"),
+    4: Fault("reply lost", "a proxy cuts it after the request was applied", "written again with the same result"),
+    5: Fault(
+        "connection cut in a request", "a proxy cuts it after so many bytes", "written again with the same result"
+    ),
+    6: Fault(
+        "half-open connection", "a proxy swallows everything both ways", "given up after `timeout_s`, then retried"
+    ),
+    7: Fault(
+        "slow sink, sliced replies", "a proxy with a rate, or single bytes", "the reader waits, memory is bounded"
+    ),
+    8: Fault(
+        "server restarts with its data", "SIGKILL of a Redis with an append-only file", "the same process goes on"
+    ),
+    9: Fault(
+        "the sink's rows are gone",
+        "emptied, deleted, made anew; a server that comes back empty in a run",
+        "exit 78 unless the checkpoint went too; `--restart` loads all",
+    ),
+    10: Fault("server still loads (LOADING)", "a restart with a slow append-only file", "waited for; no dead letters"),
+    11: Fault("server full (OOM)", "`maxmemory`", "the refused part is retried; exit 69 after the budget"),
+    12: Fault("failover (READONLY)", "`REPLICAOF`, then `NO ONE`", "the same process goes on"),
+    13: Fault(
+        "WRONGTYPE, NOPERM", "a poisoned key; ACLs on a real server", "that user's rows are dead letters; exit 78"
+    ),
+    14: Fault("unprocessed items", "a shim before DynamoDB, 0 to 100 %", "only they are sent again, with back-off"),
+    15: Fault("throttles, 5xx, limits", "a shim before DynamoDB", "all rows land; exit 69 after the budget"),
+    16: Fault(
+        "items that cannot be stored", "equal keys, 401 KB, empty and long keys", "only the culprits are dead letters"
+    ),
+    17: Fault("expired credentials", "a shim answers ExpiredToken once", "fetched anew, and the load goes on"),
+    18: Fault(
+        "MongoDB: lost reply, failover, unmet write concern",
+        "a proxy, and a shim that forges the answers",
+        "one document a record; a row that another unique index refuses is a dead letter",
+    ),
+    19: Fault(
+        "disk full", "a tmpfs of 256 KiB", "exit 74; the old checkpoint is whole, and goes on once there is room"
+    ),
+    20: Fault("fsync or rename fails", "EIO from the kernel (strace)", "exit 74; the old checkpoint is whole"),
+    21: Fault(
+        "damaged checkpoint", "every prefix and every changed byte; newer versions", "exit 78, never a start at 0"
+    ),
+    22: Fault("loss of power", "a model of a disk that drops what was not synced", "the old checkpoint or the new one"),
+    23: Fault("source rewritten, truncated, grown", "between runs", "exit 78 with what differs; a grown one goes on"),
+    24: Fault("broken compressed files", "cut off anywhere, several members, bombs", "exit 74; all members; refused"),
+    25: Fault(
+        "object's stream breaks off", "an HTTP server that cuts replies", "asked for again by range, of one version"
+    ),
+    26: Fault(
+        "two runners; one that slept",
+        "two processes; SIGSTOP past the lease, SIGCONT",
+        "exit 73; the sleeper is fenced",
+    ),
+    27: Fault("wall clock jumps", "checkpoints dated 1999; a clock of the test's own", "only monotonic time decides"),
+    28: Fault("a bug raises", "an exception out of a sink", "the run fails without hanging, and the next goes on"),
+    29: Fault("little memory", "RLIMIT_DATA of 500 MB; `--memory` with a slow sink", "within the bound"),
+}
