@@ -129,8 +129,8 @@ class Bench:
             return None
         file = self.work / f"first-{rows}.csv"
         if not file.exists():
-            with self.file().open("rb") as whole:
-                file.write_bytes(b"".join(islice(whole, rows + 1)))
+            with self.file().open("rb") as whole, file.open("wb") as first:
+                first.writelines(islice(whole, rows + 1))
         settings = [f"{name}={value}" for name, value in {"FILE": str(file), **variables}.items()]
         return Subject(
             name=f"Redpanda Connect ({rows:,} rows)",

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ITEMS_PER_REQUEST = 25
 MAX_ITEM_BYTES = 400 * 1024
 MAX_HASH_BYTES, MAX_RANGE_BYTES = 2048, 1024
-_SLICE_ROWS = 500 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
+_SLICE_ROWS = 200 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
 _ATTRIBUTES = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
 _NUMBER_BYTES = 21  # the most that DynamoDB counts for a number
 _TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")

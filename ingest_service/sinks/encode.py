@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ingest_service.columns import Columns
 from ingest_service.datasets.base import RECORD_NUMBERS, RECORD_TEXTS
-from ingest_service.texts import Piece, Texts
+from ingest_service.texts import Piece, Texts, concatenate
 
 _NEEDS_ESCAPE = np.ones(256, np.bool_)
 _NEEDS_ESCAPE[0x20:0x7F] = False
@@ -20,7 +20,8 @@ def json_escaped(texts: Texts) -> Texts:
 
     Almost always nothing needs it, which one look at their bytes tells.
     """
-    if not _NEEDS_ESCAPE[texts.buffer].any():
+    # The buffer may hold the texts of many more rows than these.
+    if not len(texts) or not _NEEDS_ESCAPE[concatenate([texts]).buffer].any():
         return texts
     return Texts.of([json.dumps(text)[1:-1] for text in texts.to_list()])
 

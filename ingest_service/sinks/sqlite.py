@@ -46,6 +46,7 @@ _TABLES = (
 _PIECE_ROWS = 1 << 14  # rows that are Python objects at once
 _PIECE_USERS = 500  # asked for in one statement
 _PAGE_BYTES = 1 << 14  # a quarter less time a row than with SQLite's 4 KiB, as each chunk touches most users' pages
+_WAL_BYTES = 1 << 29  # a page that many chunks change is copied from the log into the file once
 _BUSY_TIMEOUT_S = 1  # the retrier goes on from there
 
 
@@ -81,17 +82,30 @@ class SQLiteSink(Sink):
         self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a new file; an old one keeps its own
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_BYTES // _PAGE_BYTES}")
         for statement in _TABLES:
             self._connection.execute(statement)
 
     async def write(self, chunk: Chunk) -> Written:
         rows = await asyncio.to_thread(_in_key_order, chunk)
         size = self._rate.piece(_PIECE_ROWS)
-        for first in range(0, len(rows), size):
-            piece = rows[first : first + size]
-            await self._rate.take(len(piece))
-            values = await asyncio.to_thread(_values, chunk.columns.take(piece))
-            await self.run(lambda values=values: self._insert(values))  # type: ignore[misc]
+        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
+
+        async def values_of(number: int) -> dict[str, list[Any]]:
+            return await asyncio.to_thread(lambda: _values(chunk.columns.take(pieces[number])))
+
+        ahead = asyncio.create_task(values_of(0)) if pieces else None
+        try:
+            for number, piece in enumerate(pieces, 1):
+                assert ahead is not None, "there is one ahead of each piece"
+                values = await ahead
+                ahead = asyncio.create_task(values_of(number)) if number < len(pieces) else None
+                await self._rate.take(len(piece))
+                await self.run(lambda values=values: self._insert(values))  # type: ignore[misc]
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
         return Written(len(rows), merged=chunk.accepted - len(rows))
 
     def _insert(self, values: dict[str, list[Any]]) -> None:
