@@ -95,11 +95,3 @@ class Retry(Exception):
         super().__init__(reason)
         self.reason = reason
         self.throttled = throttled
-
-
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a group of tasks: the others only follow from it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

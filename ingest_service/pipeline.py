@@ -21,12 +21,13 @@ from ingest_service.checkpoint import Checkpoint, CheckpointStore, FileCheckpoin
 from ingest_service.chunk import Chunk, DeadRow, Position
 from ingest_service.datasets.base import Dataset
 from ingest_service.dead_letter import DeadLetters
-from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRejects, first_of
+from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRejects
 from ingest_service.ordering import KeyOrder
 from ingest_service.queues import BoundedQueue, Closed
 from ingest_service.report import SinkReport, StreamReport
 from ingest_service.sinks.base import Sink
 from ingest_service.sources.base import Source
+from ingest_service.tasks import task_group
 from ingest_service.threads import finish_in_thread
 from ingest_service.tracker import Counts, Tracker, Watermark
 
@@ -164,23 +165,20 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
 
 
 async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> None:
-    try:
-        async with asyncio.TaskGroup() as stages:
-            helpers = [stages.create_task(_show(state, observer))]
-            helpers += [stages.create_task(_checkpoint(state, lane)) for lane in state.lanes]
-            consumers = [
-                stages.create_task(_consume(state, lane))
-                for lane in state.lanes
-                for _ in range(lane.sink.options.consumers)
-            ]
-            await _produce(state, stop)
-            for lane in state.lanes:
-                await lane.queue.close()
-            await asyncio.wait(consumers)
-            for helper in helpers:
-                helper.cancel()
-    except BaseExceptionGroup as group:
-        raise first_of(group) from None
+    async with task_group() as stages:
+        helpers = [stages.create_task(_show(state, observer))]
+        helpers += [stages.create_task(_checkpoint(state, lane)) for lane in state.lanes]
+        consumers = [
+            stages.create_task(_consume(state, lane))
+            for lane in state.lanes
+            for _ in range(lane.sink.options.consumers)
+        ]
+        await _produce(state, stop)
+        for lane in state.lanes:
+            await lane.queue.close()
+        await asyncio.wait(consumers)
+        for helper in helpers:
+            helper.cancel()
 
 
 async def _open_reader(job: Job) -> BlockReader:

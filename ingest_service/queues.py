@@ -28,18 +28,19 @@ class BoundedQueue(Generic[T]):
     async def put(self, item: T) -> None:
         """Wait for room. Closed if the queue is."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
-            if self._closed:
-                raise Closed
+            await self._until_room()
             self._items.append(item)
             self._changed.notify_all()
 
     async def room(self) -> None:
         """Wait until a put would not have to. Closed if the queue is."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
-            if self._closed:
-                raise Closed
+            await self._until_room()
+
+    async def _until_room(self) -> None:
+        await self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
+        if self._closed:
+            raise Closed
 
     async def get(self) -> T:
         """Wait for an item. Closed once the queue is closed and empty."""

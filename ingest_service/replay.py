@@ -28,11 +28,11 @@ from ingest_service.errors import (
     SourceNotFound,
     Stopped,
     UsageError,
-    first_of,
 )
 from ingest_service.pipeline import CHECKPOINT_EVERY_S, RELEASE_S
 from ingest_service.records import BLANKS, scan_record
 from ingest_service.sinks.base import Sink
+from ingest_service.tasks import task_group
 
 _STOPPED = "Stopped on request; what had landed is removed from the file, run the same command again for the rest."
 
@@ -93,13 +93,10 @@ async def replay(
             one = await _hold(sink, stream_named(source), checkpoint_dir)
             opened.push_async_callback(_give_up, one)
             held.append(one)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                heartbeat = tasks.create_task(_beat(held))
-                await _replay_file(path, held, dataset, columns, stop, progress, report)
-                heartbeat.cancel()
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
+        async with task_group() as tasks:
+            heartbeat = tasks.create_task(_beat(held))
+            await _replay_file(path, held, dataset, columns, stop, progress, report)
+            heartbeat.cancel()
     return report
 
 

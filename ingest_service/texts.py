@@ -39,9 +39,6 @@ class Texts:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, row: int) -> str:
-        return self.take(slice(row, row + 1)).to_list()[0]
-
     def take(self, rows: Ints | slice) -> "Texts":
         widths = self.widths if isinstance(self.widths, int) else self.widths[rows]
         return Texts(self.buffer, self.starts[rows], widths)

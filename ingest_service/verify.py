@@ -23,7 +23,7 @@ from ingest_service.blocks import BlockReader, parse_block
 from ingest_service.checkpoint import EPOCH, Checkpoint, CheckpointStore, FileCheckpoints
 from ingest_service.chunk import Chunk, Position
 from ingest_service.datasets.base import Layout
-from ingest_service.errors import ConfigurationError, Stopped, UsageError, first_of
+from ingest_service.errors import ConfigurationError, Stopped, UsageError
 from ingest_service.findings import Difference, Findings, Kind, LetterDifference, LetterFindings, SinkFindings
 from ingest_service.pipeline import Job
 from ingest_service.records import Bools, Ints
@@ -32,6 +32,7 @@ from ingest_service.sinks.base import Sink
 from ingest_service.sinks.encode import own_numbers, own_texts
 from ingest_service.spill import Spill
 from ingest_service.stored import EVENT_KEY
+from ingest_service.tasks import task_group
 
 FIRST_DIFFERENCES = 10  # shown of each kind, for each sink
 _KEY = ("user_id", "event_key")
@@ -79,12 +80,9 @@ async def verify(
         partitions = iter(reading.rows)
         while (rows := await asyncio.to_thread(next, partitions, None)) is not None:
             _check_stop(stop)
-            try:
-                async with asyncio.TaskGroup() as comparing:
-                    for sink in sinks:
-                        comparing.create_task(_compare(sink, rows, streams, findings.sinks[sink.name]))
-            except BaseExceptionGroup as group:
-                raise first_of(group) from None
+            async with task_group() as comparing:
+                for sink in sinks:
+                    comparing.create_task(_compare(sink, rows, streams, findings.sinks[sink.name]))
             numbers = {name: found.compared for name, found in findings.sinks.items()}
             progress(step="comparing", rows_read=findings.rows_read, **numbers)
     for sink in sinks:

@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ from ingest_service.cli import main
 from ingest_service.columns import Columns
 from ingest_service.datasets.base import RECORD_TEXTS, micros_of
 from ingest_service.models import EPOCH, VideoInteraction, microlens_interaction, timestamp_text
-from ingest_service.sinks.base import sink_at
+from ingest_service.sinks.base import Sink, sink_at
 from ingest_service.texts import Texts
 
 FIRST_MS = 1_583_366_400_000  # 2020-03-05T00:00:00Z
@@ -227,6 +227,20 @@ async def until(happened: Callable[[], object]) -> None:
     """Wait for something that nothing announces."""
     while not happened():  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.05)
+
+
+# --- sinks ----------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Sink]:
+    """The sink at a URL, closed afterwards, also where it cannot be opened."""
+    sink = sink_at(url)
+    try:
+        await sink.open()
+        yield sink
+    finally:
+        await sink.close()
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ingest_service import fault
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.columns import Columns
-from ingest_service.errors import ConfigurationError, Retry, first_of
+from ingest_service.errors import ConfigurationError, Retry
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
 from ingest_service.records import Bools, Ints
@@ -33,6 +33,7 @@ from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.dynamodb_client import ConditionFailed, DynamoDBClient, Refused
 from ingest_service.sinks.encode import event_key, json_escaped, own_numbers, own_texts
+from ingest_service.tasks import task_group
 from ingest_service.texts import Piece, concatenate, decimals, lengths
 
 if TYPE_CHECKING:
@@ -149,12 +150,9 @@ class DynamoDBSink(Sink):
                 again.join(await self._send(request, chunk, dead))
 
         n_requests = -(-len(rows) // ITEMS_PER_REQUEST)
-        try:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self.options.concurrency, n_requests)):
-                    workers.create_task(worker())
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
+        async with task_group() as workers:
+            for _ in range(min(self.options.concurrency, n_requests)):
+                workers.create_task(worker())
 
     async def _send(self, request: "_Request", chunk: Chunk, dead: list[DeadRow]) -> "_Request":
         """Until some items of the request are stored or refused for good; returns the others."""
@@ -283,12 +281,9 @@ class DynamoDBSink(Sink):
             for user in queue:
                 rows.extend(await self._stored_of(user))
 
-        try:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self.options.concurrency, len(users))):
-                    workers.create_task(worker())
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
+        async with task_group() as workers:
+            for _ in range(min(self.options.concurrency, len(users))):
+                workers.create_task(worker())
         return await asyncio.to_thread(pl.DataFrame, rows, schema=STORED_SCHEMA, orient="row")
 
     async def _stored_of(self, user: str) -> list[tuple[str, str, str]]:

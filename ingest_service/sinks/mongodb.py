@@ -30,13 +30,14 @@ from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.columns import Columns
 from ingest_service.datasets.base import RECORD_NUMBERS
-from ingest_service.errors import ConfigurationError, Retry, SinkUnavailable, first_of
+from ingest_service.errors import ConfigurationError, Retry, SinkUnavailable
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.records import Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options, split_url
 from ingest_service.sinks.encode import event_key, own_texts
+from ingest_service.tasks import task_group
 from ingest_service.texts import Texts, concatenate, lengths
 
 if TYPE_CHECKING:
@@ -200,12 +201,9 @@ class MongoDBSink(Sink):
                 for row, refusal in (await self.put(dict(batch))).items():
                     dead.append(chunk.dead_row(row, self.name, refusal.code, refusal.reason))
 
-        try:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self.options.concurrency, -(-len(rows) // size))):
-                    workers.create_task(worker())
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
+        async with task_group() as workers:
+            for _ in range(min(self.options.concurrency, -(-len(rows) // size))):
+                workers.create_task(worker())
 
     async def put(self, documents: dict[int, Document]) -> dict[int, Refusal]:
         """Store the documents, whatever was there under their `_id`s. Returns those that are refused for good."""

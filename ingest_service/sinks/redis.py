@@ -17,13 +17,14 @@ from redis.asyncio import ConnectionPool
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
 from ingest_service.columns import Columns
-from ingest_service.errors import ConfigurationError, IngestError, Retry, first_of
+from ingest_service.errors import ConfigurationError, IngestError, Retry
 from ingest_service.models import VideoInteraction
 from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.redis_commands import COMMANDS_PER_USER, Batch, member
 from ingest_service.sinks.redis_nodes import PASSING, RedisNodes, connection_of, errors_translated, refusal
+from ingest_service.tasks import task_group
 from ingest_service.texts import Piece, concatenate, decimals
 
 if TYPE_CHECKING:
@@ -122,13 +123,9 @@ class RedisSink(Sink):
                 outcome.again += part.of_users(again).tolist()
                 outcome.fault = Retry(f"the server answers {code}", throttled=code == "OOM")
 
-        async with self.limit.slot():
-            try:
-                async with asyncio.TaskGroup() as exchanges:
-                    for node, part in parts:
-                        exchanges.create_task(exchange(node, part))
-            except BaseExceptionGroup as group:
-                raise first_of(group) from None
+        async with self.limit.slot(), task_group() as exchanges:
+            for node, part in parts:
+                exchanges.create_task(exchange(node, part))
         return outcome
 
     async def _exchange(self, node: ConnectionPool, batch: Batch) -> dict[int, str]:

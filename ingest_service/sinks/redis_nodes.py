@@ -115,11 +115,8 @@ class RedisNodes:
         """The part of a batch that goes to each node."""
         if self._owners is None:
             return [(self._pools[self._seed], batch)]
-        addresses = [self._owners[slot_of(f"recent:{{{user_id}}}")] for user_id in batch.user_ids.to_list()]
-        return [
-            (self._pools[address], batch.part([user for user, its in enumerate(addresses) if its == address]))
-            for address in set(addresses)
-        ]
+        keys = [f"recent:{{{user_id}}}" for user_id in batch.user_ids.to_list()]
+        return [(pool, batch.part(users)) for pool, users in self._by_node(keys)]
 
     async def answered(self, node: ConnectionPool, code: str) -> None:
         """An error reply says something about the node."""
@@ -137,7 +134,7 @@ class RedisNodes:
     async def command(self, *arguments: str | int, key: str = "") -> Any:
         """One command: at the node that holds the key, or at any. Retry if it may succeed later."""
         await self.refresh()
-        address = self._owners[slot_of(key)] if key and self._owners is not None else self._seed
+        address = self._node_of(key) if key else self._seed
         try:
             with errors_translated():
                 return await self._client(self._pools[address]).execute_command(*arguments)  # type: ignore[no-untyped-call]
@@ -159,7 +156,8 @@ class RedisNodes:
         """What is in the sorted sets at these keys, with scores; nothing where something else is."""
         await self.refresh()
         found: dict[str, list[tuple[str, float]]] = {}
-        for pool, its in self._by_node(keys):
+        for pool, indices in self._by_node(keys):
+            its = [keys[index] for index in indices]
             with errors_translated():
                 async with self._client(pool).pipeline(transaction=False) as pipe:
                     for key in its:
@@ -171,13 +169,15 @@ class RedisNodes:
                     found[key] = [] if isinstance(reply, Exception) else reply
         return [found[key] for key in keys]
 
-    def _by_node(self, keys: Sequence[str]) -> list[tuple[ConnectionPool, list[str]]]:
-        if self._owners is None:
-            return [(self._pools[self._seed], list(keys))]
-        by_node: dict[Address, list[str]] = {}
-        for key in keys:
-            by_node.setdefault(self._owners[slot_of(key)], []).append(key)
-        return [(self._pools[address], its) for address, its in by_node.items()]
+    def _by_node(self, keys: Sequence[str]) -> list[tuple[ConnectionPool, list[int]]]:
+        """Which of the keys, by index, each node holds."""
+        by_node: dict[Address, list[int]] = {}
+        for index, key in enumerate(keys):
+            by_node.setdefault(self._node_of(key), []).append(index)
+        return [(self._pools[address], indices) for address, indices in by_node.items()]
+
+    def _node_of(self, key: str) -> Address:
+        return self._seed if self._owners is None else self._owners[slot_of(key)]
 
     @property
     def is_cluster(self) -> bool:

@@ -59,7 +59,7 @@ def test_the_cache_of_uuids_does_not_grow_with_the_file(monkeypatch: pytest.Monk
     dictionary = UuidDictionary("video_")
     for start in range(0, 1000, 50):
         found = dictionary.uuids(np.arange(start, start + 50, dtype=np.int64))
-        assert found[7] == str(uuid5(NAMESPACE, f"video_{start + 7}"))
+        assert found.to_list()[7] == str(uuid5(NAMESPACE, f"video_{start + 7}"))
         assert len(dictionary._texts) <= 150 * 36
 
 

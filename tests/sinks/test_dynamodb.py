@@ -42,6 +42,7 @@ from tests.helpers import (
     finish,
     interaction,
     interactions,
+    opened,
     plain,
     sqlite_rows,
     until,
@@ -55,16 +56,6 @@ SOURCE = Fingerprint("file:///pairs.csv", HEADER, None, "")
 def transport(request: pytest.FixtureRequest) -> str:
     found: str = request.param
     return found
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Sink]:
-    sink = sink_at(url)
-    try:
-        await sink.open()
-        yield sink
-    finally:
-        await sink.close()
 
 
 @asynccontextmanager

@@ -2,8 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,23 +25,13 @@ from tests.helpers import (
     finish,
     interaction,
     interactions,
+    opened,
     redis_sets,
     sqlite_rows,
     until,
     write_pairs,
 )
 from tests.servers import ROOT, Redis, find_redis
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Sink]:
-    sink = sink_at(url)
-    try:
-        await sink.open()
-        yield sink
-    finally:
-        await sink.close()
-
 
 # --- what is stored -------------------------------------------------------------------------------
 
