@@ -37,7 +37,7 @@ class Bench:
 
     @cached_property
     def mongodb(self) -> Store:
-        return self.stack.enter_context(stores.mongodb(self.work))
+        return self.stack.enter_context(stores.mongodb())
 
     @cached_property
     def sqlite(self) -> Store:

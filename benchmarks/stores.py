@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -104,48 +104,43 @@ def sqlite(directory: Path) -> Store:
 
 
 @contextmanager
-def mongodb(directory: Path) -> Iterator[Store]:
-    """A server of MongoDB's protocol: mongod from the path, else SecantusDB from the project's cache.
-
-    Cleared by a new start in a new folder, as SecantusDB drops more slowly than it inserts.
-    """
+def mongodb() -> Iterator[Store]:
+    """mongo-java-server, which keeps documents in memory: the client is what limits it. From the project's cache."""
+    jars = ROOT / ".cache/servers/mongo-java-server/lib"
+    if not jars.exists():
+        raise FileNotFoundError("no mongo-java-server: scripts/get-servers javamongo")
     port = _free_port()
-    stack = ExitStack()
-    starts = 0
-
-    def clear() -> None:
-        nonlocal starts
-        stack.close()
-        starts += 1
-        folder = directory / f"mongodb-{starts}"
-        folder.mkdir()
-        stack.enter_context(_process(_mongodb_command(folder, port)))
+    # One thread that collects its garbage, and seldom: it should disturb the client as little as may be.
+    command = [_binary("java"), "-XX:+UseSerialGC", "-Xms2g", "-Xmx8g", "-cp", f"{jars}/*"]
+    with _process(
+        [*command, str(ROOT / "scripts/MongoJavaServer.java"), str(port)], stderr=subprocess.DEVNULL
+    ) as server:
         _wait_for(port, timeout_s=60)
-
-    def count() -> int:
-        script = (
-            f"import pymongo; print(pymongo.MongoClient('{url}')['movielens']['interactions'].count_documents({{}}))"
+        url = _mongodb_url(port)
+        yield Store(
+            url=url,
+            clear=lambda: _mongodb_says(url, "client.drop_database('movielens')"),
+            count=lambda: int(_mongodb_says(url, "client.movielens.interactions.count_documents({})")),
+            pid=server.pid,
+            port=port,
         )
-        return int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
-
-    url = f"mongodb://127.0.0.1:{port}/movielens?directConnection=true"
-    with stack:
-        yield Store(url=url, clear=clear, count=count, port=port)
 
 
-def _mongodb_command(folder: Path, port: int) -> list[str]:
-    if mongod := shutil.which("mongod"):
-        return [mongod, "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", str(folder)]
-    secantus = ROOT / ".cache/servers/secantus/bin/secantusd-py"
-    if not secantus.exists():
-        raise FileNotFoundError("no MongoDB server: scripts/get-servers mongodb")
-    where = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder)]
-    return [str(secantus), *where, "--oplog-max-entries", "1000", "--sync-on-commit"]
+def _mongodb_url(port: int) -> str:
+    return f"mongodb://127.0.0.1:{port}/movielens?directConnection=true"
+
+
+def _mongodb_says(url: str, expression: str) -> str:
+    """In a process of its own, so that this one stays small (see measure.py)."""
+    script = f"import pymongo; client = pymongo.MongoClient('{url}'); print({expression})"
+    return subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
 
 
 @contextmanager
-def _process(command: list[str], stdout: int = subprocess.DEVNULL) -> Iterator["subprocess.Popen[Any]"]:
-    with subprocess.Popen(command, cwd=ROOT, stdout=stdout) as process:
+def _process(
+    command: list[str], stdout: int = subprocess.DEVNULL, stderr: int | None = None
+) -> Iterator["subprocess.Popen[Any]"]:
+    with subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr) as process:
         try:
             yield process
         finally:

@@ -35,6 +35,10 @@ def _side(bench: Bench, rows: int) -> Side:
         bench.mongodb.clear()
         shutil.rmtree(bench.work / "state", ignore_errors=True)
 
-    command = ["env", *settings, *bench.movielens_step(folder, "all", "--as-of", "latest", "--json")]
+    command = [
+        "env",
+        *settings,
+        *bench.movielens_step(folder, "all", "--as-of", "latest", "--json"),
+    ]
     subject = Subject(f"movielens all, {rows:,} ratings", command, rows, before=before, sample_every_s=0.05)
     return Side(subject.name, rows, subject.command, [subject.run()])

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+import bson
 from bson import ObjectId
 from bson.binary import Binary, BinaryVectorDtype
 
@@ -20,7 +21,8 @@ from ingest_service.errors import SourceNotFound
 from ingest_service.loader import opened
 from ingest_service.movielens.embeddings import Embedder, Vectors, embedder_of
 from ingest_service.movielens.places import MOVIES_COLLECTION, member, movie_object_id, write_movie_ids
-from ingest_service.sinks.mongodb import Document, MongoDBSink, Refusal, mongodb_url_with
+from ingest_service.sinks.mongodb import Document, MongoDBSink, mongodb_url_with
+from ingest_service.sinks.mongodb_documents import Refusal
 from ingest_service.sources.base import Source
 from ingest_service.telemetry.steps import Progress, StepProgress
 from ingest_service.threads import finish_in_thread
@@ -145,7 +147,8 @@ class _Update:
             return {}
         texts = [movie.text for movie in changed.values()]
         vectors = await asyncio.to_thread(self.embedder.embed, texts, self.step.advance)
-        refused = await self.sink.put(dict(zip(changed, self._documents(changed.values(), vectors), strict=True)))
+        documents = map(bson.encode, self._documents(changed.values(), vectors))
+        refused = await self.sink.put(dict(zip(changed, documents, strict=True)))
         self.report.stored += len(changed) - len(refused)
         return refused
 

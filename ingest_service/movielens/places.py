@@ -10,6 +10,7 @@ from bson import ObjectId
 
 from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFound
+from ingest_service.models import parse_id
 from ingest_service.object_store import Address, address_of, get_whole, put_whole
 from ingest_service.sources.archive import ObjectZipMemberSource
 
@@ -62,10 +63,10 @@ def read_movie_ids(settings: Settings) -> Mapping[int, ObjectId]:
     advice = "make it with: ingest-service movielens movies."
     try:
         content = json.loads(get_whole(address))
-        return {int(movie_id): ObjectId(text) for movie_id, text in content.items()}
+        return {parse_id(movie_id, "a movie"): ObjectId(text) for movie_id, text in content.items()}
     except SourceNotFound:
         raise SourceNotFound(f"There is no movie id map {address.uri}; {advice}") from None
-    except Exception as error:  # whatever JSON and ObjectId think is wrong with it
+    except Exception as error:  # whatever JSON, parse_id and ObjectId think is wrong with it
         if isinstance(error, LocalIOError | ConfigurationError):
             raise
         raise LocalIOError(f"The movie id map {address.uri} is damaged; {advice}") from error

@@ -1,27 +1,25 @@
-"""MongoDB: documents, written with unordered bulk inserts.
+"""MongoDB: documents, written in unordered bulk.
 
-Every document has an `_id` that follows from its record, so a write can be repeated. New rows are the usual case, so
-rows are inserted first; those whose `_id` is there already (an earlier try whose reply was lost, or an earlier row of
-the same key) are then replaced. The driver's own retries are off: it would try once, uncounted and at once.
+Every document has an `_id` that follows from its record, so a write can be repeated: `mongodb_bulk`. The driver's own
+retries are off: it would try once, uncounted and at once.
 """
 
 import asyncio
 import json
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlunsplit
 from uuid import UUID, uuid4
 
-import numpy as np
+import bson
 import pymongo
 from pydantic import Field
-from pymongo import AsyncMongoClient, IndexModel, ReplaceOne, errors, uri_parser
+from pymongo import AsyncMongoClient, errors, uri_parser
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
@@ -29,16 +27,16 @@ from ingest_service import fault
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk, DeadRow
 from ingest_service.columns import Columns
-from ingest_service.datasets.base import RECORD_NUMBERS
 from ingest_service.errors import ConfigurationError, Retry, SinkUnavailable
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, RateLimit
+from ingest_service.queues import BoundedQueue, Closed
 from ingest_service.records import Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options, split_url
-from ingest_service.sinks.encode import event_key, own_texts
+from ingest_service.sinks.mongodb_bulk import PASSING, THROTTLES, Batch
+from ingest_service.sinks.mongodb_documents import Documents, Interactions, Refusal
 from ingest_service.tasks import task_group
-from ingest_service.texts import Texts, concatenate, lengths
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,19 +44,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Document = dict[str, Any]
 
-# mongodb.com, "MongoDB Limits and Thresholds": a document has at most 16 MiB. What a row has besides texts is small.
-MAX_DOCUMENT_BYTES = 16 << 20
-_OVERHEAD_BYTES = 1 << 10
 _BATCH_ROWS = 1_000
-_SLICE_ROWS = 16 * _BATCH_ROWS  # rows that are Python objects at once
+_SLICE_ROWS = 16 * _BATCH_ROWS  # rows that are encoded at once
 _PIECE_USERS = 100  # asked for in one request
-_DUPLICATE_KEY = 11000
 _FINISH_S = 1.0
 _REFUSED_LOGIN = frozenset({13, 18, 8000})  # Unauthorized, AuthenticationFailed, AtlasError
-# github.com/mongodb/specifications, "Retryable Writes" and "Server Discovery and Monitoring", and what asks for less:
-# MaxTimeMSExpired, WriteConflict, ExceededTimeLimit, and Cosmos DB's and DocumentDB's TooManyRequests.
-_PASSING = frozenset({6, 7, 50, 64, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 16500, 91331})
-_THROTTLES = frozenset({16500})
 # Written data must survive a failover and a crash before a checkpoint says so; who writes w= in the URL knows better.
 _SAFE_WRITES = {"w": "majority", "journal": True}
 
@@ -68,49 +58,6 @@ class MongoDBOptions(SinkOptions):
     checkpoint_collection: str = Field("ingest_checkpoints", description="where checkpoints are kept")
     concurrency: int = Field(4, ge=1, le=64, description="bulk writes in flight at once, at most")
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a row becomes no document: for its dead letter."""
-
-    code: str
-    reason: str
-
-
-class Documents(Protocol):
-    """What rows become. Each document has an `_id` that follows from its record's key."""
-
-    indexes: Sequence[IndexModel]
-
-    def of(self, columns: Columns) -> list[Document | Refusal]:
-        """One for each row, in order."""
-
-
-class Interactions:
-    """The columns of the other stores, with `_id` = `<user_id>#<timestamp>#<video_id>`, which serves as the index."""
-
-    indexes: Sequence[IndexModel] = ()
-    _fields = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
-
-    def of(self, columns: Columns) -> list[Document | Refusal]:
-        key = event_key(columns)
-        texts = {**columns.texts, "event_key": concatenate(key)}
-        texts["_id"] = concatenate([columns.texts["user_id"], b"#", *key])
-        names = ("_id", *self._fields, *own_texts(columns))
-        numbers = {name: values for name, values in columns.numbers.items() if name not in RECORD_NUMBERS}
-        values = [texts[name].to_list() for name in names] + [column.tolist() for column in numbers.values()]
-        names = (*names, *numbers)
-        rows = zip(*values, strict=True)
-        documents: list[Document | Refusal] = [dict(zip(names, row, strict=True)) for row in rows]
-        too_large = _bytes_of(texts.values(), len(columns)) > MAX_DOCUMENT_BYTES - _OVERHEAD_BYTES
-        for row in np.flatnonzero(too_large).tolist():
-            documents[row] = Refusal("item_too_large", "The document is over MongoDB's 16 MB.")
-        return documents
-
-
-def _bytes_of(texts: Iterable[Texts], n: int) -> Ints:
-    return np.zeros(n, np.int64) + lengths(list(texts))
 
 
 class MongoDBSink(Sink):
@@ -179,43 +126,49 @@ class MongoDBSink(Sink):
     async def write(self, chunk: Chunk) -> Written:
         wanted = await asyncio.to_thread(chunk.last_of_each_key)
         dead: list[DeadRow] = []
-        for first in range(0, len(wanted), _SLICE_ROWS):
-            slice_rows = wanted[first : first + _SLICE_ROWS]
-            documents = await asyncio.to_thread(self.documents.of, chunk.columns.take(slice_rows))
-            good: list[tuple[int, Document]] = []
-            for row, document in zip(slice_rows.tolist(), documents, strict=True):
-                if isinstance(document, Refusal):
-                    dead.append(chunk.dead_row(row, self.name, document.code, document.reason))
-                else:
-                    good.append((row, document))
-            await self._send_all(good, chunk, dead)
+        size = self._rate.piece(_BATCH_ROWS)
+        queue = BoundedQueue[dict[int, bytes]](self.options.concurrency)
+        async with task_group() as workers:
+            for _ in range(min(self.options.concurrency, -(-len(wanted) // size))):
+                workers.create_task(self._put_all(queue, chunk, dead))
+            for first in range(0, len(wanted), _SLICE_ROWS):
+                rows = wanted[first : first + _SLICE_ROWS]
+                documents, refused = await asyncio.to_thread(self._encoded, chunk, rows)
+                dead += [chunk.dead_row(row, self.name, why.code, why.reason) for row, why in refused]
+                for start in range(0, len(documents), size):
+                    await queue.put(dict(documents[start : start + size]))
+            await queue.close()
         return Written(len(wanted) - len(dead), chunk.accepted - len(wanted), dead)
 
-    async def _send_all(self, rows: list[tuple[int, Document]], chunk: Chunk, dead: list[DeadRow]) -> None:
-        size = self._rate.piece(_BATCH_ROWS)
-        batches = iter([rows[start : start + size] for start in range(0, len(rows), size)])
+    def _encoded(self, chunk: Chunk, rows: Ints) -> tuple[list[tuple[int, bytes]], list[tuple[int, Refusal]]]:
+        """The documents of these rows, and the rows that become none."""
+        documents: list[tuple[int, bytes]] = []
+        refused: list[tuple[int, Refusal]] = []
+        for row, one in zip(rows.tolist(), self.documents.of(chunk.columns.take(rows)).to_list(), strict=True):
+            if isinstance(one, Refusal):
+                refused.append((row, one))
+            else:
+                documents.append((row, one))
+        return documents, refused
 
-        async def worker() -> None:
-            for batch in batches:
+    async def _put_all(self, queue: BoundedQueue[dict[int, bytes]], chunk: Chunk, dead: list[DeadRow]) -> None:
+        with suppress(Closed):
+            while True:
+                batch = await queue.get()
                 await self._rate.take(len(batch))
-                for row, refusal in (await self.put(dict(batch))).items():
-                    dead.append(chunk.dead_row(row, self.name, refusal.code, refusal.reason))
+                for row, why in (await self.put(batch)).items():
+                    dead.append(chunk.dead_row(row, self.name, why.code, why.reason))
 
-        async with task_group() as workers:
-            for _ in range(min(self.options.concurrency, -(-len(rows) // size))):
-                workers.create_task(worker())
-
-    async def put(self, documents: dict[int, Document]) -> dict[int, Refusal]:
-        """Store the documents, whatever was there under their `_id`s. Returns those that are refused for good."""
-        batch = _Batch(documents)
+    async def put(self, documents: Mapping[int, bytes]) -> dict[int, Refusal]:
+        """Store BSON documents, whatever was there under their `_id`s. Returns those that are refused for good."""
+        batch = Batch(documents)
 
         async def attempt() -> None:
             while batch.left:
                 async with self.limit.slot():
                     began = time.monotonic()
                     try:
-                        with _errors_translated():
-                            await _finished(self._write_once(batch))
+                        await self._write_once(batch)
                     except Retry as later:
                         if later.throttled:
                             self.limit.throttled()
@@ -225,22 +178,13 @@ class MongoDBSink(Sink):
         await self.retrier.call(attempt)
         return batch.refused
 
-    async def _write_once(self, batch: "_Batch") -> None:
-        """Insert the rows taken for new, else replace the others. Retry if some are left that may pass later."""
-        is_insert = bool(batch.new)
-        rows = list(batch.new or batch.known)
-        documents = [batch.documents[row] for row in rows]
+    async def _write_once(self, batch: Batch) -> None:
+        """Insert or replace what is next. Retry if some are left that may pass later."""
+        rows, command = batch.next(self.options.collection)
+        command["writeConcern"] = self.collection.write_concern.document
         left = batch.left
-        try:
-            if is_insert:
-                await self.collection.insert_many(documents, ordered=False)
-            else:
-                replacements = [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
-                await self.collection.bulk_write(replacements, ordered=False)
-        except errors.BulkWriteError as error:
-            again = batch.answered(rows, dict(error.details))
-        else:
-            again = batch.answered(rows, {})
+        with _errors_translated():
+            again = batch.answered(rows, await _finished(self.database.command(command)))
         fault.point("mongodb-reply")
         if again is not None:
             if batch.left < left:
@@ -266,8 +210,8 @@ class MongoDBSink(Sink):
 
     def preview(self, columns: Columns) -> list[str]:
         return [
-            f"{self.options.collection}: {document.reason if isinstance(document, Refusal) else document}"
-            for document in self.documents.of(columns)
+            f"{self.options.collection}: {document.reason if isinstance(document, Refusal) else bson.decode(document)}"
+            for document in self.documents.of(columns).to_list()
         ]
 
     async def history(
@@ -322,51 +266,6 @@ def _stored_row(document: Document) -> tuple[str, str, str]:
     if document:
         parts.append(json.dumps(document, sort_keys=True, default=str))
     return user, key, "\x1f".join(parts)
-
-
-class _Batch:
-    """Documents on their way, by row: `new` are to be inserted, `known` have an `_id` that is there already."""
-
-    def __init__(self, documents: dict[int, Document]) -> None:
-        self.documents = documents
-        self.new = set(documents)
-        self.known: set[int] = set()
-        self.refused: dict[int, Refusal] = {}
-
-    @property
-    def left(self) -> int:
-        return len(self.new) + len(self.known)
-
-    def answered(self, rows: Sequence[int], details: Document) -> Retry | None:
-        """What became of `rows`, sent in this order. The reason to try some again, if there is one."""
-        if details.get("writeConcernErrors"):
-            return Retry("MongoDB does not confirm the write")  # written maybe, but not where it must be: all again
-        passing: set[int] = set()
-        known: set[int] = set()
-        codes = set()
-        for error in details.get("writeErrors", ()):
-            row, code = rows[error["index"]], error.get("code")
-            if code == _DUPLICATE_KEY and _is_own_key(error):
-                known.add(row)  # a replacement that lost a race for the key comes here too, and is made again
-            elif code == _DUPLICATE_KEY:
-                self.refused[row] = Refusal("duplicate_key", "Another document has this value in a unique index.")
-            elif code in _PASSING:
-                passing.add(row)
-                codes.add(code)
-            else:
-                self.refused[row] = Refusal("refused", f"MongoDB refuses the document (code {code}).")
-        was_new = self.new.intersection(rows)
-        self.new = self.new.difference(rows) | (passing & was_new)
-        self.known = self.known.difference(rows) | known | (passing - was_new)
-        if passing:
-            return Retry("MongoDB is busy", throttled=bool(codes & _THROTTLES))
-        return None
-
-
-def _is_own_key(error: Document) -> bool:
-    if "keyPattern" in error:
-        return bool(error["keyPattern"] == {"_id": 1})
-    return "index: _id_ " in error.get("errmsg", "")  # servers before 4.4
 
 
 class _Checkpoints(CheckpointStore):
@@ -458,8 +357,6 @@ def _errors_translated() -> Iterator[None]:
     """Text of the server's errors may quote rows, and is never passed on."""
     try:
         yield
-    except errors.BulkWriteError:
-        raise  # is looked at row by row
     except (errors.WriteConcernError, errors.ExecutionTimeout) as error:
         raise Retry(f"MongoDB does not confirm the write (code {error.code})") from error
     except errors.OperationFailure as error:
@@ -467,8 +364,8 @@ def _errors_translated() -> Iterator[None]:
             raise ConfigurationError(
                 f"MongoDB refuses the user or its rights (code {error.code}); check the URL and the user's roles."
             ) from error
-        if error.code in _PASSING or error.has_error_label("RetryableWriteError"):
-            raise Retry(f"MongoDB code {error.code}", throttled=error.code in _THROTTLES) from error
+        if error.code in PASSING or error.has_error_label("RetryableWriteError"):
+            raise Retry(f"MongoDB code {error.code}", throttled=error.code in THROTTLES) from error
         raise ConfigurationError(
             f"MongoDB refuses a request (code {error.code}); check the URL and its rights."
         ) from error

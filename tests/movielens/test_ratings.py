@@ -3,6 +3,7 @@
 import csv
 import io
 import signal
+import struct
 import time
 import zipfile
 from datetime import UTC, datetime
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
 from ingest_service.config import load_settings
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceChanged, SourceNotFound
 from ingest_service.movielens.movies import movies
-from ingest_service.movielens.places import movie_object_id, object_id, write_movie_ids
+from ingest_service.movielens.places import movie_object_id, write_movie_ids
 from ingest_service.movielens.ratings import ratings
 from tests.helpers import Cli, dead_letters, finish, mongodb_documents
 from tests.movielens.conftest import World, pack, ratings_text
@@ -35,7 +37,7 @@ def expected(text: str, known: set[int]) -> tuple[list[dict[str, Any]], list[str
             continue
         found.append(
             {
-                "_id": object_id("movielens", "rate", user, movie, 1_000 * seconds),
+                "_id": rating_id(user, movie, seconds),
                 "user_id": user,
                 "movie_id": movie_object_id(movie),
                 "type": "rate",
@@ -44,6 +46,10 @@ def expected(text: str, known: set[int]) -> tuple[list[dict[str, Any]], list[str
             }
         )
     return sorted(found, key=lambda one: one["_id"]), unknown
+
+
+def rating_id(user: int, movie: int, seconds: int) -> ObjectId:
+    return ObjectId(struct.pack(">III", user, movie, seconds))
 
 
 def text_of(archive: Path) -> str:
@@ -58,7 +64,6 @@ async def test_each_row_is_a_document_or_a_dead_letter(world: World) -> None:
     report = await ratings(world.settings())
     wanted, unknown = expected(text_of(world.archive), set(range(1, 8)))
     assert documents(world) == wanted
-    assert object_id("movielens", "rate", 1, 2, 1_500_001_000_000) == wanted_id(wanted)
     letters = dead_letters(world.folder / "state")
     assert [letter["raw"] for letter in letters] == unknown
     assert {letter["code"] for letter in letters} == {"unknown_movie"}
@@ -67,8 +72,19 @@ async def test_each_row_is_a_document_or_a_dead_letter(world: World) -> None:
     assert report.streams[0].complete
 
 
-def wanted_id(wanted: list[dict[str, Any]]) -> object:
-    return next(one["_id"] for one in wanted if (one["user_id"], one["movie_id"]) == (1, movie_object_id(2)))
+async def test_ids_that_four_bytes_do_not_hold(world: World) -> None:
+    """Users, movies and times that no release has are documents all the same, each of its own."""
+    numbers = [(2**32, 1, 5), (1, 2**32, 5), (1, 1, 2**32 + 5), (-1, 1, 5), (1, -1, 5), (1, 1, 5), (2**63 - 1, 1, 5)]
+    write_movie_ids(world.settings(), {movie for _, movie, _ in numbers})
+    rows = [f"{user},{movie},4.0,{seconds}" for user, movie, seconds in numbers]
+    rows.append("1,1,4.0,1970-01-01T00:00:05.500")
+    world.write(ratings="userId,movieId,rating,timestamp\n" + "\n".join(rows) + "\n")
+    assert (await ratings(world.settings())).total("movielens").written == 8
+    found = documents(world)
+    assert sorted(one["user_id"] for one in found) == sorted([1, *(user for user, _, _ in numbers)])
+    assert rating_id(1, 1, 5) in [one["_id"] for one in found]
+    await ratings(world.settings(), restart=True)
+    assert documents(world) == found
 
 
 async def test_a_second_run_writes_nothing(world: World) -> None:

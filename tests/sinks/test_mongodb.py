@@ -11,7 +11,9 @@ from pymongo import ASCENDING, IndexModel
 from ingest_service.errors import ConfigurationError, SinkUnavailable
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.sinks.base import Written, sink_at
-from ingest_service.sinks.mongodb import Interactions, MongoDBSink
+from ingest_service.sinks.mongodb import MongoDBSink
+from ingest_service.sinks.mongodb_bulk import Batch
+from ingest_service.sinks.mongodb_documents import Interactions
 from tests.faults import TcpProxy
 from tests.helpers import UNREACHABLE, chunk_of, interaction, interactions, mongodb_documents
 from tests.mongodb_shim import NOT_PRIMARY, THROTTLED, UNAUTHORIZED, UNCONFIRMED, Forged, MongoShim, Policy
@@ -166,6 +168,19 @@ async def test_a_later_version_replaces_an_earlier_one(mongodb_db_url: str) -> N
         "second",
         interaction(2, 2).session_id,
     }
+
+
+def test_large_documents_go_in_several_requests() -> None:
+    """As many as a command may hold, in order, and one that alone is as large as that by itself."""
+    sizes = [7, 7, 7, 16, 1, 1]
+    batch = Batch({row: bytes(size << 20) for row, size in enumerate(sizes)})
+    requests = []
+    while batch.left:
+        rows, command = batch.next("interactions")
+        requests.append(rows)
+        assert sum(len(run.raw) for run in command["documents"]) == sum(sizes[row] for row in rows) << 20
+        assert batch.answered(rows, {"ok": 1}) is None
+    assert requests == [[0, 1], [2], [3], [4, 5]]
 
 
 class _Indexed(Interactions):
