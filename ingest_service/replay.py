@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest_service import dead_letter
 from ingest_service.checkpoint import Checkpoint, CheckpointStore, FileCheckpoints, Lease, decode
@@ -246,7 +247,7 @@ def chunk_of_letters(letters: Sequence[Letter], layout: Layout) -> tuple[Chunk, 
     `starts` of the chunk tell its rows apart; they are no offsets of the source.
     """
     rows: list[int] = []
-    values: list[list[int]] = []
+    values: list[list[Any]] = []
     refused: list[tuple[int, RowError]] = []
     raws: list[bytes] = []
     for index, letter in enumerate(letters):
@@ -258,8 +259,10 @@ def chunk_of_letters(letters: Sequence[Letter], layout: Layout) -> tuple[Chunk, 
             rows.append(index)
             values.append(row)
             raws.append(raw)
-    table = np.array(values, np.int64).reshape(len(values), len(layout.dataset.columns))
-    by_role = {column.role: table[:, number] for number, column in enumerate(layout.dataset.columns)}
+    by_role: dict[str, NDArray[Any]] = {
+        column.role: np.array([row[number] for row in values], column.dtype)
+        for number, column in enumerate(layout.dataset.columns)
+    }
     ends = np.cumsum([len(raw) + 1 for raw in raws], dtype=np.int64)
     starts = ends - np.array([len(raw) + 1 for raw in raws], np.int64)
     lines = np.array([letters[index]["line"] for index in rows], np.int64)
@@ -268,7 +271,7 @@ def chunk_of_letters(letters: Sequence[Letter], layout: Layout) -> tuple[Chunk, 
     return Chunk(Position(), end, data, 0, layout.dataset.records(by_role), starts, ends - 1, lines), rows, refused
 
 
-def _row_of(raw: bytes, layout: Layout) -> list[int] | RowError:
+def _row_of(raw: bytes, layout: Layout) -> list[Any] | RowError:
     """The values of a text that is one record, with or without its line end."""
     record = scan_record(raw, 0, layout.dialect, eof=True)
     if record is None or record.fields is None:

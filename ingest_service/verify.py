@@ -29,9 +29,8 @@ from ingest_service.pipeline import Job
 from ingest_service.records import Bools, Ints
 from ingest_service.replay import checkpoint_of, chunk_of_letters
 from ingest_service.sinks.base import Sink
-from ingest_service.sinks.encode import own_numbers, own_texts
 from ingest_service.spill import Spill
-from ingest_service.stored import EVENT_KEY
+from ingest_service.stored import event_key_of, frame_of
 from ingest_service.tasks import task_group
 
 FIRST_DIFFERENCES = 10  # shown of each kind, for each sink
@@ -162,12 +161,7 @@ class _Part:
     landed: str | None = None
 
     def frame(self) -> pl.DataFrame:
-        columns = self.chunk.columns
-        if own_texts(columns) or own_numbers(columns):
-            raise ConfigurationError(
-                "verify compares interactions alone; this data set has fields of its own, which it cannot compare."
-            )
-        return columns.frame().with_columns(
+        return frame_of(self.chunk.columns).with_columns(
             pl.lit(self.stream.number).cast(pl.Int64).alias("source"),
             pl.Series("offset", self.offsets, dtype=pl.Int64),
             pl.Series("line", self.chunk.lines, dtype=pl.Int64),
@@ -308,7 +302,7 @@ def _ints(values: "array[int]") -> Ints:
 
 async def _compare(sink: Sink, rows: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings) -> None:
     """One partition: all rows of some users."""
-    rows = rows.filter(pl.col("landed").is_null() | (pl.col("landed") == sink.name)).with_columns(EVENT_KEY)
+    rows = rows.filter(pl.col("landed").is_null() | (pl.col("landed") == sink.name)).with_columns(event_key_of(rows))
     users: list[str] = rows["user_id"].unique(maintain_order=True).to_list()
     stored = await sink.stored(users)
     await asyncio.to_thread(_count, sink, rows, stored, streams, found)

@@ -111,9 +111,9 @@ class Sink(ABC):
         """
         import polars as pl
 
-        from ingest_service.stored import EVENT_KEY, VALUE
+        from ingest_service.stored import event_key_of, value_of
 
-        return frame.with_columns(EVENT_KEY, VALUE, pl.lit(False).alias("expired"))
+        return frame.with_columns(event_key_of(frame), value_of(frame), pl.lit(False).alias("expired"))
 
     async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
         """What the sink holds of these users, one row a record, in any order: `stored.STORED_SCHEMA`."""

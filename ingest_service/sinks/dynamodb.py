@@ -363,15 +363,14 @@ def spread(rows: Ints) -> Ints:
 
 def _stored_row(item: dict[str, Any]) -> tuple[str, str, str]:
     """User, event key and value of an item; attributes that are not ours make it another value."""
-    from ingest_service.stored import VALUE_COLUMNS
+    from ingest_service.stored import VALUE_COLUMNS, value_text
 
     user, event_key = item.pop("user_id")["S"], item.pop("event_key")["S"]
-    parts = [str(item.pop(name, {}).get("S", "")) for name in VALUE_COLUMNS]
-    if "expires_at" in item:
-        parts.append(str(item.pop("expires_at").get("N", "")))
-    if item:
-        parts.append(json.dumps(item, sort_keys=True, default=str))
-    return user, event_key, "\x1f".join(parts)
+    texts = [str(item.pop(name, {}).get("S", "")) for name in VALUE_COLUMNS]
+    expires = [str(item.pop("expires_at").get("N", ""))] if "expires_at" in item else []
+    # A data set's numbers are floats; DynamoDB gives 4.0 back as 4.
+    others = {name: float(one["N"]) if "N" in one else one.get("S", one) for name, one in item.items()}
+    return user, event_key, "\x1f".join((value_text(texts, others), *expires))
 
 
 def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:

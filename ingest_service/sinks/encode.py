@@ -44,6 +44,17 @@ def own_numbers(columns: Columns) -> dict[str, Texts]:
     return {name: _number_texts(numbers) for name, numbers in columns.numbers.items() if name not in RECORD_NUMBERS}
 
 
+def own_fields(columns: Columns) -> list[Piece]:
+    """All of these as the fields of a JSON object, by name and without its braces; empty where there are none."""
+    texts = {name: json_escaped(texts) for name, texts in own_texts(columns).items()}
+    fields: dict[str, list[Piece]] = {name: [b'"', escaped, b'"'] for name, escaped in texts.items()}
+    fields |= {name: [numbers] for name, numbers in own_numbers(columns).items()}
+    pieces: list[Piece] = []
+    for name in sorted(fields):
+        pieces += [f'{"," if pieces else ""}"{name}":'.encode(), *fields[name]]
+    return pieces
+
+
 def _number_texts(numbers: NDArray[Any]) -> Texts:
     """Few different ones, each written once."""
     distinct, inverse = np.unique(numbers, return_inverse=True)

@@ -5,7 +5,6 @@ retries are off: it would try once, uncounted and at once.
 """
 
 import asyncio
-import json
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
@@ -258,14 +257,12 @@ class MongoDBSink(Sink):
 
 def _stored_row(document: Document) -> tuple[str, str, str]:
     """User, event key and value of a document; fields that are not ours make it another value."""
-    from ingest_service.stored import VALUE_COLUMNS
+    from ingest_service.stored import VALUE_COLUMNS, value_text
 
     del document["_id"]
     user, key = str(document.pop("user_id", "")), str(document.pop("event_key", ""))
-    parts = [str(document.pop(name, "")) for name in VALUE_COLUMNS]
-    if document:
-        parts.append(json.dumps(document, sort_keys=True, default=str))
-    return user, key, "\x1f".join(parts)
+    texts = [str(document.pop(name, "")) for name in VALUE_COLUMNS]
+    return user, key, value_text(texts, document)
 
 
 class _Checkpoints(CheckpointStore):

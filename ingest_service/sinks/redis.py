@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PIECE_ROWS = 1 << 12  # rows made into commands at once: bounds the text in memory, and fits the CPU's cache
 _PIECE_USERS = 1_000  # asked for in one pipeline
+_MEMBER_TAG = ',"tag":"'  # a quote within a text has a backslash
 _MEMBER_KEY = r'^\{"video_id":"([^"]*)","timestamp":"([^"]*)"'
 
 # KEYS: the checkpoint; ARGV: the text that must be there ("" for none), the new one.
@@ -175,9 +176,9 @@ class RedisSink(Sink):
         """Each user's newest, in the order that Redis gives them: by score, then by member."""
         import polars as pl
 
-        from ingest_service.stored import EVENT_KEY, member_of
+        from ingest_service.stored import event_key_of, member_of
 
-        frame = frame.with_columns(EVENT_KEY, member_of(frame), pl.lit(False).alias("expired"))
+        frame = frame.with_columns(event_key_of(frame), member_of(frame), pl.lit(False).alias("expired"))
         frame = frame.with_columns(pl.concat_str("epoch_ms", pl.lit(" "), "member").alias("value"))
         is_crowded = pl.len().over("user_id") > self.options.recent_limit
         if frame.select(is_crowded.any()).item():
@@ -211,6 +212,8 @@ class RedisSink(Sink):
         # A score of ours is a whole number; what is no member of ours has no key, and is compared all the same.
         whole = pl.when(score == score.round()).then(score.cast(pl.Int64, strict=False).cast(pl.String))
         key = pl.concat_str(member.str.extract(_MEMBER_KEY, 2), pl.lit("#"), member.str.extract(_MEMBER_KEY, 1))
+        tag = pl.when(member.str.contains(_MEMBER_TAG, literal=True)).then(member.str.json_path_match("$.tag"))
+        key = pl.when(tag.is_null()).then(key).otherwise(pl.concat_str(key, pl.lit("#"), tag))
         value = pl.concat_str(whole.otherwise(score.cast(pl.String)), pl.lit(" "), member)
         return frame.select("user_id", key.fill_null("").alias("event_key"), value.alias("value"))
 

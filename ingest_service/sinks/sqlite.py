@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID, uuid4
 
@@ -154,17 +154,17 @@ class SQLiteSink(Sink):
     async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
         import polars as pl
 
-        from ingest_service.stored import STORED_SCHEMA, VALUE
+        from ingest_service.stored import STORED_SCHEMA
 
+        own = await self.run(lambda: sorted(_columns(self.connected()) - set(RECORD_COLUMNS)))
+        columns = ", ".join((*RECORD_COLUMNS, *(f'"{name}"' for name in own)))
         frames = [pl.DataFrame(schema=STORED_SCHEMA)]
         for first in range(0, len(users), _PIECE_USERS):
             piece = users[first : first + _PIECE_USERS]
             where = f"WHERE user_id IN ({', '.join('?' * len(piece))})"
-            select = f"SELECT {', '.join(RECORD_COLUMNS)} FROM interactions {where}"
+            select = f"SELECT {columns} FROM interactions {where}"
             rows = await self.run(lambda: self.connected().execute(select, piece).fetchall())  # noqa: B023
-            # A value that is no text was not written by this program; as text it compares as another one.
-            texts = pl.DataFrame(rows, schema=dict.fromkeys(RECORD_COLUMNS, pl.String), orient="row", strict=False)
-            frames.append(texts.with_columns(pl.all().fill_null("")).select("user_id", "event_key", VALUE))
+            frames.append(await asyncio.to_thread(_stored_frame, rows, own))
         return pl.concat(frames)
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
@@ -217,10 +217,30 @@ def _in_key_order(chunk: Chunk) -> Ints:
 
 def _add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
     """Give the table what a data set has beyond `RECORD_COLUMNS`, where it has not got it yet."""
-    there = {row[1] for row in connection.execute("PRAGMA table_info(interactions)")}
+    there = _columns(connection)
     for name in names:
         if name not in there:
             connection.execute(f'ALTER TABLE interactions ADD COLUMN "{name}"')
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(interactions)")}
+
+
+def _stored_frame(rows: Sequence[tuple[Any, ...]], own: Sequence[str]) -> "pl.DataFrame":
+    """Rows of `RECORD_COLUMNS` and of a data set's own columns, which are null in rows of another one."""
+    import polars as pl
+
+    from ingest_service.stored import STORED_SCHEMA, value_text
+
+    n = len(RECORD_COLUMNS)
+    stored = []
+    for row in rows:
+        # A value that is no text was not written by this program; as text it compares as another one.
+        user, key, *texts = ["" if value is None else str(value) for value in row[:n]]
+        others = {name: value for name, value in zip(own, row[n:], strict=True) if value is not None}
+        stored.append((user, key, value_text(texts, others)))
+    return pl.DataFrame(stored, schema=STORED_SCHEMA, orient="row")
 
 
 class _Checkpoints(CheckpointStore):

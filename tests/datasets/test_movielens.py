@@ -1,5 +1,7 @@
 """MovieLens's files: every row becomes the record that the specification says, in every kind of sink."""
 
+import asyncio
+import contextlib
 import csv
 import io
 import json
@@ -8,7 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +22,16 @@ from ingest_service.datasets.movielens import LINKS, MOVIELENS, MOVIES, TAGS
 from ingest_service.errors import RowError
 from ingest_service.models import timestamp_text
 from ingest_service.sources.local import FileSource
-from tests.helpers import Cli, create_tables, dynamodb_at, dynamodb_items, mongodb_documents, redis_sets, sqlite_rows
+from tests.helpers import (
+    Cli,
+    create_tables,
+    dynamodb_at,
+    dynamodb_client,
+    dynamodb_items,
+    mongodb_documents,
+    redis_sets,
+    sqlite_rows,
+)
 
 HEADERS = {
     MOVIELENS: "userId,movieId,rating,timestamp",
@@ -112,18 +125,21 @@ def own(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-async def test_each_data_set_goes_into_every_sink(
+def test_each_data_set_goes_into_every_sink(
     cli: Cli, name: str, redis_db_url: str, mongodb_db_url: str, dynamodb_url: str, table: str
 ) -> None:
-    """Of a member of an archive, as `run` names it: fields of its own included, and one record a key."""
+    """Of a member of an archive, as `run` names it: fields of its own included, and one record a key.
+
+    `verify` finds all as it should be, and in each sink a record whose own field was changed.
+    """
     path = cli.folder / "ml-test.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("ml-test/rows.csv", FILES[name])
     dynamodb = dynamodb_at(dynamodb_url, table)
-    await create_tables(dynamodb)
+    asyncio.run(create_tables(dynamodb))
     sinks = ["sqlite:///rows.db", redis_db_url, mongodb_db_url, dynamodb]
     arguments = [argument for sink in sinks for argument in ("--to", sink)]
-    outcome = cli.run("run", f"{path}#rows.csv", "--dataset", name, *arguments, "--json")
+    outcome = cli.here("run", f"{path}#rows.csv", "--dataset", name, *arguments, "--json")
     assert outcome.code == 0, outcome.stderr
     wanted = sorted(OWN[name], key=str)
     assert own(list(sqlite_rows(cli.folder / "rows.db").values()), name) == wanted
@@ -136,6 +152,45 @@ async def test_each_data_set_goes_into_every_sink(
     assert own(plain, name) == sorted(expected, key=str)
     members = [json.loads(member) for found in redis_sets(redis_db_url).values() for member in found]
     assert own(members, name) == wanted
+    verify = ["verify", f"{path}#rows.csv", "--dataset", name, *arguments, "--json"]
+    found = cli.here(*verify)
+    assert (found.code, {one["compared"] for one in found.report["sinks"].values()}) == (0, {2}), found.stdout
+    change_one(cli, next(iter(OWN[name][0])), redis_db_url, mongodb_db_url, dynamodb_url, table)
+    found = cli.here(*verify)
+    differences = {sink: (one["missing"], one["altered"], one["extra"]) for sink, one in found.report["sinks"].items()}
+    assert found.code == 1
+    # Of a set in Redis the tag is all that tells a record from another; elsewhere the key still has the old one.
+    by_key = (1, 0, 1) if name == "movielens-tags" else (0, 1, 0)
+    assert differences == dict.fromkeys(("sqlite", "mongodb", "dynamodb"), (0, 1, 0)) | {"redis": by_key}
+
+
+def change_one(cli: Cli, field: str, redis_url: str, mongodb_url: str, dynamodb_url: str, table: str) -> None:
+    """Give one record in each sink another value of this field, behind the program's back."""
+    with contextlib.closing(sqlite3.connect(cli.folder / "rows.db", isolation_level=None)) as connection:
+        first = "SELECT event_key FROM interactions ORDER BY event_key LIMIT 1"
+        connection.execute(f'UPDATE interactions SET "{field}" = 5.0 WHERE event_key = ({first})')
+    with pymongo.MongoClient[dict[str, Any]](mongodb_url) as mongodb:
+        mongodb.get_default_database()["interactions"].update_one({}, {"$set": {field: 5.0}})
+    with dynamodb_client(dynamodb_url) as dynamodb:
+        item = dynamodb.scan(TableName=table)["Items"][0]
+        dynamodb.put_item(TableName=table, Item=item | {field: {"N": "5"}})
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        key = next(client.scan_iter("recent:*"))
+        [(member, score)] = client.zrange(key, 0, 0, withscores=True)
+        client.zrem(key, member)
+        client.zadd(key, {json.dumps(json.loads(member) | {field: "5"}, separators=(",", ":")): score})
+
+
+def test_replayed_rows_have_their_own_fields(cli: Cli) -> None:
+    """A dead letter with texts of its own lands after it was mended, and `verify` knows its tag."""
+    path = cli.file("tags.csv", "userId,movieId,tag,timestamp\n1,2,so-so,yesterday\n1,2,good,1445714994\n")
+    cli.load(path, "--dataset", "movielens-tags")
+    (letters,) = (cli.folder / ".ingest").rglob("dead-letters.jsonl")
+    letters.write_text(letters.read_text().replace("yesterday", "1445714994"))
+    assert cli.here("replay", letters, "--dataset", "movielens-tags", "--json").report["landed"] == 1
+    assert sorted(row["tag"] for row in cli.rows.values()) == ["good", "so-so"]
+    found = cli.here("verify", path, "--dataset", "movielens-tags", "--json")
+    assert (found.code, found.report["sinks"]["sqlite"]["compared"]) == (0, 2)
 
 
 def test_a_database_of_other_rows_takes_them_too(cli: Cli) -> None:
