@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 import redis
 
@@ -31,6 +32,7 @@ from tests.helpers import (
     dynamodb_items,
     expected_sets,
     finish,
+    mongodb_documents,
     plain,
     redis_sets,
     sqlite_rows,
@@ -75,14 +77,18 @@ def assert_letters_are_of(cli: Cli, clean: Clean) -> None:
 
 
 @pytest.mark.fault(9)
-@pytest.mark.parametrize("kind", ["redis", "sqlite", "dynamodb", "dynamodb, checkpoint in its own table"])
+@pytest.mark.parametrize(
+    "kind",
+    ["redis", "sqlite", "dynamodb", "dynamodb, checkpoint in its own table", "mongodb, checkpoint in its own table"],
+)
 async def test_a_checkpoint_outlives_no_rows(
-    cli: Cli, clean: Clean, redis_db_url: str, dynamodb_url: str, table: str, kind: str
+    cli: Cli, clean: Clean, redis_db_url: str, dynamodb_url: str, mongodb_db_url: str, table: str, kind: str
 ) -> None:
     """If the sink was emptied, a run with its checkpoint elsewhere exits 78 and writes nothing; --restart loads all."""
     dynamodb = dynamodb_at(dynamodb_url, table)
-    url = {"redis": redis_db_url, "sqlite": "sqlite:///rows.db"}.get(kind, dynamodb)
-    place = () if "own table" in kind else FILES
+    store, _, own_table = kind.partition(", ")
+    url = {"redis": redis_db_url, "sqlite": "sqlite:///rows.db", "mongodb": mongodb_db_url}.get(store, dynamodb)
+    place = () if own_table else FILES
     if url == dynamodb:
         await create_tables(dynamodb)
 
@@ -92,6 +98,9 @@ async def test_a_checkpoint_outlives_no_rows(
     def rows() -> dict[Any, Any]:
         if kind == "redis":
             return redis_sets(redis_db_url)
+        if store == "mongodb":
+            found = mongodb_documents(mongodb_db_url, "interactions")
+            return {(one["user_id"], one["event_key"]): one for one in found if one.pop("_id")}
         return sqlite_rows(cli.folder / "rows.db") if kind == "sqlite" else plain(dynamodb_items(dynamodb_url, table))
 
     expected = clean.sets if kind == "redis" else clean.rows
@@ -105,6 +114,9 @@ async def test_a_checkpoint_outlives_no_rows(
     elif kind == "sqlite":
         for path in cli.folder.glob("rows.db*"):
             path.unlink()
+    elif store == "mongodb":
+        with pymongo.MongoClient[dict[str, Any]](mongodb_db_url) as mongodb:
+            mongodb.get_default_database().drop_collection("interactions")
     else:
         with dynamodb_client(dynamodb_url) as client:
             client.delete_table(TableName=table)

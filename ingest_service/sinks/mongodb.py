@@ -47,6 +47,7 @@ _BATCH_ROWS = 1_000
 _SLICE_ROWS = 16 * _BATCH_ROWS  # rows that are encoded at once
 _PIECE_USERS = 100  # asked for in one request
 _FINISH_S = 1.0
+_NAMESPACE_EXISTS = 48
 _REFUSED_LOGIN = frozenset({13, 18, 8000})  # Unauthorized, AuthenticationFailed, AtlasError
 # Written data must survive a failover and a crash before a checkpoint says so; who writes w= in the URL knows better.
 _SAFE_WRITES = {"w": "majority", "journal": True}
@@ -63,6 +64,7 @@ class MongoDBSink(Sink):
     """`mongodb://host/db?collection=…` or `mongodb+srv://…`; what else stands in the query goes to the driver."""
 
     scheme: ClassVar[str] = "mongodb"
+    is_apart: ClassVar[bool] = True  # checkpoints are a collection of their own
     options: MongoDBOptions
 
     def __init__(self, url: str, documents: Documents | None = None) -> None:
@@ -189,6 +191,22 @@ class MongoDBSink(Sink):
             if batch.left < left:
                 self.retrier.progressed()
             raise again
+
+    async def epoch(self) -> str:
+        """The collection's UUID, which goes when it is dropped. One that is missing is made here.
+
+        Servers that only speak MongoDB's protocol may have none; there it is a text that goes with the checkpoints.
+        """
+        name = self.options.collection
+        found = await self.call(lambda: self._collections_named(name))
+        if not found:
+            await self.call(lambda: self.database.command({"create": name}, allowable_errors=[_NAMESPACE_EXISTS]))
+            found = await self.call(lambda: self._collections_named(name))
+        uuid = found[0].get("info", {}).get("uuid")
+        return await self.checkpoints.epoch() if uuid is None else bytes(uuid).hex()
+
+    async def _collections_named(self, name: str) -> list[Document]:
+        return [dict(one) for one in await (await self.database.list_collections(filter={"name": name})).to_list()]
 
     async def check(self, *, create: bool) -> list[Finding]:
         await self.open()
