@@ -338,11 +338,15 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.replay import replay
     from ingest_service.telemetry.ticker import Ticker
 
-    sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    dataset = dataset_named(settings.dataset)
     with Ticker("replay") as progress:
+        if settings.mongodb_uri is not None:
+            from ingest_service.movielens.ratings import are_ratings, replay_ratings
+
+            if await asyncio.to_thread(are_ratings, path, settings):
+                return await replay_ratings(path, settings, stop, progress)
+        sinks, dataset = sinks_of(settings.sink_urls()), dataset_named(settings.dataset)
         async with opened(sinks):
             return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
 

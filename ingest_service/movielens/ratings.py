@@ -1,31 +1,36 @@
 """Ratings into MongoDB, by the same pipeline as every other file: checkpoints, resuming, dead letters."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from ingest_service import dead_letter
 from ingest_service.columns import Columns
-from ingest_service.config import Settings, stream_named
+from ingest_service.config import DEFAULT_SINK, Settings, stream_named
 from ingest_service.datasets.movielens import MOVIELENS
 from ingest_service.errors import ConfigurationError
-from ingest_service.loader import Silent, examine, run
+from ingest_service.loader import Silent, examine, opened, run
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
 from ingest_service.pipeline import Job, Observer, RejectLimit
 from ingest_service.records import MAX_RECORD_BYTES
+from ingest_service.replay import ReplayReport, replay
 from ingest_service.report import Report
 from ingest_service.sinks import bson_rows
 from ingest_service.sinks.mongodb import MongoDBSink, mongodb_url_with
 from ingest_service.sinks.mongodb_documents import Encoded, Refusal
+from ingest_service.sources.archive import ObjectZipMemberSource
 from ingest_service.texts import Texts
 from ingest_service.threads import finish_in_thread
 
 # The least that may be: a block of documents takes many times as long as one of Redis's rows, and a run that is
 # killed writes its last blocks again.
 _BLOCK_BYTES = 2 * MAX_RECORD_BYTES
+_SINK = "movielens"
 _OBJECT_ID = np.dtype("V12")
 _UNKNOWN_MOVIE = Refusal("unknown_movie", "The movie is not in the movie id map.")
 
@@ -77,8 +82,8 @@ def _rating_ids(columns: Columns) -> NDArray[np.void]:
 
 
 def ratings_sink(settings: Settings, movie_ids: Mapping[int, ObjectId]) -> MongoDBSink:
-    # Under a name of its own, so that `replay` of its dead letters, which knows no movie ids, is refused.
-    url = mongodb_url_with(settings.mongodb_address(), collection=INTERACTIONS_COLLECTION, name="movielens")
+    # Under a name of its own, by which its dead letters are known for ratings that want movie ids.
+    url = mongodb_url_with(settings.mongodb_address(), collection=INTERACTIONS_COLLECTION, name=_SINK)
     return MongoDBSink(url, RatingDocuments(movie_ids))
 
 
@@ -96,7 +101,7 @@ async def ratings(
         bad = [one for one in await examine(ratings_sink(settings, movie_ids), create=True) if not one.ok]
         if bad:
             raise ConfigurationError(f"The indexes cannot be made: {bad[0].detail}")
-    source = member(settings, "ratings.csv")
+    source = _source(settings)
     job = Job(
         source=source,
         stream=stream_named(source.uri),
@@ -109,3 +114,25 @@ async def ratings(
         restart=restart,
     )
     return await run([job], [ratings_sink(settings, movie_ids)], stop or asyncio.Event(), observer or Silent())
+
+
+def are_ratings(path: Path, settings: Settings) -> bool:
+    """Whether dead letters are of `ratings`: by the sink of one, or by their folder where no sink is named. Blocks."""
+    if any(letter["stage"] == _SINK for letter in dead_letter.read(path, missing_ok=True)):
+        return True
+    if settings.to != [DEFAULT_SINK] or not settings.gcs_bucket_name:
+        return False
+    return path.resolve().parent.name == stream_named(_source(settings).uri)
+
+
+async def replay_ratings(
+    path: Path, settings: Settings, stop: asyncio.Event, progress: Callable[..., None]
+) -> ReplayReport:
+    """Try dead letters of ratings again, with the movies that the map has by now."""
+    sink = ratings_sink(settings, await finish_in_thread(read_movie_ids, settings))
+    async with opened([sink]):
+        return await replay(path, [sink], MOVIELENS, {}, settings.checkpoint_dir, stop, progress)
+
+
+def _source(settings: Settings) -> ObjectZipMemberSource:
+    return member(settings, "ratings.csv")

@@ -168,6 +168,23 @@ async def test_another_archive_under_the_same_name_is_refused(world: World) -> N
     await ratings(world.settings(), restart=True)
 
 
+@pytest.mark.parametrize("refused", ["by the sink", "by the parser"])
+def test_dead_letters_are_tried_again(world: World, cli: Cli, refused: str) -> None:
+    """Once the map has the movie, or the row was mended, `replay` of the file puts the rating where it belongs."""
+    write_movie_ids(world.settings(), [1])
+    row = "1,2,4.0,1500000000" if refused == "by the sink" else "1,1,4.7,1500000000"
+    world.write(ratings=f"userId,movieId,rating,timestamp\n{row}\n2,1,3.0,1500000000\n")
+    assert cli.run("movielens", "ratings", **world.environment).code == 0
+    (letters,) = (world.folder / "state").rglob("dead-letters.jsonl")
+    before = cli.run("replay", letters, "--json", **world.environment).report
+    assert (before["letters"], before["landed"]) == (1, 0)
+    write_movie_ids(world.settings(), [1, 2])
+    letters.write_text(letters.read_text().replace("4.7", "4.5"))
+    assert cli.run("replay", letters, "--json", **world.environment).report["landed"] == 1
+    assert sorted(one["rating"] for one in documents(world)) == [3.0, 4.0 if refused == "by the sink" else 4.5]
+    assert letters.read_text() == ""
+
+
 def test_mongodb_must_be_named() -> None:
     """Without MONGODB_URI the setting is named; without a database in it, it is `movielens`."""
     with pytest.raises(ConfigurationError, match="MONGODB_URI"):
