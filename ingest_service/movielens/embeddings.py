@@ -114,7 +114,7 @@ class _SentenceTransformer:
         self.name = settings.hf_model_name
         self._batch_size = settings.embedding_batch_size
         self._model = SentenceTransformer(self.name, device=settings.hf_device)
-        self.dimensions = int(self._model.get_sentence_embedding_dimension() or 0)
+        self.dimensions = len(self._model.encode(""))  # newer versions have renamed the method that tells
 
     def embed(self, texts: Sequence[str], advance: Callable[[int], object]) -> Vectors:
         vectors: Vectors = self._model.encode(list(texts), batch_size=self._batch_size, convert_to_numpy=True)

@@ -56,7 +56,7 @@ _SAFE_WRITES = {"w": "majority", "journal": True}
 class MongoDBOptions(SinkOptions):
     collection: str = Field("interactions", pattern=r"^[^$]+$", description="where the documents go")
     checkpoint_collection: str = Field("ingest_checkpoints", description="where checkpoints are kept")
-    concurrency: int = Field(8, ge=1, le=64, description="bulk writes in flight at once, at most")
+    concurrency: int = Field(4, ge=1, le=64, description="bulk writes in flight at once, at most")
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
 
 

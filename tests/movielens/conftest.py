@@ -13,6 +13,7 @@ from ingest_service.config import Settings, load_settings
 from tests.movielens.model import make_model
 from tests.servers import ROOT
 
+_MODEL = os.environ.get("INGEST_TEST_MODEL", "")
 MOVIES = [
     (1, "Toy Story (1995)", "Adventure|Animation|Children|Comedy|Fantasy"),
     (2, '"Great Performances" Cats, The (1998)', "Musical"),
@@ -108,8 +109,8 @@ def world(
 
 @pytest.fixture(scope="session")
 def real_model() -> Path:
-    """all-MiniLM-L6-v2, where it lies beside the checkout; an optional input, so CI skips as well."""
-    folder = ROOT.parent / "shared" / "models" / "all-MiniLM-L6-v2"
+    """all-MiniLM-L6-v2: INGEST_TEST_MODEL, or where it lies beside the checkout. Optional, so CI skips as well."""
+    folder = Path(_MODEL or ROOT.parent / "shared" / "models" / "all-MiniLM-L6-v2")
     if not folder.is_dir():
         pytest.skip("NO MODEL: ../shared/models/all-MiniLM-L6-v2 is not beside this checkout")
     return folder
