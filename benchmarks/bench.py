@@ -68,7 +68,7 @@ class Bench:
         settings = {
             "GCS_BUCKET_NAME": folder.as_uri(),
             "MOVIELENS_ZIP_FILENAME": "ml-bench.zip",
-            "MONGODB_URI": self.mongodb.url,
+            "MONGODB_URI": f"{self.mongodb.url}&timeout_s=300",  # `popular` reads all ratings there, without an index
             "HF_MODEL_NAME": os.environ.get("HF_MODEL_NAME", ""),
             "INGEST_MOVIE_ID_MAP": str(folder / "movie_id_map.json"),
             "INGEST_STATE_DIR": str(self.work / "state"),

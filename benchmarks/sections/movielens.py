@@ -38,7 +38,7 @@ def _side(bench: Bench, rows: int) -> Side:
     command = [
         "env",
         *settings,
-        *bench.movielens_step(folder, "all", "--as-of", "latest", "--json"),
+        *bench.movielens_step(folder, "all", "--as-of", "2020-09-01", "--json"),
     ]
     subject = Subject(f"movielens all, {rows:,} ratings", command, rows, before=before, sample_every_s=0.05)
     return Side(subject.name, rows, subject.command, [subject.run()])

@@ -176,11 +176,12 @@ def test_dead_letters_are_tried_again(world: World, cli: Cli, refused: str) -> N
     world.write(ratings=f"userId,movieId,rating,timestamp\n{row}\n2,1,3.0,1500000000\n")
     assert cli.run("movielens", "ratings", **world.environment).code == 0
     (letters,) = (world.folder / "state").rglob("dead-letters.jsonl")
-    before = cli.run("replay", letters, "--json", **world.environment).report
+    elsewhere = ("--to", "sqlite:///elsewhere.db") if refused == "by the sink" else ()  # which is named in the letter
+    before = cli.run("replay", letters, "--json", *elsewhere, **world.environment).report
     assert (before["letters"], before["landed"]) == (1, 0)
     write_movie_ids(world.settings(), [1, 2])
     letters.write_text(letters.read_text().replace("4.7", "4.5"))
-    assert cli.run("replay", letters, "--json", **world.environment).report["landed"] == 1
+    assert cli.run("replay", letters, "--json", *elsewhere, **world.environment).report["landed"] == 1
     assert sorted(one["rating"] for one in documents(world)) == [3.0, 4.0 if refused == "by the sink" else 4.5]
     assert letters.read_text() == ""
 
