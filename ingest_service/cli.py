@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ingest_service.replay import ReplayReport
     from ingest_service.report import Report, StreamReport
     from ingest_service.sinks.base import Finding
+    from ingest_service.telemetry.progress import Listener
 
 T = TypeVar("T")
 
@@ -77,6 +78,10 @@ def run(
     ] = None,
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here meanwhile."),
+    ] = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
@@ -91,6 +96,7 @@ def run(
         "memory_mb": memory_mb,
         "checkpoint": checkpoint,
         "state_dir": state_dir,
+        "metrics_port": metrics_port,
     }
     settings = _settings(flags, config)
     report = _execute(_run(sources, settings, restart=restart))
@@ -109,10 +115,25 @@ async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    gc.enable()
-    gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
-    with BarObserver() if sys.stderr.isatty() else JsonObserver() as observer:
+    with ExitStack() as telemetry:
+        listeners = _listeners(settings, telemetry)
+        gc.enable()
+        gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
+        kind = BarObserver if sys.stderr.isatty() else JsonObserver
+        observer = telemetry.enter_context(kind(listeners))
         return await run(jobs, sinks, stop, observer)
+
+
+def _listeners(settings: "Settings", telemetry: ExitStack) -> "list[Listener]":
+    """Who else takes in the events of a run, until `telemetry` is closed."""
+    listeners: list[Listener] = []
+    if settings.metrics_port is not None:
+        from ingest_service.telemetry.prometheus import Exposition, served
+
+        exposition = Exposition(settings.memory_mb)
+        telemetry.enter_context(served(exposition, settings.metrics_port))
+        listeners.append(exposition.update)
+    return listeners
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
