@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ingest_service.replay import ReplayReport
     from ingest_service.report import Report, StreamReport
     from ingest_service.sinks.base import Finding
-    from ingest_service.telemetry.progress import Listener
 
 T = TypeVar("T")
 
@@ -109,31 +108,18 @@ def run(
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
     from ingest_service.loader import jobs_of, run, sinks_of
-    from ingest_service.telemetry.progress import BarObserver, JsonObserver
+    from ingest_service.telemetry.listeners import listening
+    from ingest_service.telemetry.progress import observer_on_stderr
 
     jobs = jobs_of(sources, settings, restart=restart)
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    with ExitStack() as telemetry:
-        listeners = _listeners(settings, telemetry)
+    with listening("run", settings) as listeners:
         gc.enable()
         gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
-        kind = BarObserver if sys.stderr.isatty() else JsonObserver
-        observer = telemetry.enter_context(kind(listeners))
-        return await run(jobs, sinks, stop, observer)
-
-
-def _listeners(settings: "Settings", telemetry: ExitStack) -> "list[Listener]":
-    """Who else takes in the events of a run, until `telemetry` is closed."""
-    listeners: list[Listener] = []
-    if settings.metrics_port is not None:
-        from ingest_service.telemetry.prometheus import Exposition, served
-
-        exposition = Exposition(settings.memory_mb)
-        telemetry.enter_context(served(exposition, settings.metrics_port))
-        listeners.append(exposition.update)
-    return listeners
+        with observer_on_stderr(listeners) as observer:
+            return await run(jobs, sinks, stop, observer)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -357,13 +343,14 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.datasets import dataset_named
     from ingest_service.loader import opened, sinks_of
     from ingest_service.replay import replay
+    from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.ticker import Ticker
 
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
     _stop_on_signals(stop)
     dataset = dataset_named(settings.dataset)
-    with Ticker("replay") as progress:
+    with listening("replay", settings), Ticker("replay") as progress:
         async with opened(sinks):
             return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
 

@@ -113,3 +113,8 @@ class BarObserver(RunObserver):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+def observer_on_stderr(listeners: Sequence[Listener]) -> RunObserver:
+    """What suits stderr."""
+    return BarObserver(listeners) if sys.stderr.isatty() else JsonObserver(listeners)

@@ -13,16 +13,11 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from ingest_service.errors import ConfigurationError
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-try:
-    from prometheus_client import CollectorRegistry, generate_latest, start_http_server
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-    from prometheus_client.registry import Collector
-except ImportError:
-    raise ConfigurationError(
-        "Metrics for Prometheus need an extra; install it with: pip install 'ingest-service[serve]'."
-    ) from None
+from ingest_service.errors import ConfigurationError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_SOURCES = 100  # whose series are kept: a service sees a new source with every file
