@@ -41,7 +41,7 @@ bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: | $(UV) ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade chooses every version anew
-	$(UV) pip compile pyproject.toml --extra movielens --group dev --universal --python-version 3.11 --generate-hashes \
+	$(UV) pip compile pyproject.toml --extra movielens --extra serve --group dev --universal --python-version 3.11 --generate-hashes \
 		-o requirements.lock $(ARGS)
 
 .tools/bin/uv:
