@@ -15,7 +15,9 @@ import typer
 
 from ingest_service.allocator import give_back_memory
 from ingest_service.cli_movielens import movielens
+from ingest_service.cli_serve import serve
 from ingest_service.errors import IngestError, LocalIOError, UsageError
+from ingest_service.supervised import end_with_parent
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
@@ -230,40 +232,14 @@ def status(
 
 
 async def _status(source: str | None, settings: "Settings") -> list[dict[str, Any]]:
-    from ingest_service.checkpoint import EPOCH, FileCheckpoints, decode
     from ingest_service.config import stream_named
-    from ingest_service.loader import opened, sinks_of
+    from ingest_service.loader import sinks_of
     from ingest_service.sources import sources_named
+    from ingest_service.status import status_of
 
     wanted = {stream_named(found.uri) for found in sources_named(source)} if source else None
-    lines = []
-    for sink in sinks_of(settings.sink_urls()):
-        async with opened([sink]):
-            folder = settings.checkpoint_dir
-            store = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
-            for stream in await store.streams():
-                text = await store.read(stream)
-                if text is not None and stream != EPOCH and (wanted is None or stream in wanted):
-                    lines.append(_status_line(decode(text, stream, sink.name)))
-    return lines
-
-
-def _status_line(checkpoint: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    offset, size = checkpoint.watermark.position.offset, checkpoint.source.size
-    percent = 100.0 if checkpoint.complete else round(min(100.0, 100 * offset / size), 1) if size else None
-    return {
-        "sink": checkpoint.sink,
-        "stream": checkpoint.stream,
-        "source": checkpoint.source.uri,
-        "complete": checkpoint.complete,
-        "percent": percent,
-        "offset": offset,
-        **asdict(checkpoint.watermark.counts),
-        "holder": str(checkpoint.holder) if checkpoint.holder else None,
-        "updated_at": checkpoint.updated_at,
-    }
+    sinks = sinks_of(settings.sink_urls())
+    return [line for sink in sinks for line in await status_of(sink, settings.checkpoint_dir, wanted)]
 
 
 def _status_text(line: dict[str, Any]) -> str:
@@ -470,6 +446,7 @@ def _print_stream(stream: "StreamReport") -> None:
     typer.echo(printed.get(), nl=False)
 
 
+app.command()(serve)
 app.add_typer(movielens)
 
 
@@ -500,6 +477,7 @@ def main() -> None:
     gc.disable()  # imports make much and throw little away; a run enables it again
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for algebra that is not done here
     try:
+        end_with_parent()
         app()
     except IngestError as error:
         sys.stderr.write(f"ingest-service: {error}\n")
