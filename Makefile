@@ -40,9 +40,13 @@ bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	scripts/get-servers --bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lock: | $(UV) ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade chooses every version anew
-	$(UV) pip compile pyproject.toml --extra movielens --extra serve --group dev --universal --python-version 3.11 --generate-hashes \
-		-o requirements.lock $(ARGS)
+LOCKED := --universal --python-version 3.11 --generate-hashes
+
+lock: | $(UV) ## bring the lock files up to pyproject.toml; ARGS=--upgrade chooses every version anew
+	$(UV) pip compile pyproject.toml --extra movielens --extra otel --extra serve --group dev $(LOCKED) -o requirements.lock $(ARGS)
+	$(UV) pip compile pyproject.toml --extra movielens --extra otel --extra serve --constraint requirements.lock $(LOCKED) \
+		-o deploy/requirements.lock
+	$(UV) pip compile --group build --constraint requirements.lock $(LOCKED) -o deploy/build.lock
 
 .tools/bin/uv:
 	@$(require_python)

@@ -79,6 +79,10 @@ def run(
     ] = None,
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here meanwhile."),
+    ] = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
@@ -93,6 +97,7 @@ def run(
         "memory_mb": memory_mb,
         "checkpoint": checkpoint,
         "state_dir": state_dir,
+        "metrics_port": metrics_port,
     }
     settings = _settings(flags, config)
     report = _execute(_run(sources, settings, restart=restart))
@@ -105,16 +110,18 @@ def run(
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
     from ingest_service.loader import jobs_of, run, sinks_of
-    from ingest_service.telemetry.progress import BarObserver, JsonObserver
+    from ingest_service.telemetry.listeners import listening
+    from ingest_service.telemetry.progress import observer_on_stderr
 
     jobs = jobs_of(sources, settings, restart=restart)
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    gc.enable()
-    gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
-    with BarObserver() if sys.stderr.isatty() else JsonObserver() as observer:
-        return await run(jobs, sinks, stop, observer)
+    with listening("run", settings) as listeners:
+        gc.enable()
+        gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
+        with observer_on_stderr(listeners) as observer:
+            return await run(jobs, sinks, stop, observer)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -312,13 +319,14 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.datasets import dataset_named
     from ingest_service.loader import opened, sinks_of
     from ingest_service.replay import replay
+    from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.ticker import Ticker
 
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
     _stop_on_signals(stop)
     dataset = dataset_named(settings.dataset)
-    with Ticker("replay") as progress:
+    with listening("replay", settings), Ticker("replay") as progress:
         async with opened(sinks):
             return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
 

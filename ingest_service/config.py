@@ -96,6 +96,7 @@ class Settings(BaseSettings):
     limit: int | None = Field(None, ge=1)
     max_rejects: str | None = Field(None, pattern=r"^[0-9]+$|^[0-9]+(\.[0-9]+)?%$")
     memory_mb: int = Field(MEMORY_MB, ge=MIN_MEMORY_MB)
+    metrics_port: int | None = Field(None, ge=1, le=65_535)
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"(?i)^(debug|info|warning|error|critical)$")
     redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
     mongodb_uri: SecretStr | None = Field(None, validation_alias="MONGODB_URI")

@@ -16,6 +16,7 @@ from ingest_service.sinks.base import Finding, Sink, sink_at
 from ingest_service.sources import source_allowed, sources_named
 from ingest_service.sources.base import Source
 from ingest_service.supervised import is_supervised
+from ingest_service.telemetry.tracing import span
 
 EXAMINE_S = 5.0
 DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
@@ -49,7 +50,8 @@ async def opened(sinks: Sequence[Sink]) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for sink in sinks:
             stack.push_async_callback(sink.close)
-            await sink.open()
+            with span("open sink", sink=sink.name):
+                await sink.open()
         yield
 
 

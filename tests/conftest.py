@@ -30,6 +30,7 @@ _OUR_NAMES = {
     "HF_DEVICE",
     "EMBEDDING_BATCH_SIZE",
     "REDIS_URL",
+    "TRACEPARENT",
 }
 _CLAIM_S = 3600
 
@@ -39,7 +40,7 @@ def clean_environment() -> Iterator[None]:
     """Neither a developer's settings nor credentials reach a test or what it starts."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("INGEST_", "AWS_", "GOOGLE_")) or name in _OUR_NAMES:
+            if name.startswith(("INGEST_", "AWS_", "GOOGLE_", "OTEL_")) or name in _OUR_NAMES:
                 patch.delenv(name)
         # DynamoDB Local takes keys of letters and digits only.
         patch.setenv("AWS_ACCESS_KEY_ID", "test")

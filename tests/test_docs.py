@@ -17,8 +17,10 @@ from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb import DynamoDBOptions
 from ingest_service.sinks.mongodb import MongoDBOptions
 from ingest_service.sinks.redis import RedisOptions
+from ingest_service.telemetry.prometheus import Exposition
 from tests.movielens.conftest import pack, ratings_text
 from tests.servers import ROOT
+from tests.telemetry.test_prometheus import progress
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 COMMANDS = (ROOT / "docs" / "COMMANDS.md").read_text()
@@ -96,6 +98,14 @@ def test_every_setting_and_option_is_documented() -> None:
     for options in (SinkOptions, RedisOptions, DynamoDBOptions, MongoDBOptions):
         for name in options.model_fields:
             assert f"`{name}`" in COMMANDS
+
+
+def test_every_metric_is_documented() -> None:
+    """Each stands in docs/COMMANDS.md, and no other."""
+    exposition = Exposition(memory_mb=350)
+    exposition.update({**progress(), "eta_s": 3.0})
+    names = {sample.name for family in exposition.collect() for sample in family.samples}
+    assert names == set(re.findall(r"`(ingest_[a-z_]+)`", COMMANDS)) - {"ingest_checkpoints"}
 
 
 def test_every_place_of_a_crash_test_is_documented() -> None:

@@ -40,6 +40,7 @@ class Inbox:
     """One inbox of the configuration."""
 
     def __init__(self, settings: InboxSettings, desk: Desk) -> None:
+        self.name = settings.name
         self._settings = settings
         self._desk = desk
         self._place: Place = place_at(settings.url)

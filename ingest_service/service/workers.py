@@ -23,6 +23,7 @@ from ingest_service.service.commands import Commands
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs, at
 from ingest_service.tasks import task_group
+from ingest_service.telemetry.prometheus import Exposition
 from ingest_service.threads import finish_in_thread
 
 MAX_FAILURES = 8  # in a row, of the kind that may pass; with the waits below that is half an hour
@@ -61,9 +62,10 @@ class Child:
 class Workers:
     """Takes the oldest run that may start, and sees it through; `n` at once."""
 
-    def __init__(self, runs: Runs, live: Live, commands: Commands, n: int) -> None:
+    def __init__(self, runs: Runs, live: Live, exposition: Exposition, commands: Commands, n: int) -> None:
         self._runs = runs
         self._live = live
+        self._exposition = exposition
         self._commands = commands
         self._n = n
         self._children: dict[int, Child] = {}
@@ -146,6 +148,7 @@ class Workers:
             if child.process.returncode is None:
                 child.process.kill()
             del self._children[run.number]
+            self._exposition.ended(run.task.source)
         await self._settle(run, child, code, report.result())
 
     async def _start(self, run: Run) -> Process:
@@ -185,6 +188,8 @@ class Workers:
             event.pop("level", None)
             child.progress = event
             self._live.progressed(run.number, event)
+        if kind in ("progress", "report"):
+            self._exposition.update(event)
 
     async def _settle(self, run: Run, child: Child, code: int, report: dict[str, Any] | None) -> None:
         """What becomes of a run whose process ended with `code`: below 0, by that signal."""
