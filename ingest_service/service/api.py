@@ -19,6 +19,7 @@ from ingest_service.service.login import COOKIE, SESSION_S, Login
 from ingest_service.service.page import page_router
 from ingest_service.service.problems import Problem, documented, handle_errors
 from ingest_service.service.runs import Run, Runs, State
+from ingest_service.telemetry.prometheus import CONTENT_TYPE, Exposition
 from ingest_service.threads import finish_in_thread
 
 MAX_NUMBER = (1 << 63) - 1
@@ -82,6 +83,7 @@ class Parts:
     desk: Desk
     runs: Runs
     live: Live
+    exposition: Exposition
     health: Health
     letters: Letters
     login: Login
@@ -212,6 +214,14 @@ def _looks(parts: Parts) -> APIRouter:
     async def sinks() -> dict[str, Any]:
         """How each sink is, as of some seconds ago at most."""
         return {"sinks": await parts.health.sinks.get()}
+
+    metrics_text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @router.get("/metrics", response_class=Response, responses=metrics_text)
+    async def metrics() -> Response:
+        """The numbers of the service and its runs, for Prometheus."""
+        await parts.health.sinks.get()
+        return Response(await asyncio.to_thread(parts.exposition.render), media_type=CONTENT_TYPE)
 
     @router.get("/healthz")
     async def alive() -> dict[str, str]:

@@ -15,7 +15,7 @@ import structlog
 from ingest_service.config import InboxSettings
 from ingest_service.errors import IngestError
 from ingest_service.service.desk import Desk
-from ingest_service.service.places import MARKER, Place, place_at
+from ingest_service.service.places import MARKER, File, Place, place_at
 from ingest_service.service.runs import Run
 from ingest_service.threads import finish_in_thread
 
@@ -40,6 +40,7 @@ class Inbox:
     """One inbox of the configuration."""
 
     def __init__(self, settings: InboxSettings, desk: Desk) -> None:
+        self.name = settings.name
         self._settings = settings
         self._desk = desk
         self._place: Place = place_at(settings.url)
@@ -63,29 +64,33 @@ class Inbox:
     async def look(self) -> None:
         """Announce what is complete, and move or mark what is loaded."""
         found = await self._place.files()
-        self._seen = {name: seen for name, seen in self._seen.items() if name in found}
-        for name, version in found.items():
-            if not self._is_wanted(name):
-                continue
+        wanted = {name: file for name, file in found.items() if self._is_wanted(name)}
+        self._seen = {name: seen for name, seen in self._seen.items() if name in wanted}
+        for name, file in wanted.items():
             seen = self._seen.get(name)
-            if seen is None or seen.version != version:
-                seen = self._seen[name] = Seen(version)
-            if seen.over:
-                continue
-            if seen.run is None and self._is_complete(name, seen, found):
+            if seen is None or seen.version != file.version:
+                seen = self._seen[name] = Seen(file.version)
+            if seen.run is None and not seen.over and self._is_complete(name, seen, found):
                 await self._announce(name, seen)
-            if seen.run is not None:
-                await self._finish(name, seen, found)
+        waiting = {name: seen.run for name, seen in self._seen.items() if seen.run is not None and not seen.over}
+        if waiting:
+            done = await finish_in_thread(self._desk.runs.done_among, list(waiting.values()))
+            for name, number in waiting.items():
+                if number in done:
+                    await self._finish(name, done[number], found)
 
     def _is_wanted(self, name: str) -> bool:
         unfinished = name.startswith(".") or name.endswith(_UNFINISHED)
         return not unfinished and fnmatch.fnmatchcase(name, self._settings.pattern)
 
-    def _is_complete(self, name: str, seen: Seen, found: dict[str, str]) -> bool:
+    def _is_complete(self, name: str, seen: Seen, found: dict[str, File]) -> bool:
         complete: Literal["stable", "done-marker", "rename"] = self._settings.complete
         if complete == "stable":
             return time.monotonic() - seen.since >= self._settings.stable_s
-        return complete == "rename" or name + DONE_MARKER in found
+        if complete == "rename":
+            return True
+        marker = found.get(name + DONE_MARKER)
+        return marker is not None and marker.changed_s >= found[name].changed_s  # else it is about an earlier file
 
     async def _announce(self, name: str, seen: Seen) -> None:
         try:
@@ -103,26 +108,16 @@ class Inbox:
         if is_new:
             self._log.info("file announced", file=name, run=run.id)
 
-    async def _finish(self, name: str, seen: Seen, found: dict[str, str]) -> None:
+    async def _finish(self, name: str, run: Run, found: dict[str, File]) -> None:
         """What is to be done with a file whose run is done. One that failed stays, and can be tried again."""
-        if self._settings.afterwards == "keep":
-            seen.over = True
-            return
-        assert seen.run is not None
-        run = await finish_in_thread(self._desk.runs.get, seen.run)
-        if run is None:
-            seen.run = None  # forgotten: announce it again
-            return
-        if run.state != "done":
-            return
-        if self._settings.afterwards == "marker":
-            if not (seen.was_done and name + MARKER in found):
-                await self._place.mark(name, run)
-        elif await self._place.move(name, seen.version, _name_when_done(name, run)):
+        seen = self._seen[name]
+        if self._settings.afterwards == "marker" and not (seen.was_done and name + MARKER in found):
+            await self._place.mark(name, run)
+        if self._settings.afterwards == "move":
+            if not await self._place.move(name, seen.version, _name_when_done(name, run)):
+                return  # another file has come in its place
             if name + DONE_MARKER in found:
                 await self._place.remove(name + DONE_MARKER)
-        else:
-            return  # another file has come in its place
         seen.over = True
 
 

@@ -40,6 +40,7 @@ class Live:
 
     def __init__(self) -> None:
         self.progress: dict[int, dict[str, Any]] = {}
+        self._attempts: dict[int, int] = {}  # of what is running
         self._watchers: set[Watcher] = set()
 
     @property
@@ -57,7 +58,12 @@ class Live:
 
     def changed(self, run: Run) -> None:
         """A run has another state."""
-        if run.state != "running":
+        if run.state == "queued" and run.attempt < self._attempts.get(run.number, 0):
+            return  # it is running already: a worker was faster than who queued it
+        if run.state == "running":
+            self._attempts[run.number] = run.attempt
+        else:
+            self._attempts.pop(run.number, None)
             self.progress.pop(run.number, None)
         self._tell(run.number, run_event(run, self.progress.get(run.number)))
 

@@ -4,7 +4,9 @@ import json
 import os
 import stat
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ingest_service.durable import sync_folder
@@ -14,16 +16,27 @@ from ingest_service.service.runs import Run, now
 from ingest_service.sources.local import file_version
 from ingest_service.threads import finish_in_thread
 
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
 MARKER = ".loaded"
 DONE = "done"  # the folder, or the prefix below the inbox's own, that loaded files are moved to
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """`version` tells it from an earlier one of its name; `changed_s` is when it came, on the place's own clock."""
+
+    version: str
+    changed_s: float
 
 
 class Place(ABC):
     """Names are those of files right in the place: nothing below is looked at. All errors are IngestErrors."""
 
     @abstractmethod
-    async def files(self) -> dict[str, str]:
-        """The version of each file by its name."""
+    async def files(self) -> dict[str, File]:
+        """The files by name."""
 
     @abstractmethod
     def source(self, name: str) -> str:
@@ -47,7 +60,7 @@ class FolderPlace(Place):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def files(self) -> dict[str, str]:
+    async def files(self) -> dict[str, File]:
         return await finish_in_thread(self._files)
 
     def source(self, name: str) -> str:
@@ -62,7 +75,7 @@ class FolderPlace(Place):
     async def remove(self, name: str) -> None:
         await finish_in_thread((self._folder / name).unlink, missing_ok=True)
 
-    def _files(self) -> dict[str, str]:
+    def _files(self) -> dict[str, File]:
         found = {}
         try:
             with os.scandir(self._folder) as entries:
@@ -72,7 +85,7 @@ class FolderPlace(Place):
                     except FileNotFoundError:
                         continue  # gone since
                     if stat.S_ISREG(about.st_mode):
-                        found[entry.name] = f"{about.st_size}-{about.st_mtime_ns}"
+                        found[entry.name] = File(f"{about.st_size}-{about.st_mtime_ns}", about.st_mtime)
         except OSError as error:
             raise LocalIOError(f"{self._folder} cannot be read ({error.strerror}); make it or give rights.") from error
         return found
@@ -115,13 +128,13 @@ class PrefixPlace(Place):
         self._prefix = address.path.removesuffix("_")
         self._store = address.store()
 
-    async def files(self) -> dict[str, str]:
+    async def files(self) -> dict[str, File]:
         import obstore
 
         with errors_translated(self._url):
             found = await obstore.list_with_delimiter_async(self._store, self._prefix)
         return {
-            meta["path"].removeprefix(self._prefix): f"{meta['size']}-{meta['e_tag']}-{meta['last_modified']}"
+            meta["path"].removeprefix(self._prefix): File(_version(meta), meta["last_modified"].timestamp())
             for meta in found["objects"]
             if meta["path"] != self._prefix
         }
@@ -133,12 +146,13 @@ class PrefixPlace(Place):
         """A copy, then a removal: stores know no renaming. A crash in between leaves both, and is made good."""
         import obstore
 
-        if (await self.files()).get(name) != version:
-            return False
+        path = self._prefix + name
         with errors_translated(self._url, "written"):
-            await obstore.copy_async(self._store, self._prefix + name, f"{self._prefix}{DONE}/{to}")
-        if (await self.files()).get(name) != version:
-            return False
+            if _version(await obstore.head_async(self._store, path)) != version:
+                return False
+            await obstore.copy_async(self._store, path, f"{self._prefix}{DONE}/{to}")
+            if _version(await obstore.head_async(self._store, path)) != version:
+                return False
         await self.remove(name)
         return True
 
@@ -161,6 +175,10 @@ def place_at(url: str) -> Place:
     if mark and scheme not in ("s3", "gs"):
         raise ConfigurationError(f"An inbox cannot be at {scheme}://; name a folder, or an s3:// or gs:// prefix.")
     return PrefixPlace(url) if mark else FolderPlace(Path(url).resolve())
+
+
+def _version(meta: "ObjectMeta") -> str:
+    return f"{meta['size']}-{meta['e_tag']}"
 
 
 def _mark_text(run: Run) -> str:

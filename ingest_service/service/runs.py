@@ -234,6 +234,14 @@ class Runs:
         with self._looking() as db:
             return _found(db, number)
 
+    def done_among(self, numbers: Collection[int]) -> dict[int, Run]:
+        with self._looking() as db:
+            rows = db.execute(
+                "SELECT * FROM runs WHERE number IN (SELECT value FROM json_each(?)) AND state = 'done'",
+                (json.dumps(list(numbers)),),
+            )
+            return {run.number: run for run in map(_run, rows)}
+
     def newest_of(self, uri: str) -> Run | None:
         """The last load of a source."""
         with self._looking() as db:

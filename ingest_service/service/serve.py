@@ -31,9 +31,11 @@ from ingest_service.service.inbox import Inbox
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import Live
 from ingest_service.service.login import Login, token_of
+from ingest_service.service.metrics import ServiceMetrics
 from ingest_service.service.runs import Runs
 from ingest_service.service.workers import Workers
 from ingest_service.tasks import task_group
+from ingest_service.telemetry.prometheus import Exposition
 
 LOCK_NAME = "service.lock"
 _HANG_UP_S = 2  # for requests that are being answered when the service stops
@@ -54,11 +56,13 @@ async def serve(settings: Settings, config: Path | None) -> None:
         try:
             await asyncio.to_thread(runs.recover)
             live = Live()
-            workers = Workers(runs, live, Commands(urls, config), settings.serve.runs_at_once)
+            exposition = Exposition(settings.memory_mb)
+            workers = Workers(runs, live, exposition, Commands(urls, config), settings.serve.runs_at_once)
             desk = Desk(settings, runs, live, workers, urls)
             inboxes = [Inbox(one, desk) for one in settings.serve.inbox]
             health = Health(urls, settings.checkpoint_dir)
-            app = api(Parts(desk, runs, live, health, Letters(settings.state_dir), login))
+            exposition.registry.register(ServiceMetrics(runs, health, inboxes))
+            app = api(Parts(desk, runs, live, exposition, health, Letters(settings.state_dir), login))
             server = _Server(app)
             interrupted = 0
             async with task_group() as tasks:

@@ -9,9 +9,11 @@ import json
 import random
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ParamSpec
 
 import structlog
 
@@ -21,6 +23,7 @@ from ingest_service.service.commands import Commands
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs, at
 from ingest_service.tasks import task_group
+from ingest_service.telemetry.prometheus import Exposition
 from ingest_service.threads import finish_in_thread
 
 MAX_FAILURES = 8  # in a row, of the kind that may pass; with the waits below that is half an hour
@@ -29,6 +32,9 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 2.0, 600.0
 _LOOK_EVERY_S = 1.0  # for runs whose time to be tried again has come
 _KILL_S = DRAIN_S + 0.5
 _LINE_BYTES = 1 << 20
+_STORE_AGAIN_S = 5.0
+
+P = ParamSpec("P")
 
 
 @dataclass(slots=True)
@@ -56,9 +62,10 @@ class Child:
 class Workers:
     """Takes the oldest run that may start, and sees it through; `n` at once."""
 
-    def __init__(self, runs: Runs, live: Live, commands: Commands, n: int) -> None:
+    def __init__(self, runs: Runs, live: Live, exposition: Exposition, commands: Commands, n: int) -> None:
         self._runs = runs
         self._live = live
+        self._exposition = exposition
         self._commands = commands
         self._n = n
         self._children: dict[int, Child] = {}
@@ -92,16 +99,28 @@ class Workers:
     async def _one_after_the_other(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            run = await finish_in_thread(self._runs.take)
+            run = await self._stored(self._runs.take)
             if run is not None:
                 await self._see_through(run)
                 self.wake()  # another run of the same source may go on now
                 continue
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
+
+    async def _stored(self, function: Callable[P, Run | None], *args: P.args, **kwargs: P.kwargs) -> Run | None:
+        """Call the store until it can do it: a full disk is no reason to forget what a run has done.
+
+        None when the service stops first; what was running is then found to be so at the next start.
+        """
+        while True:
+            try:
+                return await finish_in_thread(function, *args, **kwargs)
+            except LocalIOError as error:
+                self._log.error("runs cannot be stored", reason=str(error))
+            if self._stopping:
+                return None
+            await asyncio.sleep(_STORE_AGAIN_S)
 
     async def _see_through(self, run: Run) -> None:
         if self._stopping:
@@ -118,7 +137,7 @@ class Workers:
             return
         self._children[run.number] = child
         try:
-            stored = await finish_in_thread(self._runs.get, run.number)
+            stored = await self._stored(self._runs.get, run.number)
             if self._stopping or (stored is not None and stored.cancel):
                 child.stop()
             async with task_group() as reading:
@@ -129,6 +148,7 @@ class Workers:
             if child.process.returncode is None:
                 child.process.kill()
             del self._children[run.number]
+            self._exposition.ended(run.task.source)
         await self._settle(run, child, code, report.result())
 
     async def _start(self, run: Run) -> Process:
@@ -168,28 +188,28 @@ class Workers:
             event.pop("level", None)
             child.progress = event
             self._live.progressed(run.number, event)
+        if kind in ("progress", "report"):
+            self._exposition.update(event)
 
     async def _settle(self, run: Run, child: Child, code: int, report: dict[str, Any] | None) -> None:
         """What becomes of a run whose process ended with `code`: below 0, by that signal."""
-        stored = await finish_in_thread(self._runs.get, run.number)
+        stored = await self._stored(self._runs.get, run.number)
         cancelled = stored is not None and stored.cancel
         reason = child.reason or (f"The run's process was ended by signal {-code}." if code < 0 else None)
         if code != 0 and self._stopping and child.stop_asked:
             return  # it goes back to the queue with all others
         may_pass = (code in _RESUMABLE or code < 0) and run.failures + 1 < MAX_FAILURES
         if code != 0 and may_pass and not cancelled:
-            wait_s = random.uniform(0.5, 1) * min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**run.failures)
-            later = at(datetime.now(UTC) + timedelta(seconds=wait_s))
-            ended = await finish_in_thread(
+            ended = await self._stored(
                 self._runs.requeue,
                 run.number,
-                not_before=later,
+                not_before=_later(run.failures),
                 exit_code=code,
                 reason=reason,
                 progress=child.progress,
             )
         else:
-            ended = await finish_in_thread(
+            ended = await self._stored(
                 self._runs.finish,
                 run.number,
                 "done" if code == 0 else "cancelled" if cancelled else "failed",
@@ -198,14 +218,27 @@ class Workers:
                 progress=child.progress,
                 report=report,
             )
-        self._log.info("run ended", run=run.id, source=run.task.source, state=ended.state, code=code, reason=reason)
-        self._live.changed(ended)
+        self._tell(ended)
 
     async def _fail(self, run: Run, code: int, reason: str) -> None:
-        ended = await finish_in_thread(
-            self._runs.finish, run.number, "failed", exit_code=code, reason=reason, progress=None, report=None
+        """It could not even begin."""
+        self._tell(
+            await self._stored(
+                self._runs.finish, run.number, "failed", exit_code=code, reason=reason, progress=None, report=None
+            )
         )
-        self._live.changed(ended)
+
+    def _tell(self, run: Run | None) -> None:
+        if run is not None:
+            about = {"run": run.id, "source": run.task.source, "state": run.state}
+            self._log.info("run ended", **about, code=run.exit_code, reason=run.reason)
+            self._live.changed(run)
+
+
+def _later(failures: int) -> str:
+    """When to try again, after so many failures before this one."""
+    wait_s = random.uniform(0.5, 1) * min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**failures)
+    return at(datetime.now(UTC) + timedelta(seconds=wait_s))
 
 
 async def _report(child: Child) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ obstore would resolve names and follow redirects by itself, to wherever they lea
 
 import re
 import ssl
+from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -111,5 +112,10 @@ class _AllowedHttp(HTTPConnection):
 
 class _AllowedHttps(HTTPSConnection):
     def connect(self) -> None:
-        context = ssl.create_default_context()
-        self.sock: Any = context.wrap_socket(connect(self.host, self.port, _TIMEOUT_S), server_hostname=self.host)
+        plain = connect(self.host, self.port, _TIMEOUT_S)
+        self.sock: Any = _tls().wrap_socket(plain, server_hostname=self.host)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()

@@ -7,6 +7,7 @@ import structlog
 
 from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError
+from ingest_service.supervised import is_supervised
 from ingest_service.telemetry import tracing
 from ingest_service.telemetry.progress import Listener
 
@@ -19,7 +20,7 @@ def listening(command: str, settings: Settings) -> Iterator[list[Listener]]:
     """As the settings and the environment say, until this is left. The command's spans begin below one of its name."""
     with ExitStack() as stack:
         listeners: list[Listener] = []
-        if settings.metrics_port is not None:
+        if settings.metrics_port is not None and not is_supervised():  # the service answers for its runs
             try:
                 from ingest_service.telemetry.prometheus import Exposition, served
             except ModuleNotFoundError:
