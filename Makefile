@@ -19,8 +19,9 @@ setup: $(SYNCED) ## make .venv with exactly what requirements.lock names, and th
 servers: ## get the servers that the tests run against (see scripts/get-servers)
 	@scripts/get-servers
 
+# Three at once, since most tests wait for a server now and then.
 test: $(SYNCED) servers ## run the tests; ARGS='-k name' goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 check: $(SYNCED) ## lint, format and types, without changing anything
 	$(BIN)/ruff check

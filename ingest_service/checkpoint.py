@@ -22,7 +22,7 @@ from typing import Any
 
 from ingest_service import fault
 from ingest_service.chunk import Position
-from ingest_service.durable import sync_folder
+from ingest_service.durable import sync_folder, take_lock
 from ingest_service.errors import CheckpointDamaged, LeaseHeld, LocalIOError, RowsGone
 from ingest_service.tracker import Counts, Watermark
 
@@ -178,7 +178,7 @@ class FileCheckpoints(CheckpointStore):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with path.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                take_lock(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), path)
                 if self._read(stream) != old:
                     return False
                 with temporary.open("w", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ingest_service import fault
 from ingest_service.chunk import DeadRow
-from ingest_service.durable import sync_folder
+from ingest_service.durable import sync_folder, take_lock
 from ingest_service.errors import LeaseHeld, LocalIOError
 
 FILE_NAME = "dead-letters.jsonl"
@@ -85,7 +85,7 @@ class DeadLetters:
         """Write those rows that are not in yet, and wait until they are on disk."""
         at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            take_lock(lambda: fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB), self.path)
             self._learn_from_others()
             fresh = list(rows)
             if self._known or self._replayed:

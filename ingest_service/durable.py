@@ -1,7 +1,14 @@
-"""What makes a change of a folder survive a loss of power."""
+"""Changes of files that survive a loss of power, and locks around them that survive a process that sleeps."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+from ingest_service.errors import LeaseHeld
+
+LOCK_S = 5.0  # a lock is held for one write and one fsync
+_LOOK_EVERY_S = 0.02
 
 
 def sync_folder(folder: Path) -> None:
@@ -11,3 +18,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def take_lock(take: Callable[[], None], path: Path) -> None:
+    """Wait for a lock that others hold for a moment only. `take` must not block. Blocks the caller.
+
+    LeaseHeld after `LOCK_S`: whoever has it was stopped (SIGSTOP, a paused container) and may stay so for good.
+    """
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return take()
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise LeaseHeld(f"A process that was stopped in the middle of writing holds {path}; end it.") from None
+            time.sleep(_LOOK_EVERY_S)

@@ -320,7 +320,7 @@ async def _pass_on(state: State, chunk: Chunk) -> None:
         needed = chunk.after(watermark)
         if needed is not None:
             lane.tracker.expect(needed.start, needed.end)
-            await lane.queue.put(needed)
+            await lane.queue.put(await asyncio.to_thread(lane.sink.prepare, needed))
 
 
 async def _consume(state: State, lane: Lane) -> None:

@@ -13,7 +13,7 @@ import pytest
 import redis
 from blockbuster import blockbuster_ctx
 
-from tests.helpers import Cli
+from tests.helpers import CANARY_AWS_SECRET, Cli
 from tests.servers import ROOT, Server, ServerMissingError, find_dynamodb, find_mongodb, find_redis
 
 _REDIS_ADDRESS = os.environ.get("INGEST_TEST_REDIS_URL", "")
@@ -44,7 +44,7 @@ def clean_environment() -> Iterator[None]:
                 patch.delenv(name)
         # DynamoDB Local takes keys of letters and digits only.
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", CANARY_AWS_SECRET)
         patch.setenv("AWS_REGION", "us-east-1")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")  # the name that botocore reads
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")

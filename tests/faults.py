@@ -52,7 +52,7 @@ def _every(_index: int, _write: dict[str, Any]) -> bool:
 class Unprocessed:
     """Hand back, undone, the writes of a BatchWriteItem that `which` picks by place and content."""
 
-    which: Callable[[int, dict[str, Any]], bool] = _every
+    which: Callable[[int, dict[str, Any]], bool] = field(default=_every, repr=False)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import Self
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "servers"
 
+CANARY_PASSWORD = "canarypassword"
 _HOST = "127.0.0.1"
 _START_S = 60.0  # a cold JVM on a busy machine; everything else answers within a second
 _STOP_S = 10.0
@@ -133,7 +134,8 @@ class Redis(Server):
 
     @property
     def url(self) -> str:
-        return f"redis://{_HOST}:{self.port}/0"
+        """With a password, which a server without one takes as well: no output may show it."""
+        return f"redis://default:{CANARY_PASSWORD}@{_HOST}:{self.port}/0"
 
     def answers(self) -> bool:
         """Return whether a PING is answered; one that asks for a password is up, one that loads is not."""

@@ -1,6 +1,7 @@
 """Whole runs under faults, with the real command and real servers: rows of `matrix.MATRIX` that no other file tries."""
 
 import asyncio
+import fcntl
 import json
 import os
 import shutil
@@ -364,6 +365,23 @@ def test_a_damaged_checkpoint_is_never_a_start_at_0(cli: Cli, clean: Clean) -> N
 # --- a runner that slept --------------------------------------------------------------------------
 
 
+def stopped_between_writes(process: subprocess.Popen[str], folder: Path) -> bool:
+    """Stop it, but not for good if it has a file locked; what then is the subject of test_durable."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    files = [*folder.glob(".ingest/*/dead-letters.jsonl"), *folder.glob("checkpoints/*.lock")]
+    for path in files:
+        with path.open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.suffix == ".lock":
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                process.send_signal(signal.SIGCONT)
+                return False
+    return True
+
+
 @pytest.mark.fault(26)
 @pytest.mark.parametrize("place", ["sink", "file:checkpoints"])
 async def test_a_runner_that_slept_past_its_lease_is_fenced(
@@ -372,7 +390,7 @@ async def test_a_runner_that_slept_past_its_lease_is_fenced(
     """SIGSTOP for longer than the lease: another takes over and ends the load; after SIGCONT the first exits 73."""
     process = cli.start("run", clean.pairs.path, "--to", f"{redis_db_url}?rate=500", "--checkpoint", place)
     await until(lambda: redis_sets(redis_db_url))
-    process.send_signal(signal.SIGSTOP)
+    await until(lambda: stopped_between_writes(process, cli.folder))
     began = time.monotonic()
     outcome = await asyncio.to_thread(
         cli.run, "run", clean.pairs.path, "--json", "--to", redis_db_url, "--checkpoint", place

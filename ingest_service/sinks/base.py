@@ -75,6 +75,13 @@ class Sink(ABC):
     async def open(self) -> None:
         """Connect. ConfigurationError if something must be set up first, SinkUnavailable if it cannot be reached."""
 
+    def prepare(self, chunk: Chunk) -> Chunk:
+        """What `write` is to be given for a chunk, with whatever can be made without the server made already.
+
+        Called in a thread while earlier chunks are being written.
+        """
+        return chunk
+
     @abstractmethod
     async def write(self, chunk: Chunk) -> Written:
         """Store all rows of the chunk, retrying what may pass, and say what became of each.

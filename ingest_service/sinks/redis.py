@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 from urllib.parse import urlsplit
@@ -78,30 +78,37 @@ class RedisSink(Sink):
     async def open(self) -> None:
         await self.retrier.call(self.nodes.discover)
 
+    def prepare(self, chunk: Chunk) -> "_Grouped":
+        rows = chunk.last_of_each_key()
+        batch = Batch.of(chunk.columns, rows) if len(rows) else None
+        parts = {part.name: getattr(chunk, part.name) for part in fields(Chunk)}
+        parts["columns"] = Columns(chunk.columns.key, {}, {})  # the batch has the texts
+        return _Grouped(**parts, batch=batch)
+
     async def write(self, chunk: Chunk) -> Written:
-        pending = await asyncio.to_thread(chunk.last_of_each_key)
-        merged = chunk.accepted - len(pending)
+        grouped = chunk if isinstance(chunk, _Grouped) else await asyncio.to_thread(self.prepare, chunk)
+        if grouped.batch is None:
+            return Written(0)
+        pending = grouped.batch
+        n_rows = len(pending.rows)
         dead: list[int] = []
 
         async def attempt() -> None:
             nonlocal pending
-            if not len(pending):
-                return
             await self.nodes.refresh()
-            batch = await asyncio.to_thread(Batch.of, chunk.columns, pending)
-            outcome = await self._exchange_all(batch)
+            outcome = await self._exchange_all(pending)
             dead.extend(outcome.dead)
-            if len(outcome.again) < len(pending):
+            if len(outcome.again) < len(pending.rows):
                 self.retrier.progressed()
-            share, pending = len(outcome.again) / len(pending), np.array(sorted(outcome.again), np.int64)
             if outcome.fault is not None:
-                self.limit.throttled(share)
+                self.limit.throttled(len(outcome.again) / len(pending.rows))
+                pending = pending.only(np.array(outcome.again, np.int64))
                 raise outcome.fault
 
         await self.retrier.call(attempt)
         reason = "The user's key holds something that is no sorted set."
         rows = [chunk.dead_row(row, self.name, "wrong_type", reason) for row in sorted(dead)]
-        return Written(chunk.accepted - merged - len(rows), merged, rows)
+        return Written(n_rows - len(rows), chunk.accepted - n_rows, rows)
 
     async def _exchange_all(self, batch: Batch) -> "_Outcome":
         """Each node's part of a batch in one round trip, side by side. A node that fails holds up its own part only."""
@@ -261,6 +268,13 @@ def _sort_out(errors: dict[int, str]) -> tuple[list[int], list[int], str]:
         else:
             raise refusal(error)
     return refused, again, code
+
+
+@dataclass(frozen=True)
+class _Grouped(Chunk):
+    """A chunk with what is to be written of it, if anything, by user."""
+
+    batch: Batch | None = None
 
 
 @dataclass(slots=True)

@@ -54,6 +54,11 @@ class Batch:
         starts = np.cumsum(sizes[chosen]) - sizes[chosen]
         return Batch(self.columns.take(np.flatnonzero(mask)), self.rows[mask], starts)
 
+    def only(self, rows: Ints) -> "Batch":
+        """The users that these rows of the chunk are of."""
+        users = np.searchsorted(self.starts, np.flatnonzero(np.isin(self.rows, rows)), side="right") - 1
+        return self.part(np.unique(users).tolist())
+
     def of_users(self, users: Sequence[int]) -> Ints:
         """The rows of these users, by index in the chunk."""
         return np.sort(self.part(users).rows)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID, uuid4
 
@@ -21,29 +21,26 @@ from ingest_service import fault
 from ingest_service.checkpoint import CheckpointStore
 from ingest_service.chunk import Chunk
 from ingest_service.columns import Columns, stable_order
-from ingest_service.datasets.base import RECORD_NUMBERS
 from ingest_service.errors import ConfigurationError, LocalIOError, Retry
 from ingest_service.models import VideoInteraction, timestamp_text
 from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.records import Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.encode import event_key, own_texts
-from ingest_service.texts import concatenate
+from ingest_service.sinks.sqlite_rows import RECORD_COLUMNS, Insertion, insertions, values
 
 if TYPE_CHECKING:
     import polars as pl
 
 T = TypeVar("T")
 
-_COLUMNS = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
 _TABLES = (
-    f"""CREATE TABLE IF NOT EXISTS interactions ({", ".join(f"{name} TEXT NOT NULL" for name in _COLUMNS)},
+    f"""CREATE TABLE IF NOT EXISTS interactions ({", ".join(f"{name} TEXT NOT NULL" for name in RECORD_COLUMNS)},
         PRIMARY KEY (user_id, event_key)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS ingest_checkpoints (stream TEXT NOT NULL, sink TEXT NOT NULL, body TEXT NOT NULL,
         PRIMARY KEY (stream, sink)) WITHOUT ROWID""",
 )
-_PIECE_ROWS = 1 << 14  # rows that are Python objects at once
+_PIECE_ROWS = 1 << 14  # rows in one statement
 _PIECE_USERS = 500  # asked for in one statement
 _PAGE_BYTES = 1 << 14  # a quarter less time a row than with SQLite's 4 KiB, as each chunk touches most users' pages
 _WAL_BYTES = 1 << 29  # a page that many chunks change is copied from the log into the file once
@@ -91,30 +88,29 @@ class SQLiteSink(Sink):
         size = self._rate.piece(_PIECE_ROWS)
         pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
 
-        async def values_of(number: int) -> dict[str, list[Any]]:
-            return await asyncio.to_thread(lambda: _values(chunk.columns.take(pieces[number])))
+        async def made_of(number: int) -> list[Insertion]:
+            return await asyncio.to_thread(lambda: list(insertions(chunk.columns.take(pieces[number]))))
 
-        ahead = asyncio.create_task(values_of(0)) if pieces else None
+        ahead = asyncio.create_task(made_of(0)) if pieces else None
         try:
             for number, piece in enumerate(pieces, 1):
                 assert ahead is not None, "there is one ahead of each piece"
-                values = await ahead
-                ahead = asyncio.create_task(values_of(number)) if number < len(pieces) else None
+                made = await ahead
+                ahead = asyncio.create_task(made_of(number)) if number < len(pieces) else None
                 await self._rate.take(len(piece))
-                await self.run(lambda values=values: self._insert(values))  # type: ignore[misc]
+                await self.run(lambda made=made: self._insert(made))  # type: ignore[misc]
         finally:
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
         return Written(len(rows), merged=chunk.accepted - len(rows))
 
-    def _insert(self, values: dict[str, list[Any]]) -> None:
+    def _insert(self, insertions: Sequence[Insertion]) -> None:
         connection = self.begin()
-        if len(values) > len(_COLUMNS):
-            _add_columns(connection, list(values))
-        names = ", ".join(f'"{name}"' for name in values)
-        statement = f"INSERT OR REPLACE INTO interactions ({names}) VALUES ({', '.join('?' * len(values))})"
-        connection.executemany(statement, zip(*values.values(), strict=True))
+        for insertion in insertions:
+            if len(insertion.names) > len(RECORD_COLUMNS):
+                _add_columns(connection, insertion.names)
+            connection.execute(insertion.statement, insertion.parameters)
         fault.point("sqlite-inserted")
 
     def begin(self) -> sqlite3.Connection:
@@ -152,8 +148,8 @@ class SQLiteSink(Sink):
         return [Finding(str(self.path), True, "can be written")]
 
     def preview(self, columns: Columns) -> list[str]:
-        values = _values(columns)
-        return [str(dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
+        stored = {name: texts.to_list() for name, texts in values(columns).items()}
+        return [str(dict(zip(stored, row, strict=True))) for row in zip(*stored.values(), strict=True)]
 
     async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
         import polars as pl
@@ -164,10 +160,10 @@ class SQLiteSink(Sink):
         for first in range(0, len(users), _PIECE_USERS):
             piece = users[first : first + _PIECE_USERS]
             where = f"WHERE user_id IN ({', '.join('?' * len(piece))})"
-            select = f"SELECT {', '.join(_COLUMNS)} FROM interactions {where}"
+            select = f"SELECT {', '.join(RECORD_COLUMNS)} FROM interactions {where}"
             rows = await self.run(lambda: self.connected().execute(select, piece).fetchall())  # noqa: B023
             # A value that is no text was not written by this program; as text it compares as another one.
-            texts = pl.DataFrame(rows, schema=dict.fromkeys(_COLUMNS, pl.String), orient="row", strict=False)
+            texts = pl.DataFrame(rows, schema=dict.fromkeys(RECORD_COLUMNS, pl.String), orient="row", strict=False)
             frames.append(texts.with_columns(pl.all().fill_null("")).select("user_id", "event_key", VALUE))
         return pl.concat(frames)
 
@@ -220,19 +216,11 @@ def _in_key_order(chunk: Chunk) -> Ints:
 
 
 def _add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
-    """Give the table what a data set has beyond `_COLUMNS`, where it has not got it yet."""
+    """Give the table what a data set has beyond `RECORD_COLUMNS`, where it has not got it yet."""
     there = {row[1] for row in connection.execute("PRAGMA table_info(interactions)")}
     for name in names:
         if name not in there:
             connection.execute(f'ALTER TABLE interactions ADD COLUMN "{name}"')
-
-
-def _values(columns: Columns) -> dict[str, list[Any]]:
-    """The values of each of `_COLUMNS`, and of what else the data set has."""
-    keys = concatenate(event_key(columns))
-    texts = {name: keys if name == "event_key" else columns.texts[name] for name in _COLUMNS} | own_texts(columns)
-    numbers = {name: column.tolist() for name, column in columns.numbers.items() if name not in RECORD_NUMBERS}
-    return {name: column.to_list() for name, column in texts.items()} | numbers
 
 
 class _Checkpoints(CheckpointStore):
