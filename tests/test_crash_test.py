@@ -88,9 +88,7 @@ if "run" in sys.argv:
         pytest.param(LETTERS_COME_AGAIN, "file", 3, ("letters_doubled", "dead letters are lost"), id="doubled letters"),
     ],
 )
-def test_a_broken_program_is_found_out(
-    cli: Cli, program: str, place: str, cycles: int, says: tuple[str, str]
-) -> None:
+def test_a_broken_program_is_found_out(cli: Cli, program: str, place: str, cycles: int, says: tuple[str, str]) -> None:
     """Exit code 1, with what is wrong in numbers and in a sentence."""
     file = write_pairs(cli.folder / "pairs.csv", 100_000, blocks=8)
     # So slow that there are checkpoints to come back to.
