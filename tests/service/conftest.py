@@ -82,7 +82,7 @@ class Service:
         finally:
             connection.close()
         is_json = "json" in response.headers.get("Content-Type", "")
-        return Answer(response.status, dict(response.headers), json.loads(text) if is_json else text)
+        return Answer(response.status, dict(response.headers), json.loads(text) if is_json and text else text)
 
     def get(self, path: str) -> Any:
         """The content of an answer that is expected to be good."""
