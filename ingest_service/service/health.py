@@ -46,9 +46,10 @@ class Health:
         return list(await asyncio.gather(*(self._look_at(name, url) for name, url in sorted(self._urls.items()))))
 
     async def _look_at(self, name: str, url: str) -> dict[str, Any]:
+        sink = await asyncio.to_thread(sink_at, url)
         try:
             async with asyncio.timeout(_LOOK_S):  # a sink that says nothing would be waited for as long as a run waits
-                findings = await examine(sink_at(url))
+                findings = await examine(sink)
         except TimeoutError:
             findings = [Finding("connection", False, f"{name} says nothing for {_LOOK_S:g} s.")]
         return {
@@ -63,7 +64,7 @@ class Health:
         lines: list[dict[str, Any]] = []
         unreadable = []
         for name, url in sorted(self._urls.items()):
-            sink = sink_at(url)
+            sink = await asyncio.to_thread(sink_at, url)
             sink.retrier.budget_s = min(sink.retrier.budget_s, EXAMINE_S)
             try:
                 lines += [{**line, "sink": name} for line in await status_of(sink, self._folder, None)]
