@@ -4,7 +4,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -14,7 +14,9 @@ import redis
 from blockbuster import blockbuster_ctx
 
 from tests.helpers import CANARY_AWS_SECRET, Cli
-from tests.servers import ROOT, Server, ServerMissingError, find_dynamodb, find_mongodb, find_redis
+from tests.servers import ROOT, ServerMissingError, find_dynamodb, find_mongodb, find_promtool, find_redis
+
+Found = TypeVar("Found")
 
 _REDIS_ADDRESS = os.environ.get("INGEST_TEST_REDIS_URL", "")
 _MONGODB_ADDRESS = os.environ.get("INGEST_TEST_MONGODB_URI", "")
@@ -146,7 +148,13 @@ def ml_latest_small() -> Path:
     return folder
 
 
-def _found(find: Callable[[Path], Server], folder: Path) -> Server:
+@pytest.fixture(scope="session")
+def promtool(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of Prometheus's own tool."""
+    return _found(find_promtool, tmp_path_factory.getbasetemp())
+
+
+def _found(find: Callable[[Path], Found], folder: Path) -> Found:
     try:
         return find(folder)
     except ServerMissingError as error:

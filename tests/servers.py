@@ -239,6 +239,16 @@ def find_dynamodb(folder: Path) -> Server:
         return _any_dynamodb(folder)
 
 
+def find_promtool(_: Path) -> str:
+    """Return the path of what comes with Prometheus to check and try rules; fetch it first where it is missing."""
+    cached = CACHE / "prometheus/usr/bin/promtool"
+    try:
+        return _find("promtool", cached)
+    except ServerMissingError:
+        _fetch("prometheus")
+        return _find("promtool", cached)
+
+
 def free_port() -> int:
     with socket.create_server((_HOST, 0)) as listener:
         port: int = listener.getsockname()[1]

@@ -13,28 +13,16 @@ from urllib.parse import unquote_to_bytes
 from ingest_service import dead_letter
 from ingest_service.config import Settings
 from ingest_service.datasets import dataset_named
-from ingest_service.errors import ConfigurationError, SourceNotFound, UsageError
+from ingest_service.errors import ConfigurationError, SourceNotFound
 from ingest_service.service.live import Live
 from ingest_service.service.runs import LIVE, STATES, Run, Runs, State, Task
+from ingest_service.service.sinks import Sinks
 from ingest_service.service.workers import Workers
-from ingest_service.sinks.base import sink_at
 from ingest_service.sources import source_allowed
 from ingest_service.threads import finish_in_thread
 
-_KEPT: tuple[State, ...] = ("queued", "running", "done")
 STEPS = ("download", "movies", "ratings", "popular", "all")
-
-
-def sinks_by_name(settings: Settings) -> dict[str, str]:
-    """The URLs of all sinks that are configured; those of `to` without a name go by the name that they have anyway."""
-    urls = {name: settings.sink_url(name) for name in settings.sinks}
-    for name in settings.to:
-        if name not in settings.sinks:
-            url = settings.sink_url(name)
-            own = sink_at(url).name
-            if urls.setdefault(own, url) != url:
-                raise ConfigurationError(f"Two sinks are named {own!r}; tell them apart with ?name=… in one URL.")
-    return urls
+_KEPT: tuple[State, ...] = ("queued", "running", "done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +33,7 @@ class Desk:
     runs: Runs
     live: Live
     workers: Workers
-    sinks: dict[str, str]
+    sinks: Sinks
 
     async def load(
         self,
@@ -61,11 +49,11 @@ class Desk:
 
         One that failed or was cancelled is not run again because its file still lies in an inbox.
         """
-        wanted = self._sinks_named(sinks)
+        wanted = self.sinks.named(sinks)
         dataset = dataset or self.settings.dataset
         dataset_named(dataset)
         limit = limit or self.settings.limit
-        source = await asyncio.to_thread(source_allowed, name, self.settings.allowed())
+        source = await asyncio.to_thread(lambda: source_allowed(name, self.settings.allowed()))
         version = await finish_in_thread(source.version)
         task = Task("run", source.uri, _name_of(source.uri), wanted, dataset, limit, restart, origin)
         identity = _identity("run", source.uri, version, wanted, dataset, limit)
@@ -76,7 +64,7 @@ class Desk:
         """A run that tries the dead letters of a stream again, in the sinks that its last load had."""
         source = await asyncio.to_thread(_source_of, path)
         last = await finish_in_thread(self.runs.newest_of, source)
-        sinks = last.task.sinks if last else self._sinks_named(())
+        sinks = last.task.sinks if last else self.sinks.named(())
         dataset = last.task.dataset if last else self.settings.dataset
         task = Task("replay", source, str(path), sinks, dataset)
         return await self._announce(task, _identity("replay", stream), LIVE)
@@ -108,25 +96,16 @@ class Desk:
             self.workers.wake()
         return run, is_new
 
-    def _sinks_named(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The configured ones of these names; by default those of the setting `to`."""
-        if not names:
-            own = (name if name in self.settings.sinks else sink_at(self.settings.sink_url(name)).name
-                   for name in self.settings.to)  # fmt: skip
-            return tuple(sorted(own))
-        for name in names:
-            if name not in self.sinks:
-                raise UsageError(f"There is no sink {name!r}; there are: {', '.join(sorted(self.sinks))}.")
-        return tuple(sorted(set(names)))
-
 
 def step_of(command: str) -> str:
     """`movielens popular --days 7` without its first word. ConfigurationError if it is no such step."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
     if len(words) < 2 or words[0] != "movielens" or words[1] not in STEPS:
-        raise ConfigurationError(
-            f"A schedule cannot run {command!r}; it runs: {', '.join(f'movielens {step}' for step in STEPS)}."
-        )
+        steps = ", ".join(f"movielens {step}" for step in STEPS)
+        raise ConfigurationError(f"A schedule cannot run {command!r}; it runs: {steps}.")
     return shlex.join(words[1:])
 
 

@@ -8,10 +8,11 @@ from typing import Any, Generic, TypeVar
 
 from ingest_service.errors import IngestError
 from ingest_service.loader import EXAMINE_S, examine
-from ingest_service.sinks.base import sink_at, split_url
+from ingest_service.sinks.base import Finding, sink_at, split_url
 from ingest_service.status import status_of
 
 _FRESH_S = 5.0
+_LOOK_S = EXAMINE_S + 1  # less than Prometheus and the probes of Kubernetes wait for an answer
 T = TypeVar("T")
 
 
@@ -45,7 +46,12 @@ class Health:
         return list(await asyncio.gather(*(self._look_at(name, url) for name, url in sorted(self._urls.items()))))
 
     async def _look_at(self, name: str, url: str) -> dict[str, Any]:
-        findings = await examine(sink_at(url))
+        sink = await asyncio.to_thread(sink_at, url)
+        try:
+            async with asyncio.timeout(_LOOK_S):  # a sink that says nothing would be waited for as long as a run waits
+                findings = await examine(sink)
+        except TimeoutError:
+            findings = [Finding("connection", False, f"{name} says nothing for {_LOOK_S:g} s.")]
         return {
             "name": name,
             "kind": split_url(url).scheme,
@@ -58,7 +64,7 @@ class Health:
         lines: list[dict[str, Any]] = []
         unreadable = []
         for name, url in sorted(self._urls.items()):
-            sink = sink_at(url)
+            sink = await asyncio.to_thread(sink_at, url)
             sink.retrier.budget_s = min(sink.retrier.budget_s, EXAMINE_S)
             try:
                 lines += [{**line, "sink": name} for line in await status_of(sink, self._folder, None)]

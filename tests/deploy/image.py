@@ -119,8 +119,9 @@ def _copy(text: str, image: Image, context: Path, stages: dict[str, Image]) -> N
     if words[0].startswith("--from="):
         stage = stages[words.pop(0).removeprefix("--from=")]
         source, target = Path(stage.mapped(words[0])), Path(image.mapped(words[1]))
-        shutil.copytree(source, target, symlinks=True)
-        _move(target, stage.root, image.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)  # faster than thousands of copies; nothing else is taken from that stage
+        _relocate(target, stage.root, image.root)
         return
     *sources, last = words
     target = Path(image.mapped(image.folder)) / last
@@ -132,7 +133,7 @@ def _copy(text: str, image: Image, context: Path, stages: dict[str, Image]) -> N
                 shutil.copy(path, target / inside)
 
 
-def _move(folder: Path, old: Path, new: Path) -> None:
+def _relocate(folder: Path, old: Path, new: Path) -> None:
     """A virtual environment knows where it lies; in the image both stages have it in one place."""
     for path in folder.rglob("*"):
         if path.is_symlink() and str(path.readlink()).startswith(str(old)):

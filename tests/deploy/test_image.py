@@ -1,5 +1,6 @@
 """The container image: what its Dockerfile's steps leave behind works, with nothing writable but its volume."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,10 @@ import pytest
 
 from tests.deploy.image import Image, build, steps_of
 from tests.helpers import FIRST_MS, HEADER, finish, sqlite_rows, wait_for_event
-from tests.servers import ROOT
+from tests.servers import ROOT, free_port
+from tests.service.conftest import Service
+
+TOKEN = "a-token-of-this-test-alone"
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +78,41 @@ def test_the_image_holds_what_the_lock_names(image: Image) -> None:
     assert list(image.root.rglob("ingest_service/py.typed"))
 
 
-def test_a_run_in_the_image_drains(image: Image) -> None:
-    """With nothing writable but the volume: loads, keeps dead letters, and goes on after SIGTERM where it stood."""
-    state = Path(image.mapped("/state"))
-    rows = "".join(f"{i},1,{FIRST_MS}\n" for i in range(300_000))
-    (state / "pairs.csv").write_text(f"{HEADER}\nbad\n{rows}")
-    slow = ("run", "/state/pairs.csv", "--memory", "182", "--to", "sqlite:////state/rows.db?rate=100000")
-    process = start(image, *slow)
-    wait_for_event(process, lambda event: event["event"] == "progress")
-    process.send_signal(signal.Signals[image.stop_signal])
-    assert finish(process).code == 75
-    outcome = finish(start(image, "run", "/state/pairs.csv", "--to", "sqlite:////state/rows.db", "--json"))
-    assert outcome.code == 0, outcome.stderr
+def served(image: Image, port: int) -> tuple[subprocess.Popen[str], Service]:
+    """The image's own command, once it serves."""
+    process = start(
+        image, *image.command, "--port", str(port),
+        INGEST_SERVE__TOKEN=TOKEN,
+        INGEST_SERVE__ROOTS=json.dumps([image.mapped("/state")]),
+        INGEST_TO=image.mapped("sqlite:////state/rows.db?rate=100000"),
+        INGEST_MEMORY_MB="182",
+    )  # fmt: skip
+    wait_for_event(process, lambda event: event["event"] == "serving")
+    service = Service(image.root)
+    service.url, service.headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {TOKEN}"}
+    return process, service
+
+
+def test_the_service_in_the_image_drains(image: Image) -> None:
+    """With nothing writable but the volume it serves, is healthy, drains at SIGTERM, and goes on at its next start."""
+    state, port = Path(image.mapped("/state")), free_port()
+    healthcheck = [word.replace("8080", str(port)) for word in image.healthcheck]
+    (state / "pairs.csv").write_text(f"{HEADER}\nbad\n" + "".join(f"{i},1,{FIRST_MS}\n" for i in range(300_000)))
+    assert subprocess.run(healthcheck, env=image.variables(), check=False).returncode == 1
+    process, service = served(image, port)
+    try:
+        assert subprocess.run(healthcheck, env=image.variables(), check=False).returncode == 0
+        run = service.submit(state / "pairs.csv")
+        service.until_event(run, lambda name, data: name == "progress")
+        process.send_signal(signal.Signals[image.stop_signal])
+        assert finish(process).code == 75
+        process, service = served(image, port)
+        assert service.until(run, "done")["attempt"] == 2
+        process.send_signal(signal.Signals[image.stop_signal])
+        assert finish(process).code == 0
+    finally:
+        process.kill()
+        process.communicate()
     assert len(sqlite_rows(state / "rows.db")) == 300_000
     assert len(list(state.glob("pairs.csv-*/dead-letters.jsonl"))) == 1
+    assert {path.name for path in image.root.iterdir()} == {"base", "opt", "state"}
