@@ -1,0 +1,132 @@
+/** The rows that were refused, by stream: how many, which and why, and a button that tries them again. */
+
+import { get, post } from "./api.js";
+import { atMostEvery, button, make, remove, setText } from "./dom.js";
+import { count, megabytes, nameOf, place } from "./format.js";
+
+const PAGE = 50;
+const RELOAD_MS = 5_000;
+const MOST_CHARACTERS = 2_000; // of a row; it may have a million
+
+/** `reload()` looks for streams again, but not all the time. */
+export function deadLetters(section) {
+  const list = section.querySelector(".streams");
+  const message = section.querySelector(".message");
+  const title = section.querySelector("h2");
+  const streams = new Map();
+
+  const reload = atMostEvery(RELOAD_MS, async () => {
+    try {
+      show((await get("/v1/dead-letters")).streams);
+    } catch (problem) {
+      setText(message, problem.message);
+    }
+  });
+
+  function show(found) {
+    const names = new Set(found.map((about) => about.stream));
+    for (const [name, stream] of streams) {
+      if (names.has(name)) continue;
+      remove(stream.element, title);
+      streams.delete(name);
+    }
+    for (const about of found) {
+      if (!streams.has(about.stream)) {
+        streams.set(about.stream, streamPanel(about.stream));
+        list.append(streams.get(about.stream).element);
+      }
+      streams.get(about.stream).show(about);
+    }
+    setText(message, found.length ? "" : "There are none.");
+  }
+
+  return { reload };
+}
+
+function streamPanel(stream) {
+  const source = make("bdi");
+  const size = make("p", { class: "hint" });
+  const message = make("p", { class: "message", role: "status" });
+  const tell = (text) => setText(message, text);
+  const path = `/v1/dead-letters/${encodeURIComponent(stream)}`;
+  const titleId = `letters-of-${stream}`;
+  const title = make("h3", { id: titleId, tabindex: "-1" }, source);
+  const table = letterTable(path, titleId, tell);
+  const toggle = make("button", { type: "button", "aria-expanded": "false", "aria-describedby": titleId }, "Show");
+  const replay = button("Replay", null, replayAll, tell);
+  replay.setAttribute("aria-describedby", titleId);
+  const buttons = make("p", { class: "buttons" }, toggle, replay);
+  const element = make("article", { class: "panel", "aria-labelledby": titleId }, make("header", {}, title, buttons, size), message);
+  let version = "";
+
+  toggle.addEventListener("click", () => {
+    const isOpen = table.element.isConnected;
+    if (isOpen) table.element.remove();
+    else {
+      element.append(table.element);
+      table.reload();
+    }
+    toggle.setAttribute("aria-expanded", String(!isOpen));
+    setText(toggle, isOpen ? "Show" : "Hide");
+  });
+
+  async function replayAll() {
+    const run = await post(`${path}/replay`);
+    tell(`They are tried again, as run ${run.id}.`);
+  }
+
+  function show(about) {
+    setText(source, about.source ? nameOf(about.source) : stream);
+    setText(size, `${count(about.letters)} rows · ${megabytes(about.bytes)}${about.source ? ` · ${place(about.source)}` : ""}`);
+    const found = `${about.letters} ${about.bytes}`;
+    if (found !== version && table.element.isConnected) table.reload();
+    version = found;
+  }
+
+  return { element, show };
+}
+
+/** The letters, a page at a time. `reload()` begins again at the first. */
+function letterTable(path, titleId, tell) {
+  const body = make("tbody");
+  const heads = ["Line", "Why", "Row as it stands in the file"];
+  const head = make("tr", {}, heads.map((text, i) => make("th", { scope: "col", class: i ? null : "number" }, text)));
+  const table = make("table", { class: "letters", "aria-labelledby": titleId }, make("thead", {}, head), body);
+  const more = make("button", { type: "button", class: "more", hidden: true }, "Show more");
+  let next = null;
+
+  async function load(cursor) {
+    const query = new URLSearchParams({ limit: PAGE, ...(cursor && { cursor }) });
+    try {
+      show(await get(`${path}?${query}`), cursor);
+    } catch (problem) {
+      tell(problem.message);
+    }
+  }
+
+  function show(page, cursor) {
+    const rows = page.letters.map(letterRow);
+    if (cursor) body.append(...rows);
+    else body.replaceChildren(...rows);
+    next = page.next;
+    if (more.contains(document.activeElement) && next === null) rows[0]?.focus(); // the button goes
+    more.hidden = next === null;
+  }
+  more.addEventListener("click", () => load(next));
+
+  return { element: make("div", {}, table, more), reload: () => load(null) };
+}
+
+function letterRow(letter) {
+  const raw = letter.raw.length > MOST_CHARACTERS ? `${letter.raw.slice(0, MOST_CHARACTERS)}…` : letter.raw;
+  const notes = [];
+  if (letter.encoding) notes.push(`in ${letter.encoding}: it is not UTF-8`);
+  if (raw !== letter.raw) notes.push(`${count(letter.raw.length)} characters in all`);
+  return make(
+    "tr",
+    { tabindex: "-1" },
+    make("th", { scope: "row", class: "number" }, count(letter.line)),
+    make("td", {}, letter.reason, " ", make("small", {}, `${letter.stage}: `, make("code", {}, letter.code))),
+    make("td", {}, make("code", { class: "raw" }, make("bdi", {}, raw)), notes.length ? make("small", {}, notes.join("; ")) : null),
+  );
+}

@@ -1,0 +1,72 @@
+/** A line a sink over the last two minutes. Texts stand beside the drawing, so that they keep their size on a phone. */
+
+import { make, makeSvg, setText } from "./dom.js";
+import { count } from "./format.js";
+import { KEPT_S } from "./rates.js";
+
+const WIDTH = 600;
+const HEIGHT = 100;
+const STYLES = 6; // of lines, in style.css: each has a colour and dashes of its own
+
+/** `draw(series)` takes `[{name, points}]`, with points as of `rates`. */
+export function plot() {
+  const top = make("span");
+  const middle = make("span");
+  const scale = make("div", { class: "scale", "aria-hidden": "true" }, top, middle, make("span", {}, "0"));
+  const lines = makeSvg("g");
+  const grid = [0, HEIGHT / 2, HEIGHT].map((y) => makeSvg("path", { class: "grid", d: `M0 ${y}H${WIDTH}` }));
+  const drawing = makeSvg(
+    "svg",
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": "Rows a second" },
+    grid,
+    lines,
+  );
+  const times = make("div", { class: "times", "aria-hidden": "true" }, make("span", {}, "2 min ago"), make("span", {}, "now"));
+
+  function draw(series) {
+    const rates = series.flatMap(({ points }) => points.map((point) => point.rows_per_s ?? 0));
+    const most = roundUp(Math.max(10, ...rates));
+    setText(top, count(most));
+    setText(middle, count(most / 2));
+    lines.replaceChildren(...series.map(({ points }, i) => line(points, most, i)));
+    drawing.setAttribute("aria-label", inWords(series));
+  }
+
+  return { element: make("div", { class: "plot" }, scale, drawing, times), draw };
+}
+
+/** A short piece of the line, for a legend. */
+export function swatch(number) {
+  const piece = makeSvg("path", { class: styleOf(number), d: "M0 4H24" });
+  return makeSvg("svg", { class: "swatch", viewBox: "0 0 24 8", "aria-hidden": "true" }, piece);
+}
+
+function line(points, most, number) {
+  const now = points.at(-1)?.at_s ?? 0;
+  let pen = "M";
+  let path = "";
+  for (const { at_s, rows_per_s } of points) {
+    if (rows_per_s !== null) {
+      const x = WIDTH * (1 - (now - at_s) / KEPT_S);
+      path += `${pen}${x.toFixed(1)} ${(HEIGHT * (1 - rows_per_s / most)).toFixed(1)}`;
+    }
+    pen = rows_per_s === null ? "M" : "L";
+  }
+  return makeSvg("path", { class: styleOf(number), d: path });
+}
+
+const styleOf = (number) => `line line-${number % STYLES}`;
+
+/** The next of 1, 2, 5, 10, 20, … */
+export function roundUp(number) {
+  const power = 10 ** Math.floor(Math.log10(number));
+  return power * [1, 2, 5, 10].find((factor) => factor * power >= number);
+}
+
+function inWords(series) {
+  const sentences = series.map(({ name, points }) => {
+    const known = points.map((point) => point.rows_per_s).filter((rate) => rate !== null);
+    return known.length ? `${name}: now ${count(known.at(-1))}, at most ${count(Math.max(...known))}.` : `${name}: not known yet.`;
+  });
+  return ["Rows a second over the last two minutes.", ...sentences].join(" ");
+}
