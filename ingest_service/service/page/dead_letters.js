@@ -2,9 +2,9 @@
 
 import { get, post } from "./api.js";
 import { atMostEvery, button, make, remove, setText } from "./dom.js";
-import { count, megabytes, nameOf, place } from "./format.js";
+import { count, nameOf, place, size } from "./format.js";
 
-const PAGE = 50;
+const PAGE = 20;
 const RELOAD_MS = 5_000;
 const MOST_CHARACTERS = 2_000; // of a row; it may have a million
 
@@ -45,7 +45,7 @@ export function deadLetters(section) {
 
 function streamPanel(stream) {
   const source = make("bdi");
-  const size = make("p", { class: "hint" });
+  const facts = make("p", { class: "hint" });
   const message = make("p", { class: "message", role: "status" });
   const tell = (text) => setText(message, text);
   const path = `/v1/dead-letters/${encodeURIComponent(stream)}`;
@@ -56,7 +56,7 @@ function streamPanel(stream) {
   const replay = button("Replay", null, replayAll, tell);
   replay.setAttribute("aria-describedby", titleId);
   const buttons = make("p", { class: "buttons" }, toggle, replay);
-  const element = make("article", { class: "panel", "aria-labelledby": titleId }, make("header", {}, title, buttons, size), message);
+  const element = make("article", { class: "panel", "aria-labelledby": titleId }, make("header", {}, title, buttons, facts), message);
   let version = "";
 
   toggle.addEventListener("click", () => {
@@ -77,7 +77,7 @@ function streamPanel(stream) {
 
   function show(about) {
     setText(source, about.source ? nameOf(about.source) : stream);
-    setText(size, `${count(about.letters)} rows · ${megabytes(about.bytes)}${about.source ? ` · ${place(about.source)}` : ""}`);
+    setText(facts, `${count(about.letters)} rows · ${size(about.bytes)}${about.source ? ` · ${place(about.source)}` : ""}`);
     const found = `${about.letters} ${about.bytes}`;
     if (found !== version && table.element.isConnected) table.reload();
     version = found;
@@ -86,12 +86,16 @@ function streamPanel(stream) {
   return { element, show };
 }
 
-/** The letters, a page at a time. `reload()` begins again at the first. */
+/**
+ * The letters, a page at a time. `reload()` begins again at the first. The roles are those that the elements have anyway,
+ * but lose on a phone, where a letter is no line any more.
+ */
 function letterTable(path, titleId, tell) {
-  const body = make("tbody");
+  const body = make("tbody", { role: "rowgroup" });
   const heads = ["Line", "Why", "Row as it stands in the file"];
-  const head = make("tr", {}, heads.map((text, i) => make("th", { scope: "col", class: i ? null : "number" }, text)));
-  const table = make("table", { class: "letters", "aria-labelledby": titleId }, make("thead", {}, head), body);
+  const cells = heads.map((text, i) => make("th", { scope: "col", role: "columnheader", class: i ? null : "number" }, text));
+  const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, cells));
+  const table = make("table", { class: "letters", role: "table", "aria-labelledby": titleId }, head, body);
   const more = make("button", { type: "button", class: "more", hidden: true }, "Show more");
   let next = null;
 
@@ -124,9 +128,9 @@ function letterRow(letter) {
   if (raw !== letter.raw) notes.push(`${count(letter.raw.length)} characters in all`);
   return make(
     "tr",
-    { tabindex: "-1" },
-    make("th", { scope: "row", class: "number" }, count(letter.line)),
-    make("td", {}, letter.reason, " ", make("small", {}, `${letter.stage}: `, make("code", {}, letter.code))),
-    make("td", {}, make("code", { class: "raw" }, make("bdi", {}, raw)), notes.length ? make("small", {}, notes.join("; ")) : null),
+    { role: "row", tabindex: "-1" },
+    make("th", { scope: "row", role: "rowheader", class: "number" }, count(letter.line)),
+    make("td", { role: "cell" }, letter.reason, " ", make("small", {}, `${letter.stage}: `, make("code", {}, letter.code))),
+    make("td", { role: "cell" }, make("code", { class: "raw" }, make("bdi", {}, raw)), notes.length ? make("small", {}, notes.join("; ")) : null),
   );
 }

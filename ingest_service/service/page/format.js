@@ -10,7 +10,12 @@ const known = (show) => (value) => (value === null || value === undefined ? UNKN
 
 export const count = known((n) => whole.format(n));
 export const percent = known((n) => `${n.toFixed(1)} %`);
-export const megabytes = known((n) => `${n < 1e6 ? short.format(n / 1e6) : (n / 1e6).toFixed(1)} MB`);
+
+/** Bytes; a million of them is a MB. */
+export const size = known((n) => {
+  const [unit, divisor] = n < 1e3 ? ["B", 1] : n < 1e6 ? ["KB", 1e3] : n < 1e9 ? ["MB", 1e6] : ["GB", 1e9];
+  return `${(n / divisor).toFixed(divisor > 1 && n / divisor < 100 ? 1 : 0)} ${unit}`;
+});
 export const milliseconds = known((n) => `${n < 100 ? short.format(n) : whole.format(n)} ms`);
 
 /** `45 s`, `3 min 20 s`, `2 h 5 min`. */

@@ -89,6 +89,7 @@ function close(why) {
   end = null;
   health.stop();
   show(false);
+  part("logout").hidden = true;
   tellConnection("", "");
   door.show(why);
 }

@@ -1,41 +1,42 @@
-/** Rows a second into each sink, from what had been settled at each event. */
+/**
+ * Rows a second into each sink. Rows are settled a chunk at a time, and a chunk may take a fraction of a second or many:
+ * so the rate is that between two times at which rows were settled, and holds until the next such time is overdue.
+ */
 
-export const KEPT_S = 120;
-const SMOOTH_S = 5; // rows are settled a chunk at a time: from one second to the next the rate would be a comb
+const KEPT_S = 120;
+const APART_S = 5; // at least, where chunks are fast: else the line would be a comb
 const GAP_S = 4; // longer without an event: nothing is known of the time between
 
-/** `add` takes progress events; `points(sink)` are `{at_s, rows_per_s}`, where a rate of null is a gap. */
+/** `add` takes progress events; `points(sink)` are `{at_s, rows_per_s}`, where a rate of null is not known. */
 export function rates() {
-  let samples = [];
-  let points = [];
+  const sinks = new Map();
 
   function add(event) {
     const at_s = Date.parse(event.timestamp) / 1000;
-    const last = samples.at(-1);
-    if (last && at_s - last.at_s > GAP_S) {
-      points.push({ at_s, rates: {} });
-      samples = [];
+    for (const [name, sink] of Object.entries(event.sinks)) {
+      if (!sinks.has(name)) sinks.set(name, { steps: [], points: [] });
+      extend(sinks.get(name), at_s, sink.rows_written + sink.merged + sink.dead);
     }
-    samples = [...samples.filter((sample) => at_s - sample.at_s <= SMOOTH_S), { at_s, settled: settledIn(event) }];
-    const first = samples[0];
-    if (at_s > first.at_s) points.push({ at_s, rates: since(first, samples.at(-1)) });
-    points = points.filter((point) => at_s - point.at_s <= KEPT_S);
   }
 
-  return {
-    add,
-    points: (sink) => points.map(({ at_s, rates }) => ({ at_s, rows_per_s: rates[sink] ?? null })),
-    now: (sink) => points.at(-1)?.rates[sink] ?? null,
-  };
+  const points = (name) => sinks.get(name)?.points ?? [];
+  return { add, points, now: (name) => points(name).at(-1)?.rows_per_s ?? null };
 }
 
-function settledIn(event) {
-  const sinks = Object.entries(event.sinks);
-  return Object.fromEntries(sinks.map(([name, sink]) => [name, sink.rows_written + sink.merged + sink.dead]));
+/** `steps` are the times at which more was settled than before, and how much it was then. */
+function extend(line, at_s, settled) {
+  const last = line.points.at(-1);
+  const isGap = last && at_s - last.at_s > GAP_S;
+  if (isGap || settled < (line.steps.at(-1)?.settled ?? 0)) line.steps = [];
+  if (isGap) line.points.push({ at_s, rows_per_s: null });
+  if (settled !== line.steps.at(-1)?.settled) line.steps.push({ at_s, settled });
+  const to = line.steps.at(-1);
+  const from = line.steps.findLast((step) => to.at_s - step.at_s >= APART_S) ?? line.steps[0];
+  line.steps = line.steps.slice(line.steps.indexOf(from));
+  line.points.push({ at_s, rows_per_s: to === from ? null : rate(from, to, at_s) });
+  line.points = line.points.filter((point) => at_s - point.at_s <= KEPT_S);
 }
 
-function since(first, last) {
-  const seconds = last.at_s - first.at_s;
-  const rows = (sink) => Math.max(0, last.settled[sink] - (first.settled[sink] ?? 0));
-  return Object.fromEntries(Object.keys(last.settled).map((sink) => [sink, rows(sink) / seconds]));
+function rate(from, to, now_s) {
+  return (to.settled - from.settled) / Math.max(to.at_s - from.at_s, now_s - to.at_s);
 }

@@ -2,14 +2,15 @@
 
 import { post } from "./api.js";
 import { button, make, remove, setText } from "./dom.js";
-import { UNKNOWN, count, duration, megabytes, milliseconds, moment, nameOf, percent, place } from "./format.js";
+import { UNKNOWN, count, duration, milliseconds, moment, nameOf, percent, place, size } from "./format.js";
 import { plot, swatch } from "./plot.js";
 import { rates } from "./rates.js";
 import { sinkTable } from "./table.js";
 
 const QUANTITIES = [
-  { name: "Rows a second", value: (sink) => count(sink.rows_per_s) },
-  { name: "Settled", value: (sink) => percent(sink.percent), note: (sink) => megabytes(sink.watermark) },
+  { name: "Rows/s", value: (sink) => count(sink.rows_per_s) },
+  { name: "Settled", value: (sink) => percent(sink.percent) },
+  { name: "Watermark", value: (sink) => size(sink.watermark) },
   { name: "Written", value: (sink) => count(sink.rows_written), group: true },
   { name: "Merged", value: (sink) => count(sink.merged) },
   { name: "Dead", value: (sink) => count(sink.dead) },
@@ -23,12 +24,12 @@ const QUANTITIES = [
 ];
 
 const FIGURES = [
-  { name: "Rows a second", value: (event) => count(event.rows_per_s) },
+  { name: "Rows/s", value: (event) => count(event.rows_per_s) },
   { name: "Done", value: (event) => percent(event.percent) },
   { name: "Left", value: (event) => duration(event.eta_s) },
   { name: "Rows read", value: (event) => count(event.rows_read) },
   { name: "Refused", value: (event) => count(event.rows_rejected) },
-  { name: "Memory", value: (event) => megabytes(event.rss_mb * 1e6) },
+  { name: "File", value: (event) => size(event.size) },
 ];
 
 /** `changed(run)` and `progressed(event)` keep the panels in `section` true; `keep(runs)` says which ones still run. */
@@ -96,7 +97,7 @@ function panel(run) {
     bar,
     make("dl", { class: "figures" }, figures.map(({ name, shown }) => make("div", {}, make("dt", {}, name), shown))),
     message,
-    make("div", { class: "live" }, chart.element, table.element),
+    make("div", { class: "beside" }, chart.element, table.element),
   );
 
   function describe(now) {

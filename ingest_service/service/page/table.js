@@ -23,7 +23,7 @@ export function sinkTable(caption, quantities) {
         "tr",
         { class: quantity.group ? "group" : null },
         make("th", { scope: "row" }, quantity.name),
-        cells[i].map(({ value, note }) => make("td", {}, value, quantity.note ? [" ", note] : [])),
+        cells[i].map(({ value, note }) => make("td", {}, value, quantity.note ? note : null)),
       ),
     );
     body.replaceChildren(...rows);
