@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from ingest_service import dead_letter
 from ingest_service.config import Settings
 from ingest_service.datasets import dataset_named
-from ingest_service.errors import ConfigurationError, SourceNotFound, UsageError
+from ingest_service.errors import ConfigurationError, SourceNotFound
 from ingest_service.service.live import Live
 from ingest_service.service.runs import LIVE, STATES, Run, Runs, State, Task
 from ingest_service.service.workers import Workers
@@ -21,8 +21,8 @@ from ingest_service.sinks.base import sink_at
 from ingest_service.sources import source_allowed
 from ingest_service.threads import finish_in_thread
 
-_KEPT: tuple[State, ...] = ("queued", "running", "done")
 STEPS = ("download", "movies", "ratings", "popular", "all")
+_KEPT: tuple[State, ...] = ("queued", "running", "done")
 
 
 def sinks_by_name(settings: Settings) -> dict[str, str]:
@@ -35,6 +35,12 @@ def sinks_by_name(settings: Settings) -> dict[str, str]:
             if urls.setdefault(own, url) != url:
                 raise ConfigurationError(f"Two sinks are named {own!r}; tell them apart with ?name=… in one URL.")
     return urls
+
+
+def require_sink(name: str, sinks: Collection[str]) -> None:
+    """ConfigurationError if it is none of these."""
+    if name not in sinks:
+        raise ConfigurationError(f"There is no sink {name!r}; there are: {', '.join(sorted(sinks))}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +121,19 @@ class Desk:
                    for name in self.settings.to)  # fmt: skip
             return tuple(sorted(own))
         for name in names:
-            if name not in self.sinks:
-                raise UsageError(f"There is no sink {name!r}; there are: {', '.join(sorted(self.sinks))}.")
+            require_sink(name, self.sinks)
         return tuple(sorted(set(names)))
 
 
 def step_of(command: str) -> str:
     """`movielens popular --days 7` without its first word. ConfigurationError if it is no such step."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
     if len(words) < 2 or words[0] != "movielens" or words[1] not in STEPS:
-        raise ConfigurationError(
-            f"A schedule cannot run {command!r}; it runs: {', '.join(f'movielens {step}' for step in STEPS)}."
-        )
+        steps = ", ".join(f"movielens {step}" for step in STEPS)
+        raise ConfigurationError(f"A schedule cannot run {command!r}; it runs: {steps}.")
     return shlex.join(words[1:])
 
 

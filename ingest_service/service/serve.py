@@ -21,17 +21,19 @@ import uvicorn
 from fastapi import FastAPI
 
 from ingest_service.config import ServeSettings, Settings
+from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, Stopped
 from ingest_service.service import schedule
 from ingest_service.service.api import Parts, api
 from ingest_service.service.commands import Commands
-from ingest_service.service.desk import Desk, sinks_by_name
+from ingest_service.service.desk import Desk, require_sink, sinks_by_name
 from ingest_service.service.health import Health
 from ingest_service.service.inbox import Inbox
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import Live
 from ingest_service.service.login import Login, token_of
 from ingest_service.service.metrics import ServiceMetrics
+from ingest_service.service.places import place_at
 from ingest_service.service.runs import Runs
 from ingest_service.service.workers import Workers
 from ingest_service.tasks import task_group
@@ -46,11 +48,7 @@ async def serve(settings: Settings, config: Path | None) -> None:
     """Serve until SIGTERM or SIGINT. Stopped if runs were interrupted: they go on at the next start."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    login = Login(await asyncio.to_thread(token_of, settings.serve))
-    urls = sinks_by_name(settings)
-    settings.allowed()
-    for one in settings.serve.schedule:
-        schedule.check(one)
+    login, urls = await asyncio.to_thread(checked, settings)
     with _folder_of_ones_own(settings.state_dir), _listening(settings.serve) as listener:
         runs = await asyncio.to_thread(Runs, settings.state_dir, keep=settings.serve.keep_runs)
         try:
@@ -83,6 +81,20 @@ async def serve(settings: Settings, config: Path | None) -> None:
             await asyncio.to_thread(runs.close)
     if interrupted:
         raise Stopped(f"Stopped on request with {interrupted} runs at work; they go on at the next start.")
+
+
+def checked(settings: Settings) -> tuple[Login, dict[str, str]]:
+    """How to log in, and the URLs of the sinks by name. ConfigurationError for what cannot be served. Blocks."""
+    urls = sinks_by_name(settings)
+    settings.allowed()
+    for inbox in settings.serve.inbox:
+        place_at(inbox.url)
+        dataset_named(inbox.dataset or settings.dataset)
+        for name in inbox.sinks:
+            require_sink(name, urls)
+    for one in settings.serve.schedule:
+        schedule.check(one)
+    return Login(token_of(settings.serve)), urls
 
 
 class _Server(uvicorn.Server):

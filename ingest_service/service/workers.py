@@ -31,6 +31,7 @@ _RESUMABLE = (69, 73, 75)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 2.0, 600.0
 _LOOK_EVERY_S = 1.0  # for runs whose time to be tried again has come
 _KILL_S = DRAIN_S + 0.5
+_REASONS = ("ingest-service: ", "Error: ")  # the latter of options that make no sense
 _LINE_BYTES = 1 << 20
 _STORE_AGAIN_S = 5.0
 
@@ -175,9 +176,10 @@ class Workers:
             self._hear(run, child, line.decode(errors="replace").rstrip())
 
     def _hear(self, run: Run, child: Child, line: str) -> None:
-        if line.startswith("ingest-service: "):
-            child.reason = line.removeprefix("ingest-service: ")
-            return
+        for start in _REASONS:
+            if line.startswith(start):
+                child.reason = line.removeprefix(start)
+                return
         try:
             event = json.loads(line)
             kind = event.pop("event")

@@ -5,6 +5,8 @@ obstore would resolve names and follow redirects by itself, to wherever they lea
 
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
@@ -13,7 +15,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from obstore import exceptions
 
 from ingest_service.object_store import Address, errors_translated
-from ingest_service.sources.allowed import Allowed, SourceRefused, connect
+from ingest_service.sources.allowed import Allowed, connect
 from ingest_service.sources.objects import RANGE_BYTES, ObjectFile
 
 _TIMEOUT_S = 30.0
@@ -29,58 +31,47 @@ class AllowedHttpFile(ObjectFile):
         super().__init__(address, at_once=at_once)
 
     def _head(self) -> None:
-        with errors_translated(self._address.uri):
-            connection, response = self._ask("HEAD", {})
-            connection.close()
-        self.size, self.etag = int(response.headers.get("Content-Length") or 0), _version(response)
+        with errors_translated(self._address.uri), self._answer("HEAD", {}) as response:
+            self.size, self.etag = int(response.headers.get("Content-Length") or 0), _version(response)
 
     def _get_once(self, start: int) -> memoryview:
         end = start + RANGE_BYTES
         if self.fetch_to is not None and start < self.fetch_to:
             end = min(end, self.fetch_to)
         headers = {"Range": f"bytes={start}-{end - 1}"}
-        if self.etag and not self.etag.startswith("W/"):
+        if self.etag and self.etag.startswith('"'):
             headers["If-Match"] = self.etag
-        connection, response = self._ask("GET", headers)
-        try:
+        with self._answer("GET", headers) as response:
             if response.status == 416 and start == 0:
                 return memoryview(b"")  # an empty object has no first byte
-            whole = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-            if response.status != 206 or whole is None or int(whole[1]) != start:
+            given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+            if response.status != 206 or given is None or int(given[1]) != start:
                 raise exceptions.GenericError("the server does not know ranges")
-            wanted = min(end, int(whole[3])) - start
-            data = response.read(wanted)
-            if len(data) < wanted:
+            if self.etag and _version(response) != self.etag:
+                raise exceptions.PreconditionError("another version")
+            self.size, self.etag = int(given[3]), _version(response)
+            data = response.read(min(end, self.size) - start)
+            if start + len(data) < min(end, self.size):
                 raise exceptions.GenericError("the answer broke off")
-        except (OSError, HTTPException) as error:
-            raise exceptions.GenericError(type(error).__name__) from error
-        finally:
-            connection.close()
-        if self.etag and _version(response) != self.etag:
-            raise exceptions.PreconditionError("another version")
-        self.size, self.etag = int(whole[3]), _version(response)
-        return memoryview(data)
+            return memoryview(data)
 
-    def _ask(self, method: str, headers: dict[str, str]) -> tuple[HTTPConnection, HTTPResponse]:
-        """The answer, after redirects, and the connection that it comes by. Errors are those of obstore."""
+    @contextmanager
+    def _answer(self, method: str, headers: dict[str, str]) -> Iterator[HTTPResponse]:
+        """The answer, after redirects. Errors are those of obstore, as for any other store; or SourceRefused."""
         url = self._address.uri
         for _ in range(_MAX_REDIRECTS):
             parts = urlsplit(self._allowed.url(url))
-            connection = _connection(parts)
             try:
-                connection.request(method, parts.path, headers={"Accept-Encoding": "identity", **headers})
-                response = connection.getresponse()
-            except SourceRefused:
-                connection.close()
-                raise
+                with closing(_connection(parts)) as connection:
+                    connection.request(method, parts.path, headers={"Accept-Encoding": "identity", **headers})
+                    with connection.getresponse() as response:
+                        if response.status not in _REDIRECTS:
+                            _raise_for(response.status)
+                            yield response
+                            return
+                        url = urljoin(url, response.headers.get("Location", ""))
             except (OSError, HTTPException) as error:
-                connection.close()
                 raise exceptions.GenericError(type(error).__name__) from error
-            if response.status not in _REDIRECTS:
-                _raise_for(response.status)
-                return connection, response
-            connection.close()
-            url = urljoin(url, response.headers.get("Location", ""))
         raise exceptions.GenericError("too many redirects")
 
 

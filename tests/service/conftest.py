@@ -1,0 +1,157 @@
+"""The service as a process, and the parts of it that can be looked at one by one."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.helpers import COMMAND, Pairs, write_pairs
+
+_START_S = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. `content` is the JSON of the body, or its text."""
+
+    status: int
+    headers: dict[str, str]
+    content: Any
+
+
+class Service:
+    """`ingest-service serve` in a folder of its own, where its configuration is `ingest.toml`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = ""
+        self.headers: dict[str, str] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "serve.log").read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+
+    def start(self, config: str | None = None, *arguments: str, **environment: str) -> "Service":
+        """Start it and return once it serves."""
+        if config is not None:
+            (self.folder / "ingest.toml").write_text(config)
+        with (self.folder / "serve.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*COMMAND, "serve", "--port", "0", *arguments],
+                cwd=self.folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+            )
+        deadline = time.monotonic() + _START_S
+        while not (serving := [event for event in self.events if event["event"] == "serving"]):
+            assert self._process.poll() is None and time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+        self.url = serving[0]["url"]
+        return self
+
+    def ask(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
+        """One request. A body that is no text or bytes goes as JSON; an underscore in a header's name is a hyphen."""
+        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        sent = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        if body is not None and not isinstance(body, bytes | str):
+            body, sent = json.dumps(body), {"Content-Type": "application/json", **sent}
+        try:
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            text = response.read().decode()
+        finally:
+            connection.close()
+        is_json = "json" in response.headers.get("Content-Type", "")
+        return Answer(response.status, dict(response.headers), json.loads(text) if is_json else text)
+
+    def get(self, path: str) -> Any:
+        """The content of an answer that is expected to be good."""
+        answer = self.ask("GET", path)
+        assert answer.status == 200, answer
+        return answer.content
+
+    def submit(self, source: str | Path, **wanted: Any) -> dict[str, Any]:
+        answer = self.ask("POST", "/v1/runs", {"source": str(source), **wanted})
+        assert answer.status in (200, 201), answer
+        run: dict[str, Any] = answer.content
+        return run
+
+    def watch(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Server-sent events as they come."""
+        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=60)
+        try:
+            connection.request("GET", path, headers=self.headers)
+            response = connection.getresponse()
+            assert response.status == 200, response.read()
+            name = ""
+            while line := response.readline().decode():
+                field, _, value = line.rstrip("\n").partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+        finally:
+            connection.close()
+
+    def until(self, run: dict[str, Any], *states: str) -> dict[str, Any]:
+        """The run, once it is in one of these states."""
+        return self.until_event(run, lambda name, data: name == "run" and data["state"] in states)
+
+    def until_event(self, run: dict[str, Any], wanted: Callable[[str, dict[str, Any]], bool]) -> dict[str, Any]:
+        for name, data in self.watch(f"/v1/runs/{run['id']}/events"):
+            if wanted(name, data):
+                return data
+            assert name != "run" or data["state"] in ("queued", "running"), f"it ended first: {data}"
+        raise AssertionError("the service ended first")
+
+    def stop(self) -> int:
+        """SIGTERM. The exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.kill()
+
+    def _end(self, how: signal.Signals) -> int:
+        process, self._process = self._process, None
+        assert process is not None
+        process.send_signal(how)
+        return process.wait()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """One yet to be started."""
+    found = Service(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    """A short file of several blocks."""
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.csv", 12_000, blocks=8)
