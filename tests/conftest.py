@@ -4,7 +4,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -14,7 +14,7 @@ import redis
 from blockbuster import blockbuster_ctx
 
 from tests.helpers import Cli
-from tests.servers import ROOT, Server, ServerMissingError, find_dynamodb, find_mongodb, find_redis
+from tests.servers import ROOT, ServerMissingError, find_chromium, find_dynamodb, find_mongodb, find_redis
 
 _REDIS_ADDRESS = os.environ.get("INGEST_TEST_REDIS_URL", "")
 _MONGODB_ADDRESS = os.environ.get("INGEST_TEST_MONGODB_URI", "")
@@ -33,6 +33,8 @@ _OUR_NAMES = {
     "TRACEPARENT",
 }
 _CLAIM_S = 3600
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -60,7 +62,8 @@ def redis_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactory)
     if _REDIS_ADDRESS:
         yield _REDIS_ADDRESS
         return
-    with _found(find_redis, tmp_path_factory.mktemp("redis")) as server:
+    folder = tmp_path_factory.mktemp("redis")
+    with _found(lambda: find_redis(folder)) as server:
         yield server.url
 
 
@@ -82,7 +85,8 @@ def dynamodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFacto
     if _DYNAMODB_ADDRESS:
         yield _DYNAMODB_ADDRESS
         return
-    with _found(find_dynamodb, tmp_path_factory.mktemp("dynamodb")) as server:
+    folder = tmp_path_factory.mktemp("dynamodb")
+    with _found(lambda: find_dynamodb(folder)) as server:
         yield server.url
 
 
@@ -107,7 +111,8 @@ def mongodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactor
     if _MONGODB_ADDRESS:
         yield _MONGODB_ADDRESS.rstrip("/")
         return
-    with _found(find_mongodb, tmp_path_factory.mktemp("mongodb")) as server:
+    folder = tmp_path_factory.mktemp("mongodb")
+    with _found(lambda: find_mongodb(folder)) as server:
         yield server.url
 
 
@@ -120,6 +125,12 @@ def mongodb_db_url(mongodb_url: str) -> Iterator[str]:
         return  # it goes with its server; to drop it would take longer than many a test
     with pymongo.MongoClient[dict[str, Any]](mongodb_url, directConnection=True) as client:
         client.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a real browser."""
+    return _found(find_chromium)
 
 
 @pytest.fixture
@@ -146,9 +157,9 @@ def ml_latest_small() -> Path:
     return folder
 
 
-def _found(find: Callable[[Path], Server], folder: Path) -> Server:
+def _found(find: Callable[[], T]) -> T:
     try:
-        return find(folder)
+        return find()
     except ServerMissingError as error:
         if os.environ.get("CI", "").lower() in ("1", "true"):
             pytest.fail(f"NO SERVER: {error}", pytrace=False)

@@ -237,6 +237,15 @@ def find_dynamodb(folder: Path) -> Server:
         return _any_dynamodb(folder)
 
 
+def find_chromium() -> str:
+    """Return the path of a browser; try to fetch one where there is none."""
+    try:
+        return _any_chromium()
+    except ServerMissingError:
+        _fetch("chromium")
+        return _any_chromium()
+
+
 def free_port() -> int:
     with socket.create_server((_HOST, 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -248,6 +257,13 @@ def _any_dynamodb(folder: Path) -> Server:
         return DynamoDBLocal(folder)
     except ServerMissingError:
         return Dynalite(folder)
+
+
+def _any_chromium() -> str:
+    for name in ("chromium-browser", "google-chrome"):
+        if on_path := shutil.which(name):
+            return on_path
+    return _find("chromium")
 
 
 def _find(name: str, cached: Path | None = None) -> str:

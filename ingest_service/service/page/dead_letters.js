@@ -5,7 +5,7 @@ import { atMostEvery, button, make, remove, setText } from "./dom.js";
 import { count, nameOf, place, size } from "./format.js";
 
 const PAGE = 20;
-const RELOAD_MS = 5_000;
+const RELOAD_MS = 2_000;
 const MOST_CHARACTERS = 2_000; // of a row; it may have a million
 
 /** `reload()` looks for streams again, but not all the time. */

@@ -14,7 +14,7 @@ export function rates() {
   function add(event) {
     const at_s = Date.parse(event.timestamp) / 1000;
     for (const [name, sink] of Object.entries(event.sinks)) {
-      if (!sinks.has(name)) sinks.set(name, { steps: [], points: [] });
+      if (!sinks.has(name)) sinks.set(name, { settled: 0, steps: [], points: [] });
       extend(sinks.get(name), at_s, sink.rows_written + sink.merged + sink.dead);
     }
   }
@@ -23,20 +23,24 @@ export function rates() {
   return { add, points, now: (name) => points(name).at(-1)?.rows_per_s ?? null };
 }
 
-/** `steps` are the times at which more was settled than before, and how much it was then. */
+/** `steps` are the times at which more was found settled than before, and how much it was then. */
 function extend(line, at_s, settled) {
   const last = line.points.at(-1);
-  const isGap = last && at_s - last.at_s > GAP_S;
-  if (isGap || settled < (line.steps.at(-1)?.settled ?? 0)) line.steps = [];
-  if (isGap) line.points.push({ at_s, rows_per_s: null });
-  if (settled !== line.steps.at(-1)?.settled) line.steps.push({ at_s, settled });
-  const to = line.steps.at(-1);
-  const from = line.steps.findLast((step) => to.at_s - step.at_s >= APART_S) ?? line.steps[0];
-  line.steps = line.steps.slice(line.steps.indexOf(from));
-  line.points.push({ at_s, rows_per_s: to === from ? null : rate(from, to, at_s) });
+  if (last && (at_s - last.at_s > GAP_S || settled < line.settled)) {
+    line.steps = [];
+    line.points.push({ at_s, rows_per_s: null });
+  } else if (last && settled > line.settled) {
+    line.steps.push({ at_s, settled });
+  }
+  line.settled = settled;
+  line.points.push({ at_s, rows_per_s: rate(line.steps, at_s) });
   line.points = line.points.filter((point) => at_s - point.at_s <= KEPT_S);
+  line.steps = line.steps.filter((step) => at_s - step.at_s <= KEPT_S);
 }
 
-function rate(from, to, now_s) {
+function rate(steps, now_s) {
+  if (steps.length < 2) return null;
+  const to = steps.at(-1);
+  const from = steps.findLast((step) => to.at_s - step.at_s >= APART_S) ?? steps[0];
   return (to.settled - from.settled) / Math.max(to.at_s - from.at_s, now_s - to.at_s);
 }

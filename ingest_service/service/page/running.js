@@ -24,10 +24,10 @@ const QUANTITIES = [
 ];
 
 const FIGURES = [
-  { name: "Rows/s", value: (event) => count(event.rows_per_s) },
   { name: "Done", value: (event) => percent(event.percent) },
   { name: "Left", value: (event) => duration(event.eta_s) },
   { name: "Rows read", value: (event) => count(event.rows_read) },
+  { name: "Read/s", value: (event) => count(event.rows_per_s) },
   { name: "Refused", value: (event) => count(event.rows_rejected) },
   { name: "File", value: (event) => size(event.size) },
 ];

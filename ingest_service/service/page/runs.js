@@ -8,7 +8,7 @@ import { runRow } from "./run_row.js";
 const PAGE = 50;
 const MOST_ROWS = 5_000; // a page that stays open for months must not grow for months
 const STATES = ["running", "queued", "done", "failed", "cancelled"];
-const COUNTS_MS = 5_000;
+const COUNTS_MS = 2_000;
 
 /**
  * `changed(run)` and `progressed(event)` keep the table in `section` true; `reload()` fetches it anew. No event may come
