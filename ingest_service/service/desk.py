@@ -16,31 +16,13 @@ from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, SourceNotFound
 from ingest_service.service.live import Live
 from ingest_service.service.runs import LIVE, STATES, Run, Runs, State, Task
+from ingest_service.service.sinks import Sinks
 from ingest_service.service.workers import Workers
-from ingest_service.sinks.base import sink_at
 from ingest_service.sources import source_allowed
 from ingest_service.threads import finish_in_thread
 
 STEPS = ("download", "movies", "ratings", "popular", "all")
 _KEPT: tuple[State, ...] = ("queued", "running", "done")
-
-
-def sinks_by_name(settings: Settings) -> dict[str, str]:
-    """The URLs of all sinks that are configured; those of `to` without a name go by the name that they have anyway."""
-    urls = {name: settings.sink_url(name) for name in settings.sinks}
-    for name in settings.to:
-        if name not in settings.sinks:
-            url = settings.sink_url(name)
-            own = sink_at(url).name
-            if urls.setdefault(own, url) != url:
-                raise ConfigurationError(f"Two sinks are named {own!r}; tell them apart with ?name=… in one URL.")
-    return urls
-
-
-def require_sink(name: str, sinks: Collection[str]) -> None:
-    """ConfigurationError if it is none of these."""
-    if name not in sinks:
-        raise ConfigurationError(f"There is no sink {name!r}; there are: {', '.join(sorted(sinks))}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +33,7 @@ class Desk:
     runs: Runs
     live: Live
     workers: Workers
-    sinks: dict[str, str]
+    sinks: Sinks
 
     async def load(
         self,
@@ -67,11 +49,11 @@ class Desk:
 
         One that failed or was cancelled is not run again because its file still lies in an inbox.
         """
-        wanted = self._sinks_named(sinks)
+        wanted = self.sinks.named(sinks)
         dataset = dataset or self.settings.dataset
         dataset_named(dataset)
         limit = limit or self.settings.limit
-        source = await asyncio.to_thread(source_allowed, name, self.settings.allowed())
+        source = await asyncio.to_thread(lambda: source_allowed(name, self.settings.allowed()))
         version = await finish_in_thread(source.version)
         task = Task("run", source.uri, _name_of(source.uri), wanted, dataset, limit, restart, origin)
         identity = _identity("run", source.uri, version, wanted, dataset, limit)
@@ -82,7 +64,7 @@ class Desk:
         """A run that tries the dead letters of a stream again, in the sinks that its last load had."""
         source = await asyncio.to_thread(_source_of, path)
         last = await finish_in_thread(self.runs.newest_of, source)
-        sinks = last.task.sinks if last else self._sinks_named(())
+        sinks = last.task.sinks if last else self.sinks.named(())
         dataset = last.task.dataset if last else self.settings.dataset
         task = Task("replay", source, str(path), sinks, dataset)
         return await self._announce(task, _identity("replay", stream), LIVE)
@@ -113,16 +95,6 @@ class Desk:
             self.live.changed(run)
             self.workers.wake()
         return run, is_new
-
-    def _sinks_named(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The configured ones of these names; by default those of the setting `to`."""
-        if not names:
-            own = (name if name in self.settings.sinks else sink_at(self.settings.sink_url(name)).name
-                   for name in self.settings.to)  # fmt: skip
-            return tuple(sorted(own))
-        for name in names:
-            require_sink(name, self.sinks)
-        return tuple(sorted(set(names)))
 
 
 def step_of(command: str) -> str:

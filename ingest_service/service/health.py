@@ -45,7 +45,7 @@ class Health:
         return list(await asyncio.gather(*(self._look_at(name, url) for name, url in sorted(self._urls.items()))))
 
     async def _look_at(self, name: str, url: str) -> dict[str, Any]:
-        findings = await examine(sink_at(url))
+        findings = await examine(await asyncio.to_thread(sink_at, url))
         return {
             "name": name,
             "kind": split_url(url).scheme,
@@ -58,7 +58,7 @@ class Health:
         lines: list[dict[str, Any]] = []
         unreadable = []
         for name, url in sorted(self._urls.items()):
-            sink = sink_at(url)
+            sink = await asyncio.to_thread(sink_at, url)
             sink.retrier.budget_s = min(sink.retrier.budget_s, EXAMINE_S)
             try:
                 lines += [{**line, "sink": name} for line in await status_of(sink, self._folder, None)]

@@ -26,7 +26,7 @@ from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, S
 from ingest_service.service import schedule
 from ingest_service.service.api import Parts, api
 from ingest_service.service.commands import Commands
-from ingest_service.service.desk import Desk, require_sink, sinks_by_name
+from ingest_service.service.desk import Desk
 from ingest_service.service.health import Health
 from ingest_service.service.inbox import Inbox
 from ingest_service.service.letters import Letters
@@ -35,6 +35,7 @@ from ingest_service.service.login import Login, token_of
 from ingest_service.service.metrics import ServiceMetrics
 from ingest_service.service.places import place_at
 from ingest_service.service.runs import Runs
+from ingest_service.service.sinks import Sinks
 from ingest_service.service.workers import Workers
 from ingest_service.tasks import task_group
 from ingest_service.telemetry.prometheus import Exposition
@@ -48,17 +49,17 @@ async def serve(settings: Settings, config: Path | None) -> None:
     """Serve until SIGTERM or SIGINT. Stopped if runs were interrupted: they go on at the next start."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    login, urls = await asyncio.to_thread(checked, settings)
+    login, sinks = await asyncio.to_thread(checked, settings)
     with _folder_of_ones_own(settings.state_dir), _listening(settings.serve) as listener:
         runs = await asyncio.to_thread(Runs, settings.state_dir, keep=settings.serve.keep_runs)
         try:
             await asyncio.to_thread(runs.recover)
             live = Live()
             exposition = Exposition(settings.memory_mb)
-            workers = Workers(runs, live, exposition, Commands(urls, config), settings.serve.runs_at_once)
-            desk = Desk(settings, runs, live, workers, urls)
+            workers = Workers(runs, live, exposition, Commands(sinks.urls, config), settings.serve.runs_at_once)
+            desk = Desk(settings, runs, live, workers, sinks)
             inboxes = [Inbox(one, desk) for one in settings.serve.inbox]
-            health = Health(urls, settings.checkpoint_dir)
+            health = Health(sinks.urls, settings.checkpoint_dir)
             exposition.registry.register(ServiceMetrics(runs, health, inboxes))
             app = api(Parts(desk, runs, live, exposition, health, Letters(settings.state_dir), login))
             server = _Server(app)
@@ -83,18 +84,17 @@ async def serve(settings: Settings, config: Path | None) -> None:
         raise Stopped(f"Stopped on request with {interrupted} runs at work; they go on at the next start.")
 
 
-def checked(settings: Settings) -> tuple[Login, dict[str, str]]:
-    """How to log in, and the URLs of the sinks by name. ConfigurationError for what cannot be served. Blocks."""
-    urls = sinks_by_name(settings)
+def checked(settings: Settings) -> tuple[Login, Sinks]:
+    """How to log in, and the sinks. ConfigurationError for what cannot be served. Blocks."""
+    sinks = Sinks.of(settings)
     settings.allowed()
     for inbox in settings.serve.inbox:
         place_at(inbox.url)
         dataset_named(inbox.dataset or settings.dataset)
-        for name in inbox.sinks:
-            require_sink(name, urls)
+        sinks.named(inbox.sinks)
     for one in settings.serve.schedule:
         schedule.check(one)
-    return Login(token_of(settings.serve)), urls
+    return Login(token_of(settings.serve)), sinks
 
 
 class _Server(uvicorn.Server):

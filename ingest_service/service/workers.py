@@ -26,9 +26,9 @@ from ingest_service.tasks import task_group
 from ingest_service.telemetry.prometheus import Exposition
 from ingest_service.threads import finish_in_thread
 
-MAX_FAILURES = 8  # in a row, of the kind that may pass; with the waits below that is half an hour
+MAX_FAILURES = 10  # of the kind that may pass; with the waits below that takes a quarter of an hour
 _RESUMABLE = (69, 73, 75)
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 2.0, 600.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 600.0
 _LOOK_EVERY_S = 1.0  # for runs whose time to be tried again has come
 _KILL_S = DRAIN_S + 0.5
 _REASONS = ("ingest-service: ", "Error: ")  # the latter of options that make no sense

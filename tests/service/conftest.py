@@ -82,7 +82,7 @@ class Service:
         finally:
             connection.close()
         is_json = "json" in response.headers.get("Content-Type", "")
-        return Answer(response.status, dict(response.headers), json.loads(text) if is_json else text)
+        return Answer(response.status, dict(response.headers), json.loads(text) if is_json and text else text)
 
     def get(self, path: str) -> Any:
         """The content of an answer that is expected to be good."""
@@ -96,13 +96,21 @@ class Service:
         run: dict[str, Any] = answer.content
         return run
 
-    def watch(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def watch_all(self, then: Callable[[], object]) -> Iterator[dict[str, Any]]:
+        """The runs whose state changes, after `then` was done; it is done once the service lets us watch."""
+        for name, data in self.watch("/v1/events", then):
+            if name == "run":
+                yield data
+
+    def watch(self, path: str, then: Callable[[], object] = lambda: None) -> Iterator[tuple[str, dict[str, Any]]]:
         """Server-sent events as they come."""
         connection = HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         try:
             connection.request("GET", path, headers=self.headers)
             response = connection.getresponse()
             assert response.status == 200, response.read()
+            response.readline()  # a comment, once we are among those who watch
+            then()
             name = ""
             while line := response.readline().decode():
                 field, _, value = line.rstrip("\n").partition(": ")
