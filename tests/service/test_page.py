@@ -1,75 +1,20 @@
-"""The page, in a real browser, against the real service with a real Redis, SQLite and files.
-
-INGEST_TEST_SCREENSHOTS=docs/images makes the pictures of the documentation.
-"""
+"""The page, in a real browser, against the real service with a real Redis, SQLite and files."""
 
 import json
-import os
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import redis
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
 from ingest_service.service.runs import FILE_NAME, STATES
 from tests.helpers import FIRST_MS, HEADER, interaction
-from tests.servers import ROOT
 from tests.service.conftest import Service
 
 TOKEN = "correct horse battery"
 SLOW = "rate=3000"
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-PICTURES = (
-    ("serve-light", "light", 1280, 960),
-    ("serve-dark", "dark", 1280, 960),
-    ("serve-phone", "dark", 360, 740),
-)
-_PICTURES_TO = os.environ.get("INGEST_TEST_SCREENSHOTS", "")
-_PATIENCE_MS = 20_000
-_VIOLATIONS = "addEventListener('securitypolicyviolation', event => console.error('CSP: ' + event.violatedDirective))"
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    expect.set_options(timeout=_PATIENCE_MS)
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that has violated no policy and made no error in the end."""
-    errors: list[str] = []
-
-    def on_console(message: ConsoleMessage) -> None:
-        is_status = message.text.startswith("Failed to load resource")  # what the service refuses, or its absence
-        if message.type == "error" and not is_status:
-            errors.append(message.text)
-
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
-    context.set_default_timeout(_PATIENCE_MS)
-    context.add_init_script(_VIOLATIONS)
-    found = context.new_page()
-    found.on("console", on_console)
-    found.on("pageerror", lambda error: errors.append(str(error)))
-    found.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
-    yield found
-    context.close()
-    assert errors == []
 
 
 def config(folder: Path, redis_url: str = "", options: str = SLOW) -> str:
@@ -223,9 +168,11 @@ def test_a_lost_connection_is_told_and_found_again(page: Page, service: Service,
     expect(page.get_by_role("status").filter(has_text="Connection lost")).to_contain_text("may be old")
     assert_accessible(page)
 
+    page.context.set_offline(True)
     service.start(config(tmp_path, options="rate=100000"), "--port", port)
     service.until(service.submit(tmp_path / "first.csv"), "done")
     service.until(service.submit(tmp_path / "second.csv"), "done")
+    page.context.set_offline(False)
     expect(page.locator("#connection")).to_have_text("Live")
     expect(page.locator("#runs tbody .state")).to_have_text(["done", "done"])
     expect(page.locator("#idle")).to_be_visible()
@@ -288,37 +235,6 @@ def test_what_files_hold_stays_text(page: Page, service: Service, tmp_path: Path
     assert_accessible(page)
 
 
-def test_the_pictures_in_the_documentation(request: pytest.FixtureRequest) -> None:
-    """They are there, and small enough to be looked at anywhere. They are made anew if that is asked for."""
-    if _PICTURES_TO:
-        make_pictures(*(request.getfixturevalue(name) for name in ("page", "service", "redis_db_url", "tmp_path")))
-    for name, *_ in PICTURES:
-        assert 0 < (ROOT / "docs" / "images" / f"{name}.png").stat().st_size < 150_000
-
-
-def make_pictures(page: Page, service: Service, redis_url: str, folder: Path) -> None:
-    """A load in the middle of its course, after some others."""
-    service.start(
-        f'to = ["history", "recent"]\n[sinks]\nrecent = "{redis_url}?rate=2400"\nhistory = "sqlite:///history.db?rate=2000"\n'
-        f'[serve]\nroots = ["{folder}"]\n'
-    )
-    for day, rows in ((17, 4_000), (18, 3_000), (19, 60_000)):
-        write_padded(
-            folder / f"clicks-2026-11-{day}.csv", rows, last="1,not-a-number,1583366400000,\n", row_bytes=2_000
-        )
-        run = service.submit(folder / f"clicks-2026-11-{day}.csv")
-        if day < 19:
-            service.until(run, "done")
-    page.goto(service.url)
-    page.get_by_label("Source").fill(str(folder / "clicks-2026-11-20.csv"))
-    wait_for_progress(page, 70)
-    page.evaluate(_WITHOUT_FOLDER, str(folder))
-    for name, scheme, width, height in PICTURES:
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        page.set_viewport_size({"width": width, "height": height})
-        page.screenshot(path=Path(_PICTURES_TO) / f"{name}.png")
-
-
 def wait_for_progress(page: Page, percent: float) -> None:
     """Until the bar of the run that is running is beyond that."""
     page.evaluate(
@@ -360,13 +276,6 @@ def remember_runs(path: Path, counts: dict[str, int]) -> None:
         )
     db.close()
 
-
-# Texts and fields without this machine's folder.
-_WITHOUT_FOLDER = """folder => {
-    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replace(folder, "/data");
-    for (const input of document.querySelectorAll("input")) input.value = input.value.replace(folder, "/data");
-}"""
 
 _OUTLINE = """() => {
     const focused = document.activeElement;

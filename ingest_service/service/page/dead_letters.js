@@ -5,6 +5,7 @@ import { atMostEvery, button, make, remove, setText } from "./dom.js";
 import { count, nameOf, place, size } from "./format.js";
 
 const PAGE = 20;
+const STREAMS = 50; // shown at first, and more with each press of the button
 const RELOAD_MS = 2_000;
 const MOST_CHARACTERS = 2_000; // of a row; it may have a million
 
@@ -13,11 +14,15 @@ export function deadLetters(section) {
   const list = section.querySelector(".streams");
   const message = section.querySelector(".message");
   const title = section.querySelector("h2");
+  const more = section.querySelector(".more");
   const streams = new Map();
+  let most = STREAMS;
+  let all = [];
 
   const reload = atMostEvery(RELOAD_MS, async () => {
     try {
-      show((await get("/v1/dead-letters")).streams);
+      all = (await get("/v1/dead-letters")).streams;
+      show(all.slice(0, most));
     } catch (problem) {
       setText(message, problem.message);
     }
@@ -37,8 +42,16 @@ export function deadLetters(section) {
       }
       streams.get(about.stream).show(about);
     }
+    more.hidden = found.length === all.length;
     setText(message, found.length ? "" : "There are none.");
   }
+
+  more.addEventListener("click", () => {
+    const first = all[most];
+    most += STREAMS;
+    show(all.slice(0, most));
+    streams.get(first.stream).focus();
+  });
 
   return { reload };
 }
@@ -57,7 +70,7 @@ function streamPanel(stream) {
   replay.setAttribute("aria-describedby", titleId);
   const buttons = make("p", { class: "buttons" }, toggle, replay);
   const element = make("article", { class: "panel", "aria-labelledby": titleId }, make("header", {}, title, buttons, facts), message);
-  let version = "";
+  let before = { letters: 0, bytes: 0 };
 
   toggle.addEventListener("click", () => {
     const isOpen = table.element.isConnected;
@@ -78,16 +91,18 @@ function streamPanel(stream) {
   function show(about) {
     setText(source, about.source ? nameOf(about.source) : stream);
     setText(facts, `${count(about.letters)} rows · ${size(about.bytes)}${about.source ? ` · ${place(about.source)}` : ""}`);
-    const found = `${about.letters} ${about.bytes}`;
-    if (found !== version && table.element.isConnected) table.reload();
-    version = found;
+    if (table.element.isConnected) {
+      if (about.letters > before.letters) table.grown();
+      else if (about.bytes !== before.bytes) table.reload();
+    }
+    before = about;
   }
 
-  return { element, show };
+  return { element, show, focus: () => title.focus() };
 }
 
 /**
- * The letters, a page at a time. `reload()` begins again at the first. The roles are those that the elements have anyway,
+ * The letters, a page at a time. `reload()` begins again at the first, `grown()` adds what came after the last. The roles are those that the elements have anyway,
  * but lose on a phone, where a letter is no line any more.
  */
 function letterTable(path, titleId, tell) {
@@ -97,6 +112,8 @@ function letterTable(path, titleId, tell) {
   const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, cells));
   const table = make("table", { class: "letters", role: "table", "aria-labelledby": titleId }, head, body);
   const more = make("button", { type: "button", class: "more", hidden: true }, "Show more");
+  let at = null; // where the last page that is shown begins
+  let last = []; // its rows
   let next = null;
 
   async function load(cursor) {
@@ -109,16 +126,22 @@ function letterTable(path, titleId, tell) {
   }
 
   function show(page, cursor) {
-    const rows = page.letters.map(letterRow);
-    if (cursor) body.append(...rows);
-    else body.replaceChildren(...rows);
+    if (cursor === null) body.replaceChildren();
+    else if (cursor === at) for (const row of last) row.remove();
+    at = cursor;
+    last = page.letters.map(letterRow);
+    body.append(...last);
     next = page.next;
-    if (more.contains(document.activeElement) && next === null) rows[0]?.focus(); // the button goes
+    if (more.contains(document.activeElement) && next === null) last[0]?.focus(); // the button goes
     more.hidden = next === null;
   }
   more.addEventListener("click", () => load(next));
 
-  return { element: make("div", {}, table, more), reload: () => load(null) };
+  return {
+    element: make("div", {}, table, more),
+    reload: () => load(null),
+    grown: () => next === null && load(at),
+  };
 }
 
 function letterRow(letter) {

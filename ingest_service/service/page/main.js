@@ -11,7 +11,7 @@
 
 import { get } from "./api.js";
 import { deadLetters } from "./dead_letters.js";
-import { say, setText } from "./dom.js";
+import { atMostEvery, say, setText } from "./dom.js";
 import { follow, inOrder } from "./events.js";
 import { nameOf } from "./format.js";
 import { login } from "./login.js";
@@ -27,6 +27,7 @@ const table = runs(part("runs"), events.holdFor);
 const letters = deadLetters(part("dead-letters"));
 const form = submit(part("submit"));
 const health = sinks(part("sinks"), form.offer);
+const lookForLetters = atMostEvery(5_000, letters.reload);
 const door = login(part("login"), () => {
   open();
   part("logout").hidden = false;
@@ -69,7 +70,7 @@ function progressed(event) {
   table.progressed(event);
   if (!event.sinks) return;
   const rows = Object.values(event.sinks).reduce((sum, sink) => sum + sink.dead, event.rows_rejected);
-  if (refused.get(event.run) !== rows) letters.reload();
+  if (refused.get(event.run) !== rows) lookForLetters();
   refused.set(event.run, rows);
 }
 
