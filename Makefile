@@ -27,6 +27,8 @@ check: $(SYNCED) ## lint, format and types, without changing anything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict ingest_service tests benchmarks
+	@! command -v node >/dev/null || for file in ingest_service/service/page/*.js; do \
+		node --input-type=module --check <$$file || { echo "in $$file"; exit 1; }; done
 
 demo: $(SYNCED) ## load a sample into SQLite and say what to look at next
 	@scripts/demo

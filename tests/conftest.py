@@ -14,9 +14,15 @@ import redis
 from blockbuster import blockbuster_ctx
 
 from tests.helpers import CANARY_AWS_SECRET, Cli
-from tests.servers import ROOT, ServerMissingError, find_dynamodb, find_mongodb, find_promtool, find_redis
-
-Found = TypeVar("Found")
+from tests.servers import (
+    ROOT,
+    ServerMissingError,
+    find_chromium,
+    find_dynamodb,
+    find_mongodb,
+    find_promtool,
+    find_redis,
+)
 
 _REDIS_ADDRESS = os.environ.get("INGEST_TEST_REDIS_URL", "")
 _MONGODB_ADDRESS = os.environ.get("INGEST_TEST_MONGODB_URI", "")
@@ -35,6 +41,8 @@ _OUR_NAMES = {
     "TRACEPARENT",
 }
 _CLAIM_S = 3600
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -62,7 +70,8 @@ def redis_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactory)
     if _REDIS_ADDRESS:
         yield _REDIS_ADDRESS
         return
-    with _found(find_redis, tmp_path_factory.mktemp("redis")) as server:
+    folder = tmp_path_factory.mktemp("redis")
+    with _found(lambda: find_redis(folder)) as server:
         yield server.url
 
 
@@ -84,7 +93,8 @@ def dynamodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFacto
     if _DYNAMODB_ADDRESS:
         yield _DYNAMODB_ADDRESS
         return
-    with _found(find_dynamodb, tmp_path_factory.mktemp("dynamodb")) as server:
+    folder = tmp_path_factory.mktemp("dynamodb")
+    with _found(lambda: find_dynamodb(folder)) as server:
         yield server.url
 
 
@@ -109,7 +119,8 @@ def mongodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactor
     if _MONGODB_ADDRESS:
         yield _MONGODB_ADDRESS.rstrip("/")
         return
-    with _found(find_mongodb, tmp_path_factory.mktemp("mongodb")) as server:
+    folder = tmp_path_factory.mktemp("mongodb")
+    with _found(lambda: find_mongodb(folder)) as server:
         yield server.url
 
 
@@ -122,6 +133,12 @@ def mongodb_db_url(mongodb_url: str) -> Iterator[str]:
         return  # it goes with its server; to drop it would take longer than many a test
     with pymongo.MongoClient[dict[str, Any]](mongodb_url, directConnection=True) as client:
         client.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a real browser."""
+    return _found(find_chromium)
 
 
 @pytest.fixture
@@ -149,14 +166,14 @@ def ml_latest_small() -> Path:
 
 
 @pytest.fixture(scope="session")
-def promtool(tmp_path_factory: pytest.TempPathFactory) -> str:
+def promtool() -> str:
     """The path of Prometheus's own tool."""
-    return _found(find_promtool, tmp_path_factory.getbasetemp())
+    return _found(find_promtool)
 
 
-def _found(find: Callable[[Path], Found], folder: Path) -> Found:
+def _found(find: Callable[[], T]) -> T:
     try:
-        return find(folder)
+        return find()
     except ServerMissingError as error:
         if os.environ.get("CI", "").lower() in ("1", "true"):
             pytest.fail(f"NO SERVER: {error}", pytrace=False)

@@ -239,7 +239,7 @@ def find_dynamodb(folder: Path) -> Server:
         return _any_dynamodb(folder)
 
 
-def find_promtool(_: Path) -> str:
+def find_promtool() -> str:
     """Return the path of what comes with Prometheus to check and try rules; fetch it first where it is missing."""
     cached = CACHE / "prometheus/usr/bin/promtool"
     try:
@@ -247,6 +247,15 @@ def find_promtool(_: Path) -> str:
     except ServerMissingError:
         _fetch("prometheus")
         return _find("promtool", cached)
+
+
+def find_chromium() -> str:
+    """Return the path of a browser; try to fetch one where there is none."""
+    try:
+        return _any_chromium()
+    except ServerMissingError:
+        _fetch("chromium")
+        return _any_chromium()
 
 
 def free_port() -> int:
@@ -260,6 +269,13 @@ def _any_dynamodb(folder: Path) -> Server:
         return DynamoDBLocal(folder)
     except ServerMissingError:
         return Dynalite(folder)
+
+
+def _any_chromium() -> str:
+    for name in ("chromium-browser", "google-chrome"):
+        if on_path := shutil.which(name):
+            return on_path
+    return _find("chromium")
 
 
 def _find(name: str, cached: Path | None = None) -> str:

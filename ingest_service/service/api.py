@@ -155,17 +155,26 @@ def _events(parts: Parts) -> APIRouter:
     async def all_events() -> Response:
         """`run`: a run whose state has changed. `progress`: once a second for each that is running."""
         _refuse_if_full()
-        running = await asyncio.to_thread(parts.runs.page, "running", 100, None)
-        return EventStream(parts.live, None, [event for run in running for event in _first(run)])
+
+        async def first() -> list[bytes]:
+            running = await asyncio.to_thread(parts.runs.page, "running", 100, None)
+            return [event for run in running for event in _now(run)]
+
+        return EventStream(parts.live, None, first)
 
     @router.get("/runs/{number}/events", responses={**events, **documented(404)})
     async def events_of_run(number: Number) -> Response:
         """The same for one run, which comes first as it is now."""
         _refuse_if_full()
-        run = _there(await asyncio.to_thread(parts.runs.get, number))
-        return EventStream(parts.live, number, _first(run))
+        _there(await asyncio.to_thread(parts.runs.get, number))
 
-    def _first(run: Run) -> list[bytes]:
+        async def first() -> list[bytes]:
+            run = await asyncio.to_thread(parts.runs.get, number)
+            return _now(run) if run else []
+
+        return EventStream(parts.live, number, first)
+
+    def _now(run: Run) -> list[bytes]:
         progress = parts.live.progress.get(run.number)
         return [run_event(run, progress), *([progress_event(run.number, progress)] if progress else [])]
 

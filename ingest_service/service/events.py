@@ -1,7 +1,7 @@
 """Server-sent events: what `live` tells, for as long as the reader keeps up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT
@@ -11,12 +11,13 @@ from ingest_service.service.live import Live
 
 _HEARTBEAT_S = 15.0
 _SEND_S = 10.0
+First = Callable[[], Awaitable[Sequence[bytes]]]
 
 
 class EventStream(StreamingResponse):
-    """Begins with the events in `first`; ends when the service stops, or the reader takes too long over one."""
+    """Begins with what `first` finds; ends when the service stops, or the reader takes too long over one."""
 
-    def __init__(self, live: Live, number: int | None, first: Sequence[bytes]) -> None:
+    def __init__(self, live: Live, number: int | None, first: First) -> None:
         super().__init__(_events(live, number, first), media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,10 +28,10 @@ class EventStream(StreamingResponse):
         await super().__call__(scope, receive, send_in_time)
 
 
-async def _events(live: Live, number: int | None, first: Sequence[bytes]) -> AsyncIterator[bytes]:
+async def _events(live: Live, number: int | None, first: First) -> AsyncIterator[bytes]:
     with live.watch(number) as watcher:
         yield KEEPALIVE_COMMENT
-        for event in first:
+        for event in await first():  # looked for only now: what changes meanwhile comes after it
             yield event
         while True:
             try:

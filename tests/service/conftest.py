@@ -13,10 +13,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.helpers import COMMAND, Pairs, write_pairs
 
 _START_S = 60.0
+
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_PATIENCE_MS = 20_000
+_VIOLATIONS = "addEventListener('securitypolicyviolation', event => console.error('CSP: ' + event.violatedDirective))"
 
 
 @dataclass(frozen=True)
@@ -163,3 +176,34 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     """A short file of several blocks."""
     return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.csv", 12_000, blocks=8)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    expect.set_options(timeout=_PATIENCE_MS)
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that has violated no policy and made no error in the end."""
+    errors: list[str] = []
+
+    def on_console(message: ConsoleMessage) -> None:
+        is_status = message.text.startswith("Failed to load resource")  # what the service refuses, or its absence
+        if message.type == "error" and not is_status:
+            errors.append(message.text)
+
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(_PATIENCE_MS)
+    context.add_init_script(_VIOLATIONS)
+    found = context.new_page()
+    found.on("console", on_console)
+    found.on("pageerror", lambda error: errors.append(str(error)))
+    found.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
+    yield found
+    context.close()
+    assert errors == []
