@@ -268,8 +268,9 @@ def test_files_that_are_dropped_are_loaded(service: Service, tmp_path: Path) -> 
     for number in range(3):
         write_pairs(tmp_path / "new", 200, seed=number)
         (tmp_path / "new").rename(inbox / f"{number}.csv")
-    name, run = next(service.watch("/v1/events"))
-    assert (name, run["origin"]) == ("run", "inbox:drop")
+    while not (runs := service.get("/v1/runs")["runs"]):
+        time.sleep(0.05)
+    assert runs[0]["origin"] == "inbox:drop"
     service.kill()
     service.start()
     for run in service.get("/v1/runs")["runs"]:
