@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 
 from ingest_service.config import InboxSettings
-from ingest_service.errors import IngestError
+from ingest_service.errors import ConfigurationError, IngestError, SourceNotFound, UsageError
 from ingest_service.service.desk import Desk
 from ingest_service.service.places import MARKER, File, Place, place_at
 from ingest_service.service.runs import Run
@@ -100,8 +100,10 @@ class Inbox:
                 dataset=self._settings.dataset,
                 origin=f"inbox:{self._settings.name}",
             )
-        except IngestError as error:
-            seen.over = True  # until it is another file
+        except SourceNotFound:
+            return  # gone since
+        except (ConfigurationError, UsageError) as error:
+            seen.over = True  # until it is another file; what may pass ends this look, and the next one tries again
             self._log.warning("file refused", file=name, reason=str(error))
             return
         seen.run, seen.was_done = run.number, run.state == "done"

@@ -73,7 +73,10 @@ class FolderPlace(Place):
         await finish_in_thread(self._mark, name, run)
 
     async def remove(self, name: str) -> None:
-        await finish_in_thread((self._folder / name).unlink, missing_ok=True)
+        try:
+            await finish_in_thread((self._folder / name).unlink, missing_ok=True)
+        except OSError as error:
+            raise LocalIOError(f"{self._folder / name} cannot be removed ({error.strerror}).") from error
 
     def _files(self) -> dict[str, File]:
         found = {}

@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ from ingest_service.telemetry.prometheus import Exposition
 LOCK_NAME = "service.lock"
 _HANG_UP_S = 2  # for requests that are being answered when the service stops
 _BACKLOG = 256
+_TAKES_NOTHING_MS = 30_000
 
 
 async def serve(settings: Settings, config: Path | None) -> None:
@@ -105,6 +107,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 log_config=None,
+                log_level="critical",  # it would print the texts of errors
                 access_log=False,
                 lifespan="off",
                 ws="none",
@@ -161,6 +164,8 @@ def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
             f"Port {settings.port} of {settings.host} cannot be had ({error.strerror or error}); name another."
         ) from error
     with listener:
+        if sys.platform == "linux":  # connections inherit it: one that takes nothing for so long is given up
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TAKES_NOTHING_MS)
         yield listener
 
 

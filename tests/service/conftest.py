@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from tests.helpers import COMMAND, Pairs, write_pairs
 
-_START_S = 60.0
+_PATIENCE_S = 60.0  # a test that waits for what never comes is to fail, not to hang
 
 _FLAGS = (
     "--no-sandbox",
@@ -75,7 +75,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stderr=log,
             )
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + _PATIENCE_S
         while not (serving := [event for event in self.events if event["event"] == "serving"]):
             assert self._process.poll() is None and time.monotonic() < deadline, self.log
             time.sleep(0.02)
@@ -124,8 +124,9 @@ class Service:
             assert response.status == 200, response.read()
             response.readline()  # a comment, once we are among those who watch
             then()
-            name = ""
+            name, deadline = "", time.monotonic() + _PATIENCE_S
             while line := response.readline().decode():
+                assert time.monotonic() < deadline, f"nothing came of it:\n{self.log}"
                 field, _, value = line.rstrip("\n").partition(": ")
                 if field == "event":
                     name = value

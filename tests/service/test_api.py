@@ -67,7 +67,8 @@ def test_a_run_from_its_submission_to_its_report(served: Service) -> None:
 
 def test_pages_of_runs(served: Service) -> None:
     """Newest first, page by page, by state; with the counts of all states."""
-    runs = [served.until(served.submit(file(served, f"page-{number}.csv")), "done") for number in range(3)]
+    runs = [served.submit(file(served, f"page-{number}.csv")) for number in range(3)]
+    served.until(runs[-1], "done")
     page = served.get("/v1/runs?limit=2")
     assert [run["id"] for run in page["runs"]] == [runs[2]["id"], runs[1]["id"]]
     following = served.get(f"/v1/runs?limit=2&cursor={page['next']}")

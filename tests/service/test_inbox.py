@@ -199,6 +199,18 @@ async def test_a_loaded_file_is_marked(tmp_path: Path, folder: Path) -> None:
         assert len(stage.sources) == 2, "neither the marked one nor the failed one is loaded again by itself"
 
 
+async def test_what_may_pass_is_tried_at_the_next_look(tmp_path: Path, folder: Path) -> None:
+    """A file that could not be announced, for the disk was full, is announced when it can be."""
+    async with staged(tmp_path, str(folder), complete="rename") as stage:
+        (folder / "a.csv").write_text(ROWS)
+        stage.runs._writer.execute("PRAGMA query_only = ON")
+        with pytest.raises(LocalIOError):
+            await stage.look()
+        stage.runs._writer.execute("PRAGMA query_only = OFF")
+        await stage.look()
+        assert stage.sources == ["a.csv"]
+
+
 async def test_an_inbox_that_cannot_be_read(tmp_path: Path) -> None:
     """A folder that is not there is an error that says so, and no end of the service."""
     async with staged(tmp_path, str(tmp_path / "missing")) as stage:
@@ -268,8 +280,9 @@ def test_files_that_are_dropped_are_loaded(service: Service, tmp_path: Path) -> 
     for number in range(3):
         write_pairs(tmp_path / "new", 200, seed=number)
         (tmp_path / "new").rename(inbox / f"{number}.csv")
-    name, run = next(service.watch("/v1/events"))
-    assert (name, run["origin"]) == ("run", "inbox:drop")
+    while not (runs := service.get("/v1/runs")["runs"]):
+        time.sleep(0.05)
+    assert runs[0]["origin"] == "inbox:drop"
     service.kill()
     service.start()
     for run in service.get("/v1/runs")["runs"]:

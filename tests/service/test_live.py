@@ -7,9 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
 from ingest_service.service import live as live_
+from ingest_service.service.events import EventStream
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs, Task
+from tests.helpers import until
 from tests.service.conftest import Service
 
 TASK = Task("run", "file:///a.csv", "/a.csv")
@@ -60,6 +66,30 @@ async def test_progress_is_remembered_while_it_runs(tmp_path: Path) -> None:
     live.changed(replace(one, state="done", attempt=1))
     assert not live.progress
     await asyncio.sleep(0)
+
+
+async def test_a_reader_that_reads_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection takes no more; after a while the stream ends, and holds neither memory nor a task."""
+    monkeypatch.setattr("ingest_service.service.events._SEND_S", 0.2)
+    live, app = Live(), FastAPI()
+    app.add_api_route("/events", lambda: EventStream(live, None, []), response_class=EventStream)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical", lifespan="off"))
+    serving = asyncio.create_task(server._serve([listener]))
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    loop = asyncio.get_running_loop()
+    client.setblocking(False)
+    await loop.sock_connect(client, listener.getsockname())
+    await loop.sock_sendall(client, b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await until(lambda: live._watchers)
+    async with asyncio.timeout(60):
+        while live._watchers:
+            live.progressed(1, {"padding": "x" * 65_536})
+            await asyncio.sleep(0.01)
+    client.close()
+    server.should_exit = True
+    await serving
 
 
 def test_a_service_that_is_watched_can_stop(service: Service) -> None:

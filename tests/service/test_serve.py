@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,14 +139,15 @@ def test_a_hopeless_run_fails_with_its_reason(service: Service, tmp_path: Path) 
     assert again["id"] != run["id"]
 
 
-def test_a_folder_and_a_port_of_its_own(service: Service, tmp_path: Path) -> None:
+def test_a_folder_and_a_port_of_its_own(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second service of the state folder is refused in a sentence, and so is one of the port."""
     service.start("")
-    second = Cli(tmp_path).run("serve", "--port", "0")
+    second = Cli(tmp_path).here("serve", "--port", "0")
     assert second.code == 73
     assert "state folder" in second.message
     port = service.url.rpartition(":")[2]
-    other = Cli(tmp_path).run("serve", "--port", port, INGEST_STATE_DIR="other")
+    monkeypatch.setenv("INGEST_STATE_DIR", "other")
+    other = Cli(tmp_path).here("serve", "--port", port)
     assert other.code == 78
     assert port in other.message
 
@@ -189,7 +191,7 @@ def test_what_cannot_be_served_is_said_at_once(text: str, named: str, tmp_path: 
 
 def test_any_other_address_needs_a_token(tmp_path: Path) -> None:
     """Exit code 78 and a sentence."""
-    outcome = Cli(tmp_path).run("serve", "--port", "0", "--host", "0.0.0.0")
+    outcome = Cli(tmp_path).here("serve", "--port", "0", "--host", "0.0.0.0")
     assert outcome.code == 78
     assert "token" in outcome.message
 
@@ -198,8 +200,9 @@ def test_a_schedule_runs_its_step(service: Service) -> None:
     """A step is announced at its times, and not again while the last one is not over."""
     step = '[[serve.schedule]]\nname = "often"\ncron = "* * * * * *"\nrun = "movielens popular --dais 7"\n'
     service.start(step)
-    name, run = next(service.watch("/v1/events"))
-    assert name == "run"
+    while not (runs := service.get("/v1/runs")["runs"]):
+        time.sleep(0.05)
+    run = runs[-1]
     assert (run["kind"], run["source"], run["origin"]) == ("movielens", "popular --dais 7", "schedule:often")
     failed = service.until(run, "failed")
     assert failed["exit_code"] == 2 and "--dais" in failed["reason"]
