@@ -5,6 +5,7 @@ import { button, make } from "./dom.js";
 import { between, count, duration, moment, place } from "./format.js";
 import { sinkTable } from "./table.js";
 
+const LONG = 24; // characters that need a line of their own
 const EQUATIONS = [
   { name: "Read", value: (sink) => count(sink.read) },
   { name: "= accepted", value: (sink) => count(sink.accepted) },
@@ -40,8 +41,9 @@ export function details(run, tell) {
 }
 
 function factList(facts) {
-  const pairs = facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, make("bdi", {}, value))));
-  return make("dl", { class: "facts" }, pairs);
+  const pair = ([name, value]) =>
+    make("div", { class: value.length > LONG && "long" }, make("dt", {}, name), make("dd", {}, make("bdi", {}, value)));
+  return make("dl", { class: "facts" }, facts.map(pair));
 }
 
 function whatCanBeDone(run, tell) {
