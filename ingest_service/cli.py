@@ -15,6 +15,7 @@ import typer
 
 from ingest_service.allocator import give_back_memory
 from ingest_service.cli_movielens import movielens
+from ingest_service.cli_options import AsJson, Config
 from ingest_service.cli_serve import serve
 from ingest_service.errors import IngestError, LocalIOError, UsageError
 from ingest_service.supervised import end_with_parent
@@ -48,7 +49,6 @@ To = Annotated[
         "--to", metavar="URL", help="redis://, dynamodb://, mongodb:// or sqlite://. May be given several times."
     ),
 ]
-Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
 Columns = Annotated[
     list[str] | None,
@@ -84,7 +84,7 @@ def run(
         typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here meanwhile."),
     ] = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Load sources into sinks, going on where an earlier run stopped. `run FILE 1000` loads its first 1,000 rows."""
     sources, limit = _trailing_limit(sources, limit)
@@ -261,7 +261,7 @@ def verify(
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read sources again and compare every sink and the dead letters with them; exit 1 if there are differences."""
     flags = {
@@ -301,7 +301,7 @@ def replay(
     columns: Columns = None,
     checkpoint: CheckpointPlace = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try dead letters again, after they were edited or the sink was mended; what lands is removed from the file."""
     flags = {"to": to or None, "dataset": dataset, "columns": _column_names(columns), "checkpoint": checkpoint}
@@ -344,7 +344,7 @@ def crash_test(
         typer.Option("--checkpoint", metavar="sink|file", help="Where checkpoints are kept; by default both in turn."),
     ] = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Load a file into scratch places of the sinks, kill the runs again and again, and see that nothing gets lost."""
     if checkpoint not in (None, "sink", "file"):

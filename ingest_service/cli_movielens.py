@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ingest_service.cli_options import AsJson, Config
 from ingest_service.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ movielens = typer.Typer(
     rich_markup_mode=None,
 )
 
-Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 CreateIndexes = Annotated[
     bool, typer.Option("--create-indexes", help="Make the indexes that readers need, if they are missing.")
 ]

@@ -1,15 +1,15 @@
 """The command `serve`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ingest_service.cli_options import Config
 from ingest_service.errors import ConfigurationError
 
 
 def serve(
-    config: Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml.")] = None,
+    config: Config = None,
     host: Annotated[
         str | None,
         typer.Option("--host", help="Where to listen; any but loopback needs a token. By default 127.0.0.1."),

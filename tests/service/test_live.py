@@ -72,7 +72,11 @@ async def test_a_reader_that_reads_nothing_is_hung_up_on(monkeypatch: pytest.Mon
     """Its connection takes no more; after a while the stream ends, and holds neither memory nor a task."""
     monkeypatch.setattr("ingest_service.service.events._SEND_S", 0.2)
     live, app = Live(), FastAPI()
-    app.add_api_route("/events", lambda: EventStream(live, None, []), response_class=EventStream)
+
+    async def nothing() -> list[bytes]:
+        return []
+
+    app.add_api_route("/events", lambda: EventStream(live, None, nothing), response_class=EventStream)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical", lifespan="off"))
     serving = asyncio.create_task(server._serve([listener]))
