@@ -1,7 +1,7 @@
 """Server-sent events: what `live` tells, for as long as the reader keeps up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT
@@ -28,7 +28,7 @@ class EventStream(StreamingResponse):
         await super().__call__(scope, receive, send_in_time)
 
 
-async def _events(live: Live, number: int | None, first: First) -> AsyncIterator[bytes]:
+async def _events(live: Live, number: int | None, first: First) -> AsyncGenerator[bytes, None]:
     with live.watch(number) as watcher:
         yield KEEPALIVE_COMMENT
         for event in await first():  # looked for only now: what changes meanwhile comes after it
