@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from ingest_service.service import live as live_
-from ingest_service.service.events import EventStream
-from ingest_service.service.live import Live
+from ingest_service.service.events import EventStream, _events
+from ingest_service.service.live import Live, progress_event
 from ingest_service.service.runs import Run, Runs, Task
 from tests.helpers import until
 from tests.service.conftest import Service
@@ -41,6 +41,20 @@ async def test_a_slow_watcher_is_dropped(tmp_path: Path) -> None:
         assert None in seen and len(seen) <= live_._QUEUED_EVENTS
         assert other.events.empty()
     assert not live._watchers
+
+
+async def test_a_stream_misses_nothing_that_happens_while_it_begins() -> None:
+    """What changes while it looks how things stand is told after that."""
+    live = Live()
+
+    async def first() -> list[bytes]:
+        live.progressed(1, {"offset": 2})
+        return [progress_event(1, {"offset": 1})]
+
+    stream = _events(live, None, first)
+    told = [await anext(stream) for _ in range(3)]
+    await stream.aclose()
+    assert told[1:] == [progress_event(1, {"offset": 1}), progress_event(1, {"offset": 2})]
 
 
 async def test_states_never_go_back(tmp_path: Path) -> None:

@@ -214,6 +214,35 @@ def test_ten_thousand_past_runs(page: Page, service: Service, tmp_path: Path) ->
     expect(rows).to_have_count(120)  # it is none of those that failed
 
 
+def test_many_streams_of_dead_letters_and_more_letters(page: Page, service: Service, tmp_path: Path) -> None:
+    """Streams are shown fifty at first; letters that come while one reads are added, and what was shown stays."""
+    paths = [tmp_path / ".ingest" / f"old-{i:02}" / "dead-letters.jsonl" for i in range(60)]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text(letter(1))
+    (tmp_path / "pairs.csv").write_text(f"{HEADER}\n1,2,{FIRST_MS}\n")
+    service.start(config(tmp_path))
+    page.goto(service.url)
+    streams = page.locator("#dead-letters").get_by_role("article")
+    expect(streams).to_have_count(50)
+    page.get_by_role("button", name="Show more streams").click()
+    expect(streams).to_have_count(60)
+    expect(streams.nth(50).get_by_role("heading")).to_be_focused()
+    streams.first.get_by_role("button", name="Show", exact=True).click()
+    expect(streams.first.locator(".raw")).to_have_text(["raw 1"])
+    with paths[0].open("a") as file:
+        file.writelines(letter(line) for line in range(2, 31))
+    submit(page, tmp_path / "pairs.csv")  # the letters are looked at again
+    expect(streams.first.locator(".raw")).to_have_text([f"raw {line}" for line in range(1, 21)])
+    streams.first.get_by_role("button", name="Show more").click()
+    expect(streams.first.locator(".raw")).to_have_count(30)
+    with paths[0].open("a") as file:
+        file.write(letter(31))
+    page.get_by_label("Rows at most").fill("1")
+    submit(page, tmp_path / "pairs.csv")
+    expect(streams.first.locator(".raw")).to_have_text([f"raw {line}" for line in range(1, 32)])
+
+
 def test_what_files_hold_stays_text(page: Page, service: Service, tmp_path: Path) -> None:
     """Markup in a file's name, in a row and in bytes that are no text is shown as it stands, and does nothing."""
     attack = "<img src=x onerror=alert(1)>"
@@ -256,6 +285,13 @@ def tab_to(page: Page, wanted: Locator, *, back: bool = False) -> None:
         if wanted.evaluate("element => element === document.activeElement"):
             return
     raise AssertionError(f"Tab does not lead to {wanted}")
+
+
+def letter(line: int) -> str:
+    about = {"source": "file:///data/old.csv", "line": line, "offset": 10 * line, "raw": f"raw {line}"}
+    return (
+        json.dumps({**about, "stage": "parse", "code": "wrong_arity", "reason": "Too few.", "at": "2026-11-20"}) + "\n"
+    )
 
 
 def numbers(table: Locator, row: str) -> list[int]:

@@ -69,7 +69,12 @@ function streamPanel(stream) {
   const replay = button("Replay", null, replayAll, tell);
   replay.setAttribute("aria-describedby", titleId);
   const buttons = make("p", { class: "buttons" }, toggle, replay);
-  const element = make("article", { class: "panel", "aria-labelledby": titleId }, make("header", {}, title, buttons, facts), message);
+  const element = make(
+    "article",
+    { class: "panel", "aria-labelledby": titleId },
+    make("header", {}, title, buttons, facts),
+    message,
+  );
   let before = { letters: 0, bytes: 0 };
 
   toggle.addEventListener("click", () => {
@@ -90,7 +95,10 @@ function streamPanel(stream) {
 
   function show(about) {
     setText(source, about.source ? nameOf(about.source) : stream);
-    setText(facts, `${count(about.letters)} rows · ${size(about.bytes)}${about.source ? ` · ${place(about.source)}` : ""}`);
+    setText(
+      facts,
+      `${count(about.letters)} rows · ${size(about.bytes)}${about.source ? ` · ${place(about.source)}` : ""}`,
+    );
     if (table.element.isConnected) {
       if (about.letters > before.letters) table.grown();
       else if (about.bytes !== before.bytes) table.reload();
@@ -102,13 +110,15 @@ function streamPanel(stream) {
 }
 
 /**
- * The letters, a page at a time. `reload()` begins again at the first, `grown()` adds what came after the last. The roles are those that the elements have anyway,
- * but lose on a phone, where a letter is no line any more.
+ * The letters, a page at a time. `reload()` begins again at the first, `grown()` adds what came after the last. The
+ * roles are those that the elements have anyway, but lose on a phone, where a letter is no line any more.
  */
 function letterTable(path, titleId, tell) {
   const body = make("tbody", { role: "rowgroup" });
   const heads = ["Line", "Why", "Row as it stands in the file"];
-  const cells = heads.map((text, i) => make("th", { scope: "col", role: "columnheader", class: i ? null : "number" }, text));
+  const cells = heads.map((text, i) =>
+    make("th", { scope: "col", role: "columnheader", class: i ? null : "number" }, text),
+  );
   const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, cells));
   const table = make("table", { class: "letters", role: "table", "aria-labelledby": titleId }, head, body);
   const more = make("button", { type: "button", class: "more", hidden: true }, "Show more");
@@ -126,8 +136,8 @@ function letterTable(path, titleId, tell) {
   }
 
   function show(page, cursor) {
-    if (cursor === null) body.replaceChildren();
-    else if (cursor === at) for (const row of last) row.remove();
+    const gone = cursor === null ? [...body.children] : cursor === at ? last : [];
+    for (const row of gone) row.remove();
     at = cursor;
     last = page.letters.map(letterRow);
     body.append(...last);
@@ -153,7 +163,18 @@ function letterRow(letter) {
     "tr",
     { role: "row", tabindex: "-1" },
     make("th", { scope: "row", role: "rowheader", class: "number" }, count(letter.line)),
-    make("td", { role: "cell" }, letter.reason, " ", make("small", {}, `${letter.stage}: `, make("code", {}, letter.code))),
-    make("td", { role: "cell" }, make("code", { class: "raw" }, make("bdi", {}, raw)), notes.length ? make("small", {}, notes.join("; ")) : null),
+    make(
+      "td",
+      { role: "cell" },
+      letter.reason,
+      " ",
+      make("small", {}, `${letter.stage}: `, make("code", {}, letter.code)),
+    ),
+    make(
+      "td",
+      { role: "cell" },
+      make("code", { class: "raw" }, make("bdi", {}, raw)),
+      notes.length ? make("small", {}, notes.join("; ")) : null,
+    ),
   );
 }

@@ -9,8 +9,8 @@ const SILENCE_MS = 40_000; // the service says something every 15 s
 const RETRY_MS = 2_000;
 
 /**
- * `on.open()` at each connection, once nothing that happens can be missed, `on.event(name, data)` for each event, `on.lost(problem)` when it broke or was refused.
- * Returns a function that ends it.
+ * `on.open()` at each connection, once nothing that happens can be missed; `on.event(name, data)` for each event;
+ * `on.lost(problem)` when it broke or was refused. Returns a function that ends it.
  */
 export function follow(path, on) {
   const end = new AbortController();
@@ -64,8 +64,8 @@ function tell(message, hear) {
 }
 
 /**
- * Events and answers in the order of what they tell: while an answer is awaited (`holdFor(promise)`), events wait, since
- * they may be newer than it. `hear(name, data)` then gets them.
+ * Events and answers in the order of what they tell: while an answer is awaited (`holdFor(promise)`), events wait,
+ * since they may be newer than it. `hear(name, data)` gets them then.
  */
 export function inOrder(hear) {
   const waiting = [];

@@ -43,7 +43,12 @@ const on = {
     tellConnection("live", "Live");
     table.reload();
     letters.reload();
-    events.holdFor(get("/v1/runs?state=running&limit=500").then((page) => now.keep(page.runs), () => {}));
+    events.holdFor(
+      get("/v1/runs?state=running&limit=500").then(
+        (page) => now.keep(page.runs),
+        () => {},
+      ),
+    );
   },
   lost(problem) {
     if (problem.status === 401) return close("The session has ended; log in again.");

@@ -1,4 +1,4 @@
-/** A line a sink, over the last two minutes at most. Texts stand beside the drawing, so that they keep their size on a phone. */
+/** A line a sink, two minutes at most. Texts stand beside the drawing, so that they keep their size on a phone. */
 
 import { make, makeSvg, setText } from "./dom.js";
 import { count, duration } from "./format.js";
@@ -70,7 +70,9 @@ function roundUp(number) {
 function inWords(series) {
   const sentences = series.map(({ name, points }) => {
     const known = points.map((point) => point.rows_per_s).filter((rate) => rate !== null);
-    return known.length ? `${name}: now ${count(known.at(-1))}, at most ${count(Math.max(...known))}.` : `${name}: not known yet.`;
+    return known.length
+      ? `${name}: now ${count(known.at(-1))}, at most ${count(Math.max(...known))}.`
+      : `${name}: not known yet.`;
   });
   return ["Rows a second.", ...sentences].join(" ");
 }

@@ -1,6 +1,6 @@
 /**
- * Rows a second into each sink. Rows are settled a chunk at a time, and a chunk may take a fraction of a second or many:
- * so the rate is that between two times at which rows were settled, and holds until the next such time is overdue.
+ * Rows a second into each sink. Rows are settled a chunk at a time, and a chunk may take part of a second or many.
+ * So the rate is that between two times at which rows were settled, and holds until the next such time is overdue.
  */
 
 const KEPT_S = 120;

@@ -65,7 +65,8 @@ function reportOf(run) {
 function stream(report) {
   const table = sinkTable(`How the rows of ${place(report.source)} add up`, EQUATIONS);
   table.show(Object.entries(report.sinks).map(([name, sink]) => ({ name, sink })));
-  const pace = `${count(report.rows_now)} rows in this run, ${duration(report.elapsed_s)}, ${count(report.rows_per_s)} rows a second.`;
+  const { rows_now, elapsed_s, rows_per_s } = report;
+  const pace = `${count(rows_now)} rows in this run, ${duration(elapsed_s)}, ${count(rows_per_s)} rows a second.`;
   return make("div", {}, table.element, make("p", { class: "hint" }, pace));
 }
 

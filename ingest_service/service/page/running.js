@@ -84,6 +84,7 @@ function panel(run) {
     await post(`/v1/runs/${run.id}/cancel`);
     tell("It stops as soon as what is in flight is written.");
   };
+  const beside = make("div", { class: "beside", hidden: true }, chart.element, table.element);
   const element = make(
     "article",
     { class: "panel", "aria-labelledby": titleId },
@@ -95,9 +96,13 @@ function panel(run) {
       about,
     ),
     bar,
-    make("dl", { class: "figures" }, figures.map(({ name, shown }) => make("div", {}, make("dt", {}, name), shown))),
+    make(
+      "dl",
+      { class: "figures" },
+      figures.map(({ name, shown }) => make("div", {}, make("dt", {}, name), shown)),
+    ),
     message,
-    make("div", { class: "beside" }, chart.element, table.element),
+    beside,
   );
 
   function describe(now) {
@@ -108,6 +113,7 @@ function panel(run) {
 
   function show(event) {
     if (!event.sinks) return; // a step of MovieLens that counts something else
+    beside.hidden = false;
     history.add(event);
     for (const { value, shown } of figures) setText(shown, value(event));
     if (event.percent === null) bar.removeAttribute("value");

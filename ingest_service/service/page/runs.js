@@ -11,8 +11,8 @@ const STATES = ["running", "queued", "done", "failed", "cancelled"];
 const COUNTS_MS = 2_000;
 
 /**
- * `changed(run)` and `progressed(event)` keep the table in `section` true; `reload()` fetches it anew. No event may come
- * before a promise that `holdFor` was given is kept.
+ * `changed(run)` and `progressed(event)` keep the table in `section` true; `reload()` fetches it anew. `holdFor` keeps
+ * events back until a promise is kept.
  */
 export function runs(section, holdFor) {
   const table = section.querySelector("table");
@@ -102,7 +102,13 @@ export function runs(section, holdFor) {
 function filter(fieldset, choose) {
   const numbers = new Map();
   for (const state of ["", ...STATES]) {
-    const input = make("input", { type: "radio", name: "state", value: state, checked: state === "", change: () => choose(state) });
+    const input = make("input", {
+      type: "radio",
+      name: "state",
+      value: state,
+      checked: state === "",
+      change: () => choose(state),
+    });
     numbers.set(state, make("span", { class: "count" }));
     fieldset.append(make("label", {}, input, make("span", {}, state || "all", " ", numbers.get(state))));
   }

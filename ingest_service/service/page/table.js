@@ -9,7 +9,13 @@ import { make, setText } from "./dom.js";
 export function sinkTable(caption, quantities) {
   const head = make("tr");
   const body = make("tbody");
-  const table = make("table", { class: "ledger" }, make("caption", { class: "unseen" }, caption), make("thead", {}, head), body);
+  const table = make(
+    "table",
+    { class: "ledger" },
+    make("caption", { class: "unseen" }, caption),
+    make("thead", {}, head),
+    body,
+  );
   let shown = [];
   let cells = [];
 
