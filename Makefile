@@ -27,6 +27,8 @@ check: $(SYNCED) ## lint, format and types, without changing anything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict ingest_service tests benchmarks
+	@! command -v node >/dev/null || for file in ingest_service/service/page/*.js; do \
+		node --input-type=module --check <$$file || { echo "in $$file"; exit 1; }; done
 
 demo: $(SYNCED) ## load a sample into SQLite and say what to look at next
 	@scripts/demo
@@ -41,9 +43,13 @@ bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	scripts/get-servers --bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lock: | $(UV) ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade chooses every version anew
-	$(UV) pip compile pyproject.toml --extra movielens --group dev --universal --python-version 3.11 --generate-hashes \
-		-o requirements.lock $(ARGS)
+LOCKED := --universal --python-version 3.11 --generate-hashes
+
+lock: | $(UV) ## bring the lock files up to pyproject.toml; ARGS=--upgrade chooses every version anew
+	$(UV) pip compile pyproject.toml --extra movielens --extra otel --extra serve --group dev $(LOCKED) -o requirements.lock $(ARGS)
+	$(UV) pip compile pyproject.toml --extra movielens --extra otel --extra serve --constraint requirements.lock $(LOCKED) \
+		-o deploy/requirements.lock
+	$(UV) pip compile --group build --constraint requirements.lock $(LOCKED) -o deploy/build.lock
 
 .tools/bin/uv:
 	@$(require_python)

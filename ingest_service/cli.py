@@ -15,7 +15,10 @@ import typer
 
 from ingest_service.allocator import give_back_memory
 from ingest_service.cli_movielens import movielens
+from ingest_service.cli_options import AsJson, Config
+from ingest_service.cli_serve import serve
 from ingest_service.errors import IngestError, LocalIOError, UsageError
+from ingest_service.supervised import end_with_parent
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
@@ -46,7 +49,6 @@ To = Annotated[
         "--to", metavar="URL", help="redis://, dynamodb://, mongodb:// or sqlite://. May be given several times."
     ),
 ]
-Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
 Columns = Annotated[
     list[str] | None,
@@ -77,8 +79,12 @@ def run(
     ] = None,
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here meanwhile."),
+    ] = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Load sources into sinks, going on where an earlier run stopped. `run FILE 1000` loads its first 1,000 rows."""
     sources, limit = _trailing_limit(sources, limit)
@@ -91,6 +97,7 @@ def run(
         "memory_mb": memory_mb,
         "checkpoint": checkpoint,
         "state_dir": state_dir,
+        "metrics_port": metrics_port,
     }
     settings = _settings(flags, config)
     report = _execute(_run(sources, settings, restart=restart))
@@ -103,16 +110,18 @@ def run(
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
     from ingest_service.loader import jobs_of, run, sinks_of
-    from ingest_service.telemetry.progress import BarObserver, JsonObserver
+    from ingest_service.telemetry.listeners import listening
+    from ingest_service.telemetry.progress import observer_on_stderr
 
     jobs = jobs_of(sources, settings, restart=restart)
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    gc.enable()
-    gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
-    with BarObserver() if sys.stderr.isatty() else JsonObserver() as observer:
-        return await run(jobs, sinks, stop, observer)
+    with listening("run", settings) as listeners:
+        gc.enable()
+        gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
+        with observer_on_stderr(listeners) as observer:
+            return await run(jobs, sinks, stop, observer)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -223,40 +232,14 @@ def status(
 
 
 async def _status(source: str | None, settings: "Settings") -> list[dict[str, Any]]:
-    from ingest_service.checkpoint import EPOCH, FileCheckpoints, decode
     from ingest_service.config import stream_named
-    from ingest_service.loader import opened, sinks_of
+    from ingest_service.loader import sinks_of
     from ingest_service.sources import sources_named
+    from ingest_service.status import status_of
 
     wanted = {stream_named(found.uri) for found in sources_named(source)} if source else None
-    lines = []
-    for sink in sinks_of(settings.sink_urls()):
-        async with opened([sink]):
-            folder = settings.checkpoint_dir
-            store = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
-            for stream in await store.streams():
-                text = await store.read(stream)
-                if text is not None and stream != EPOCH and (wanted is None or stream in wanted):
-                    lines.append(_status_line(decode(text, stream, sink.name)))
-    return lines
-
-
-def _status_line(checkpoint: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    offset, size = checkpoint.watermark.position.offset, checkpoint.source.size
-    percent = 100.0 if checkpoint.complete else round(min(100.0, 100 * offset / size), 1) if size else None
-    return {
-        "sink": checkpoint.sink,
-        "stream": checkpoint.stream,
-        "source": checkpoint.source.uri,
-        "complete": checkpoint.complete,
-        "percent": percent,
-        "offset": offset,
-        **asdict(checkpoint.watermark.counts),
-        "holder": str(checkpoint.holder) if checkpoint.holder else None,
-        "updated_at": checkpoint.updated_at,
-    }
+    sinks = sinks_of(settings.sink_urls())
+    return [line for sink in sinks for line in await status_of(sink, settings.checkpoint_dir, wanted)]
 
 
 def _status_text(line: dict[str, Any]) -> str:
@@ -278,7 +261,7 @@ def verify(
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read sources again and compare every sink and the dead letters with them; exit 1 if there are differences."""
     flags = {
@@ -318,7 +301,7 @@ def replay(
     columns: Columns = None,
     checkpoint: CheckpointPlace = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try dead letters again, after they were edited or the sink was mended; what lands is removed from the file."""
     flags = {"to": to or None, "dataset": dataset, "columns": _column_names(columns), "checkpoint": checkpoint}
@@ -336,11 +319,12 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.datasets import dataset_named
     from ingest_service.loader import opened, sinks_of
     from ingest_service.replay import replay
+    from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.ticker import Ticker
 
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    with Ticker("replay") as progress:
+    with listening("replay", settings), Ticker("replay") as progress:
         if settings.mongodb_uri is not None:
             from ingest_service.movielens.ratings import are_ratings, replay_ratings
 
@@ -364,7 +348,7 @@ def crash_test(
         typer.Option("--checkpoint", metavar="sink|file", help="Where checkpoints are kept; by default both in turn."),
     ] = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Load a file into scratch places of the sinks, kill the runs again and again, and see that nothing gets lost."""
     if checkpoint not in (None, "sink", "file"):
@@ -466,6 +450,7 @@ def _print_stream(stream: "StreamReport") -> None:
     typer.echo(printed.get(), nl=False)
 
 
+app.command()(serve)
 app.add_typer(movielens)
 
 
@@ -496,6 +481,7 @@ def main() -> None:
     gc.disable()  # imports make much and throw little away; a run enables it again
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for algebra that is not done here
     try:
+        end_with_parent()
         app()
     except IngestError as error:
         sys.stderr.write(f"ingest-service: {error}\n")

@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ingest_service.cli_options import AsJson, Config
 from ingest_service.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
     from ingest_service.report import Report
+    from ingest_service.telemetry.progress import Listener
 
 T = TypeVar("T")
 
@@ -25,8 +26,6 @@ movielens = typer.Typer(
     rich_markup_mode=None,
 )
 
-Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 CreateIndexes = Annotated[
     bool, typer.Option("--create-indexes", help="Make the indexes that readers need, if they are missing.")
 ]
@@ -126,11 +125,12 @@ def _popular_options(
 class _Steps:
     """The steps as the command line runs them: shown on stderr, stopped by signals, each with a line of results."""
 
-    def __init__(self, settings: "Settings", stop: asyncio.Event) -> None:
+    def __init__(self, settings: "Settings", stop: asyncio.Event, listeners: "Sequence[Listener]") -> None:
         from ingest_service.telemetry.steps import step_progress
 
         self._settings = settings
         self._stop = stop
+        self._listeners = listeners
         self._progress = step_progress()
         self.results: dict[str, Any] = {}
         self.texts: list[str] = []
@@ -154,9 +154,9 @@ class _Steps:
 
     async def ratings(self, restart: bool, create_indexes: bool) -> None:
         from ingest_service.movielens import ratings
-        from ingest_service.telemetry.progress import BarObserver, JsonObserver
+        from ingest_service.telemetry.progress import observer_on_stderr
 
-        with BarObserver() if sys.stderr.isatty() else JsonObserver() as observer:
+        with observer_on_stderr(self._listeners) as observer:
             report = await ratings(
                 self._settings, restart=restart, create_indexes=create_indexes, stop=self._stop, observer=observer
             )
@@ -203,14 +203,16 @@ class _Steps:
 
 def _do(name: str, flags: dict[str, Any], config: Path | None, as_json: bool, start: Any) -> None:
     from ingest_service import cli
+    from ingest_service.telemetry.listeners import listening
 
     settings = cli._settings(flags, config)
 
     async def run() -> _Steps:
         stop = asyncio.Event()
         cli._stop_on_signals(stop)
-        steps = _Steps(settings, stop)
-        await start(steps)
+        with listening(f"movielens {name}", settings) as listeners:
+            steps = _Steps(settings, stop, listeners)
+            await start(steps)
         return steps
 
     steps = cli._execute(run())

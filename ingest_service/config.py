@@ -1,14 +1,15 @@
 """Settings: flags beat the environment, that beats the TOML file, that beats the defaults. Loaded and checked once."""
 
+import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -19,16 +20,65 @@ from pydantic_settings import (
 
 from ingest_service.blocks import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.errors import ConfigurationError
+from ingest_service.supervised import PARENT_PID
+
+if TYPE_CHECKING:
+    from ingest_service.sources.allowed import Allowed
 
 DEFAULT_FILE = Path("ingest.toml")
 DEFAULT_SINK = "sqlite:///interactions.db"
 DEFAULT_DATABASE = "movielens"
 PREFIX = "INGEST_"
+_NAME = r"^[A-Za-z0-9_-]{1,40}$"
 
 
 def _words(value: object) -> object:
-    """A list in one environment variable: its items stand apart by spaces."""
-    return value.split() if isinstance(value, str) else value
+    """A list in one environment variable: its items stand apart by spaces, or it is JSON."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.startswith("[") else value.split()
+
+
+class InboxSettings(BaseModel):
+    """A folder or a prefix of objects from which the service takes files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=_NAME)
+    url: str = Field(min_length=1)
+    pattern: str = Field("*", min_length=1)
+    complete: Literal["stable", "done-marker", "rename"] = "stable"
+    stable_s: float = Field(10, gt=0)
+    afterwards: Literal["keep", "move", "marker"] = "keep"
+    sinks: list[str] = []
+    dataset: str | None = None
+
+
+class ScheduleSettings(BaseModel):
+    """A step that the service runs at times given by a cron expression, in UTC."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=_NAME)
+    cron: str
+    run: str
+
+
+class ServeSettings(BaseModel):
+    """What `serve` needs to know beside the settings of its runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=8080, ge=0, le=65535)
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    runs_at_once: int = Field(default=1, ge=1, le=64)
+    keep_runs: int = Field(default=100_000, ge=100)
+    roots: list[Path] = []
+    allowed_urls: list[str] = []
+    inbox: list[InboxSettings] = []
+    schedule: list[ScheduleSettings] = []
 
 
 class Settings(BaseSettings):
@@ -46,9 +96,12 @@ class Settings(BaseSettings):
     limit: int | None = Field(None, ge=1)
     max_rejects: str | None = Field(None, pattern=r"^[0-9]+$|^[0-9]+(\.[0-9]+)?%$")
     memory_mb: int = Field(MEMORY_MB, ge=MIN_MEMORY_MB)
+    metrics_port: int | None = Field(None, ge=1, le=65_535)
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"(?i)^(debug|info|warning|error|critical)$")
     redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
     mongodb_uri: SecretStr | None = Field(None, validation_alias="MONGODB_URI")
+    sinks: dict[Annotated[str, Field(pattern=_NAME)], SecretStr] = {}
+    serve: ServeSettings = ServeSettings()
 
     gcs_bucket_name: str = Field("", validation_alias="GCS_BUCKET_NAME")
     movielens_url: str = Field(
@@ -69,9 +122,24 @@ class Settings(BaseSettings):
         return Path(self.checkpoint.removeprefix("file:")) if self.checkpoint != "sink" else None
 
     def sink_urls(self) -> list[str]:
-        """Where to, with the short names `redis` and `mongodb` replaced by REDIS_URL and MONGODB_URI."""
+        """Where to, as URLs."""
+        return [self.sink_url(name) for name in self.to]
+
+    def sink_url(self, name: str) -> str:
+        """The URL that a name of `[sinks]` stands for, `redis` for REDIS_URL, `mongodb` for MONGODB_URI; or it is one.
+
+        A sink goes by its name in `[sinks]`, unless its URL has another for it.
+        """
+        if name in self.sinks:
+            return _named(self.sinks[name].get_secret_value(), name)
         short = {"redis": self.redis_address, "mongodb": self.mongodb_address}
-        return [short[url]() if url in short else url for url in self.to]
+        return short[name]() if name in short else name
+
+    def allowed(self) -> "Allowed":
+        """What the service and its runs may read."""
+        from ingest_service.sources.allowed import Allowed
+
+        return Allowed.of([*self.serve.roots, *self.serve.allowed_urls, *(inbox.url for inbox in self.serve.inbox)])
 
     def redis_address(self) -> str:
         if self.redis_url is None or not self.redis_url.get_secret_value():
@@ -86,6 +154,14 @@ class Settings(BaseSettings):
         if not address.partition("://")[2].partition("/")[2]:
             address = f"{address.rstrip('/')}/{DEFAULT_DATABASE}"
         return f"{address}{mark}{query}"
+
+
+def _named(url: str, name: str) -> str:
+    """The URL of a sink with its name as an option."""
+    address, mark, query = url.partition("?")
+    if address.partition("://")[0] == name or re.search(r"(^|&)name=", query):
+        return url
+    return f"{address}?{query}&name={name}" if mark and query else f"{address}?name={name}"
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
@@ -115,6 +191,8 @@ def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = No
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden" and len(first["loc"]) > 1:
+            raise ConfigurationError(f"There is no setting {name!r}; see docs/COMMANDS.md.") from None
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(Settings.model_fields))
             raise ConfigurationError(f"There is no setting {name!r}; there are: {known}.") from None
@@ -132,7 +210,9 @@ def _refuse_unknown_variables() -> None:
     known = set(Settings.model_fields)
     for variable in os.environ:
         name = variable.removeprefix(PREFIX).lower().partition("__")[0]
-        if variable.startswith(PREFIX) and not variable.startswith("INGEST_TEST_") and name not in known:
+        if not variable.startswith(PREFIX) or variable.startswith("INGEST_TEST_") or variable == PARENT_PID:
+            continue
+        if name not in known:
             raise ConfigurationError(
                 f"The environment variable {variable} is no setting; there are: "
                 f"{', '.join(PREFIX + name.upper() for name in sorted(known))}."

@@ -13,7 +13,10 @@ from ingest_service.errors import ConfigurationError, IngestError, Stopped
 from ingest_service.pipeline import STOPPED, Job, Observer, RejectLimit, State, load
 from ingest_service.report import Report, StreamReport
 from ingest_service.sinks.base import Finding, Sink, sink_at
-from ingest_service.sources import sources_named
+from ingest_service.sources import source_allowed, sources_named
+from ingest_service.sources.base import Source
+from ingest_service.supervised import is_supervised
+from ingest_service.telemetry.tracing import span
 
 EXAMINE_S = 5.0
 DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
@@ -47,7 +50,8 @@ async def opened(sinks: Sequence[Sink]) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for sink in sinks:
             stack.push_async_callback(sink.close)
-            await sink.open()
+            with span("open sink", sink=sink.name):
+                await sink.open()
         yield
 
 
@@ -88,8 +92,13 @@ def jobs_of(sources: Sequence[str], settings: Settings, *, restart: bool = False
             restart=restart,
         )
         for name in sources
-        for source in sources_named(name)
+        for source in _sources_named(name, settings)
     ]
+
+
+def _sources_named(name: str, settings: Settings) -> list[Source]:
+    """A run of the service is held to what the service may read."""
+    return [source_allowed(name, settings.allowed())] if is_supervised() else sources_named(name)
 
 
 async def run(jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> Report:

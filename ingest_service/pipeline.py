@@ -25,9 +25,10 @@ from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRe
 from ingest_service.ordering import KeyOrder
 from ingest_service.queues import BoundedQueue, Closed
 from ingest_service.report import SinkReport, StreamReport
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.base import Sink, Written
 from ingest_service.sources.base import Source
 from ingest_service.tasks import task_group
+from ingest_service.telemetry.tracing import span
 from ingest_service.threads import finish_in_thread
 from ingest_service.tracker import Counts, Tracker, Watermark
 
@@ -137,7 +138,9 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
     checkpointed, and another call goes on from there.
     """
     async with AsyncExitStack() as opened:
-        reader = await _open_reader(job)
+        opened.enter_context(span("load", source=job.source.uri, stream=job.stream))
+        with span("open source"):
+            reader = await _open_reader(job)
         opened.push_async_callback(asyncio.to_thread, reader.close)
         lanes: list[Lane] = []
         for sink in sinks:
@@ -227,10 +230,14 @@ async def _give_up_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
 
 
 async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
+    await _save(lane, job, reader, complete=_is_complete(lane, reader), release=True)
+
+
+async def _save(lane: Lane, job: Job, reader: BlockReader, *, complete: bool = False, release: bool = False) -> None:
     watermark = lane.tracker.watermark
-    await _assure_rows(lane, job)
-    complete = _is_complete(lane, reader)
-    await lane.lease.save(_fingerprint(job, reader), watermark, complete=complete, release=True)
+    with span("checkpoint", sink=lane.sink.name, offset=watermark.position.offset):
+        await _assure_rows(lane, job)
+        await lane.lease.save(_fingerprint(job, reader), watermark, complete=complete, release=release)
 
 
 def _is_apart(job: Job, sink: Sink) -> bool:
@@ -259,15 +266,27 @@ def _is_complete(lane: Lane, reader: BlockReader) -> bool:
 async def _produce(state: State, stop: asyncio.Event) -> None:
     """Read blocks, each while the one before is parsed and passed on."""
     async with asyncio.TaskGroup() as workers:
-        reading = workers.create_task(finish_in_thread(state.reader.next))
+        reading = workers.create_task(_read(state.reader))
         while (block := await _unless_stopped(reading, state.job.source, stop)) is not None:
-            reading = workers.create_task(finish_in_thread(state.reader.next))
+            reading = workers.create_task(_read(state.reader))
             for lane in state.lanes:  # a chunk takes several times the memory of its block, so it is not made to wait
                 await lane.queue.room()
-            await _pass_on(state, await asyncio.to_thread(parse_block, block, state.reader.layout))
+            await _pass_on(state, await _parse(block, state.reader))
     if state.reader.is_done:
         _refuse_too_many(state, at_end=True)
         _refuse_lost_end(state)
+
+
+async def _read(reader: BlockReader) -> Block | None:
+    with span("read"):
+        return await finish_in_thread(reader.next)
+
+
+async def _parse(block: Block, reader: BlockReader) -> Chunk:
+    with span("parse") as parsing:
+        chunk = await asyncio.to_thread(parse_block, block, reader.layout)
+        parsing.set(offset=chunk.start.offset, rows=chunk.read, rejected=len(chunk.rejects))
+        return chunk
 
 
 async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, stop: asyncio.Event) -> Block | None:
@@ -315,7 +334,7 @@ async def _consume(state: State, lane: Lane) -> None:
             lane.in_flight_rows += chunk.accepted
             try:
                 fault.point("before-write", lane.sink.name, chunk.start.row, chunk.end.row)
-                written = await lane.sink.write(chunk)
+                written = await _write(lane.sink, chunk)
             finally:
                 lane.in_flight_rows -= chunk.accepted
             fault.point("after-write", lane.sink.name, chunk.start.row, chunk.end.row)
@@ -331,6 +350,13 @@ async def _consume(state: State, lane: Lane) -> None:
         del chunk  # rather than hold it while waiting for the next
 
 
+async def _write(sink: Sink, chunk: Chunk) -> Written:
+    with span("write", sink=sink.name, offset=chunk.start.offset, rows=chunk.accepted) as writing:
+        written = await sink.write(chunk)
+        writing.set(written=written.written, merged=written.merged, dead=len(written.dead))
+        return written
+
+
 async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
     if rows:
         async with state.writing_dead_letters:
@@ -341,9 +367,7 @@ async def _checkpoint(state: State, lane: Lane) -> None:
     """Save the sink's watermark every second, progress or not: it is the lease's heartbeat too."""
     while True:
         await asyncio.sleep(CHECKPOINT_EVERY_S)
-        watermark = lane.tracker.watermark
-        await _assure_rows(lane, state.job)
-        await lane.lease.save(_fingerprint(state.job, state.reader), watermark, complete=False)
+        await _save(lane, state.job, state.reader)
 
 
 async def _show(state: State, observer: Observer) -> None:

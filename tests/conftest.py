@@ -4,7 +4,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -13,8 +13,16 @@ import pytest
 import redis
 from blockbuster import blockbuster_ctx
 
-from tests.helpers import Cli
-from tests.servers import ROOT, Server, ServerMissingError, find_dynamodb, find_mongodb, find_redis
+from tests.helpers import CANARY_AWS_SECRET, Cli
+from tests.servers import (
+    ROOT,
+    ServerMissingError,
+    find_chromium,
+    find_dynamodb,
+    find_mongodb,
+    find_promtool,
+    find_redis,
+)
 
 _REDIS_ADDRESS = os.environ.get("INGEST_TEST_REDIS_URL", "")
 _MONGODB_ADDRESS = os.environ.get("INGEST_TEST_MONGODB_URI", "")
@@ -30,8 +38,11 @@ _OUR_NAMES = {
     "HF_DEVICE",
     "EMBEDDING_BATCH_SIZE",
     "REDIS_URL",
+    "TRACEPARENT",
 }
 _CLAIM_S = 3600
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,11 +50,11 @@ def clean_environment() -> Iterator[None]:
     """Neither a developer's settings nor credentials reach a test or what it starts."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("INGEST_", "AWS_", "GOOGLE_")) or name in _OUR_NAMES:
+            if name.startswith(("INGEST_", "AWS_", "GOOGLE_", "OTEL_")) or name in _OUR_NAMES:
                 patch.delenv(name)
         # DynamoDB Local takes keys of letters and digits only.
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", CANARY_AWS_SECRET)
         patch.setenv("AWS_REGION", "us-east-1")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")  # the name that botocore reads
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -59,7 +70,8 @@ def redis_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactory)
     if _REDIS_ADDRESS:
         yield _REDIS_ADDRESS
         return
-    with _found(find_redis, tmp_path_factory.mktemp("redis")) as server:
+    folder = tmp_path_factory.mktemp("redis")
+    with _found(lambda: find_redis(folder)) as server:
         yield server.url
 
 
@@ -81,7 +93,8 @@ def dynamodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFacto
     if _DYNAMODB_ADDRESS:
         yield _DYNAMODB_ADDRESS
         return
-    with _found(find_dynamodb, tmp_path_factory.mktemp("dynamodb")) as server:
+    folder = tmp_path_factory.mktemp("dynamodb")
+    with _found(lambda: find_dynamodb(folder)) as server:
         yield server.url
 
 
@@ -106,7 +119,8 @@ def mongodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactor
     if _MONGODB_ADDRESS:
         yield _MONGODB_ADDRESS.rstrip("/")
         return
-    with _found(find_mongodb, tmp_path_factory.mktemp("mongodb")) as server:
+    folder = tmp_path_factory.mktemp("mongodb")
+    with _found(lambda: find_mongodb(folder)) as server:
         yield server.url
 
 
@@ -119,6 +133,12 @@ def mongodb_db_url(mongodb_url: str) -> Iterator[str]:
         return  # it goes with its server; to drop it would take longer than many a test
     with pymongo.MongoClient[dict[str, Any]](mongodb_url, directConnection=True) as client:
         client.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a real browser."""
+    return _found(find_chromium)
 
 
 @pytest.fixture
@@ -145,9 +165,15 @@ def ml_latest_small() -> Path:
     return folder
 
 
-def _found(find: Callable[[Path], Server], folder: Path) -> Server:
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The path of Prometheus's own tool."""
+    return _found(find_promtool)
+
+
+def _found(find: Callable[[], T]) -> T:
     try:
-        return find(folder)
+        return find()
     except ServerMissingError as error:
         if os.environ.get("CI", "").lower() in ("1", "true"):
             pytest.fail(f"NO SERVER: {error}", pytrace=False)

@@ -33,6 +33,7 @@ from ingest_service.datasets.base import RECORD_TEXTS, micros_of
 from ingest_service.models import EPOCH, VideoInteraction, microlens_interaction, timestamp_text
 from ingest_service.sinks.base import Sink, sink_at
 from ingest_service.texts import Texts
+from tests.servers import CANARY_PASSWORD
 
 FIRST_MS = 1_583_366_400_000  # 2020-03-05T00:00:00Z
 HEADER = "user,item,timestamp"
@@ -104,6 +105,7 @@ class Pairs:
     bad: list[tuple[int, int, bytes]] = field(default_factory=list)
 
 
+CANARY_AWS_SECRET = "canarysecret"
 _CANARY_CELLS = ("2021-02-30 25:61", "99999999999999")  # of these rows; no log has them by chance
 _BAD_ROWS = ("12", "x1,2,1583366400000,", "1,2,2021-02-30 25:61,", ",5,1583366400000,", "1,2,99999999999999,")
 
@@ -250,7 +252,7 @@ COMMAND = (sys.executable, "-m", "ingest_service")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended. Whatever the test is about: no cell of a bad row of `write_pairs` is in its log or error."""
+    """How a command ended. Whatever the test is about, it said no password, and no cell of `write_pairs`' bad rows."""
 
     code: int
     stdout: str
@@ -258,6 +260,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         assert not any(cell in self.stderr for cell in _CANARY_CELLS), self.stderr
+        assert not any(secret in self.stdout + self.stderr for secret in (CANARY_PASSWORD, CANARY_AWS_SECRET))
 
     @property
     def events(self) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from typing import Self
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "servers"
 
+CANARY_PASSWORD = "canarypassword"
 _HOST = "127.0.0.1"
 _START_S = 60.0  # a cold JVM on a busy machine; everything else answers within a second
 _STOP_S = 10.0
@@ -133,7 +134,8 @@ class Redis(Server):
 
     @property
     def url(self) -> str:
-        return f"redis://{_HOST}:{self.port}/0"
+        """With a password, which a server without one takes as well: no output may show it."""
+        return f"redis://default:{CANARY_PASSWORD}@{_HOST}:{self.port}/0"
 
     def answers(self) -> bool:
         """Return whether a PING is answered; one that asks for a password is up, one that loads is not."""
@@ -237,6 +239,25 @@ def find_dynamodb(folder: Path) -> Server:
         return _any_dynamodb(folder)
 
 
+def find_promtool() -> str:
+    """Return the path of what comes with Prometheus to check and try rules; fetch it first where it is missing."""
+    cached = CACHE / "prometheus/usr/bin/promtool"
+    try:
+        return _find("promtool", cached)
+    except ServerMissingError:
+        _fetch("prometheus")
+        return _find("promtool", cached)
+
+
+def find_chromium() -> str:
+    """Return the path of a browser; try to fetch one where there is none."""
+    try:
+        return _any_chromium()
+    except ServerMissingError:
+        _fetch("chromium")
+        return _any_chromium()
+
+
 def free_port() -> int:
     with socket.create_server((_HOST, 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -248,6 +269,13 @@ def _any_dynamodb(folder: Path) -> Server:
         return DynamoDBLocal(folder)
     except ServerMissingError:
         return Dynalite(folder)
+
+
+def _any_chromium() -> str:
+    for name in ("chromium-browser", "google-chrome"):
+        if on_path := shutil.which(name):
+            return on_path
+    return _find("chromium")
 
 
 def _find(name: str, cached: Path | None = None) -> str:

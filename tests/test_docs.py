@@ -17,8 +17,10 @@ from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb import DynamoDBOptions
 from ingest_service.sinks.mongodb import MongoDBOptions
 from ingest_service.sinks.redis import RedisOptions
+from ingest_service.telemetry.prometheus import Exposition
 from tests.movielens.conftest import pack, ratings_text
 from tests.servers import ROOT
+from tests.telemetry.test_prometheus import progress
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 COMMANDS = (ROOT / "docs" / "COMMANDS.md").read_text()
@@ -42,7 +44,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    # Those of SERVE.md speak to a service that runs: tests/service/test_page_of_docs.py.
+    [page for page in PAGES if blocks(page, "sh") and page.name != "SERVE.md"],
+    ids=lambda page: page.name,
+)
 def test_every_command_in_the_documentation_runs(
     page: Path, folder: Path, redis_db_url: str, dynamodb_url: str, table: str
 ) -> None:
@@ -96,6 +103,14 @@ def test_every_setting_and_option_is_documented() -> None:
     for options in (SinkOptions, RedisOptions, DynamoDBOptions, MongoDBOptions):
         for name in options.model_fields:
             assert f"`{name}`" in COMMANDS
+
+
+def test_every_metric_is_documented() -> None:
+    """Each stands in docs/COMMANDS.md, and no other."""
+    exposition = Exposition(memory_mb=350)
+    exposition.update({**progress(), "eta_s": 3.0})
+    names = {sample.name for family in exposition.collect() for sample in family.samples}
+    assert names == set(re.findall(r"`(ingest_[a-z_]+)`", COMMANDS)) - {"ingest_checkpoints"}
 
 
 def test_every_place_of_a_crash_test_is_documented() -> None:

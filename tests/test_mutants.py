@@ -30,6 +30,8 @@ mutants = _load()
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mutant_still_applies(mutant: object) -> None:
-    """Its text stands once in its file, the result is Python, and the tests that ought to notice are there."""
-    compile(mutants.text_of(mutant), "mutant", "exec")
+    """Its text stands once in its file, the result is Python if it was, and the tests that ought to notice exist."""
+    text = mutants.text_of(mutant)
+    if mutant.file.endswith(".py"):  # type: ignore[attr-defined]
+        compile(text, "mutant", "exec")
     assert all((ROOT / test).exists() for test in mutant.tests)  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from benchmarks.sections import (
     movielens,
     redis,
     rejects,
+    serve,
     sqlite,
     startup,
 )
@@ -35,4 +36,5 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "rejects": rejects.figures,
     "limits": limits.figures,
     "growth": growth.figures,
+    "serve": serve.figures,
 }

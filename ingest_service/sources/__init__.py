@@ -5,10 +5,23 @@ from pathlib import Path
 
 from ingest_service.errors import SourceNotFound, UsageError
 from ingest_service.object_store import SCHEMES
+from ingest_service.sources.allowed import Allowed
 from ingest_service.sources.archive import ObjectZipMemberSource, ZipMemberSource
 from ingest_service.sources.base import Source
 from ingest_service.sources.local import FileSource, StdinSource
 from ingest_service.sources.objects import ObjectSource
+
+
+def source_allowed(name: str, allowed: Allowed) -> Source:
+    """The one source of that name, if it is allowed: a path or an object's URL, each maybe with `#member`."""
+    place, mark, member = name.partition("#") if "://" in name else (name, "", "")
+    if "://" in name:
+        url = allowed.url(place)
+        return ObjectZipMemberSource(url, member, allowed) if mark else ObjectSource(url, allowed)
+    archive, mark, member = name.rpartition("#")
+    if mark and not Path(name).is_file():
+        return ZipMemberSource(allowed.path(archive), member, allowed.open_file)
+    return FileSource(allowed.path(name), allowed.open_file)
 
 
 def sources_named(name: str) -> list[Source]:

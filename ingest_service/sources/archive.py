@@ -6,15 +6,19 @@ import stat
 import zipfile
 import zlib
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ingest_service.errors import LocalIOError, SourceNotFound
 from ingest_service.object_store import Address
 from ingest_service.sources.base import Source, Stream
 from ingest_service.sources.compression import MAX_RATIO, RATIO_GRACE_BYTES, open_stream
-from ingest_service.sources.local import open_file
-from ingest_service.sources.objects import ObjectFile
+from ingest_service.sources.local import file_version, open_file
+from ingest_service.sources.objects import ObjectFile, object_version, open_object
+
+if TYPE_CHECKING:
+    from ingest_service.sources.allowed import Allowed
 
 
 class ZipSource(Source):
@@ -56,23 +60,31 @@ class ZipSource(Source):
 class ZipMemberSource(ZipSource):
     """A member of an archive on this machine."""
 
-    def __init__(self, path: Path, member: str) -> None:
+    def __init__(self, path: Path, member: str, opener: Callable[[Path], IO[bytes]] = open_file) -> None:
         super().__init__(path.resolve().as_uri(), member)
         self._path = path
+        self._opener = opener
+
+    def version(self) -> str:
+        return file_version(self._path)
 
     def _open_archive(self) -> IO[bytes]:
-        return open_file(self._path)
+        return self._opener(self._path)
 
 
 class ObjectZipMemberSource(ZipSource):
     """A member of an archive in an object store: only its directory and the member itself are fetched, in ranges."""
 
-    def __init__(self, url: str, member: str) -> None:
+    def __init__(self, url: str, member: str, allowed: "Allowed | None" = None) -> None:
         self._address = Address.of(url)
+        self._allowed = allowed
         super().__init__(self._address.uri, member)
 
+    def version(self) -> str:
+        return object_version(self._address, self._allowed)
+
     def _open_archive(self) -> IO[bytes]:
-        file = ObjectFile(self._address, at_once=False)
+        file = open_object(self._address, self._allowed, at_once=False)
         self.etag = file.etag or ""
         return file  # type: ignore[return-value]  # a raw file is all that zipfile needs
 

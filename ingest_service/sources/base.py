@@ -50,6 +50,10 @@ class Source(ABC):
     def size(self) -> int | None:
         """Stored bytes, or None where that is not known."""
 
+    def version(self) -> str:
+        """Tells this file or object from an earlier one of its name. Blocks; SourceNotFound or LocalIOError."""
+        return ""
+
     @abstractmethod
     def open(self) -> Stream:
         """SourceNotFound or LocalIOError if it cannot be."""

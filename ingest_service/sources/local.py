@@ -4,6 +4,7 @@ import os
 import select
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +16,9 @@ from ingest_service.sources.compression import open_stream
 class FileSource(Source):
     """One file, by its real path."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, opener: Callable[[Path], IO[bytes]] | None = None) -> None:
         self.path = path
+        self._opener = opener or open_file
         self.uri = path.resolve().as_uri()
 
     def size(self) -> int | None:
@@ -25,8 +27,11 @@ class FileSource(Source):
         except OSError:
             return None
 
+    def version(self) -> str:
+        return file_version(self.path)
+
     def open(self) -> Stream:
-        return open_stream(open_file(self.path), self.path.name)
+        return open_stream(self._opener(self.path), self.path.name)
 
 
 class StdinSource(Source):
@@ -65,12 +70,21 @@ class _Stdin:
         pass
 
 
-def open_file(path: Path) -> IO[bytes]:
-    """SourceNotFound or LocalIOError if it cannot be."""
+def file_version(path: Path) -> str:
+    """Its size and time of change. SourceNotFound if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        raise SourceNotFound(f"There is no file {path}.") from None
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def open_file(path: Path, opener: Callable[[str, int], int] | None = None) -> IO[bytes]:
+    """SourceNotFound or LocalIOError if it cannot be. `opener` is that of `open`."""
     if path.is_dir():
         raise SourceNotFound(f"{path} is a folder; name a file, or a pattern such as '{path}/*.csv'.")
     try:
-        return path.open("rb", buffering=0)
+        return open(path, "rb", buffering=0, opener=opener)  # Path.open takes no opener
     except FileNotFoundError:
         raise SourceNotFound(f"There is no file {path}.") from None
     except OSError as error:

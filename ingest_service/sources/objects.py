@@ -14,6 +14,8 @@ from ingest_service.sources.compression import open_stream
 if TYPE_CHECKING:
     from obstore import GetOptions
 
+    from ingest_service.sources.allowed import Allowed
+
 RANGE_BYTES = 8 << 20
 _TRIES = 5
 
@@ -21,16 +23,20 @@ _TRIES = 5
 class ObjectSource(Source):
     """One object. Credentials, region and endpoint come from the environment."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, allowed: "Allowed | None" = None) -> None:
         self._address = Address.of(url)
+        self._allowed = allowed
         self.uri = self._address.uri
         self._size: int | None = None
 
     def size(self) -> int | None:
         return self._size
 
+    def version(self) -> str:
+        return object_version(self._address, self._allowed)
+
     def open(self) -> Stream:
-        file = ObjectFile(self._address)
+        file = open_object(self._address, self._allowed)
         self._size, self.etag = file.size, file.etag or ""
         return open_stream(file, posixpath.basename(self._address.path))
 
@@ -124,3 +130,18 @@ class ObjectFile(io.RawIOBase):
             raise
         self.size, self.etag = result.meta["size"], result.meta["e_tag"]
         return memoryview(result.bytes())
+
+
+def open_object(address: Address, allowed: "Allowed | None", *, at_once: bool = True) -> ObjectFile:
+    """With `allowed`, connections over HTTP are held to it; where S3 and GCS are is up to the environment."""
+    if allowed is not None and address.root.startswith("http"):
+        from ingest_service.sources.allowed_http import AllowedHttpFile
+
+        return AllowedHttpFile(address, allowed, at_once=at_once)
+    return ObjectFile(address, at_once=at_once)
+
+
+def object_version(address: Address, allowed: "Allowed | None") -> str:
+    """The size and ETag of an object. SourceNotFound if it is not there."""
+    with open_object(address, allowed, at_once=False) as file:
+        return f"{file.size}-{file.etag or ''}"

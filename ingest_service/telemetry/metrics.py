@@ -31,6 +31,7 @@ class Meter:
         return {
             "source": state.job.source.uri,
             "offset": state.read_to.offset,
+            "size": state.reader.source_size,
             "percent": percent,
             "rows_read": row,
             "rows_rejected": state.rows_rejected,

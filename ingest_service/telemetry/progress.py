@@ -1,6 +1,8 @@
-"""Who watches a run: a progress bar on a terminal, JSON events elsewhere."""
+"""Who watches a run: a progress bar on a terminal, JSON events elsewhere; and who else takes in its events."""
 
 import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,22 +12,34 @@ from ingest_service.pipeline import State
 from ingest_service.report import StreamReport
 from ingest_service.telemetry.metrics import Meter
 
+Listener = Callable[[Mapping[str, Any]], None]  # is called with every `progress` and `report` event
 
-class JsonObserver:
-    """One JSON object a second on stderr, and one with the report at the end."""
 
-    every_s = 1.0
+class RunObserver(ABC):
+    """Makes the events `progress` and `report` of what it is shown, and passes them on to the listeners."""
 
-    def __init__(self) -> None:
-        self._log = structlog.get_logger()
+    every_s: float
+
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self._listeners = listeners
         self._meters: dict[str, Meter] = {}
 
     def progress(self, state: State) -> None:
-        meter = self._meters.setdefault(state.job.stream, Meter())
-        self._log.info("progress", **meter.measure(state))
+        event = self._meters.setdefault(state.job.stream, Meter()).measure(state)
+        for listener in self._listeners:
+            listener(event)
+        self._show_progress(event)
 
     def report(self, report: StreamReport) -> None:
-        self._log.info("report", **report.as_json())
+        for listener in self._listeners:
+            listener(report.as_json())
+        self._show_report(report)
+
+    @abstractmethod
+    def _show_progress(self, event: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def _show_report(self, report: StreamReport) -> None: ...
 
     def __enter__(self) -> Self:
         return self
@@ -36,15 +50,32 @@ class JsonObserver:
         pass
 
 
-class BarObserver:
+class JsonObserver(RunObserver):
+    """One JSON object a second on stderr, and one with the report at the end."""
+
+    every_s = 1.0
+
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        super().__init__(listeners)
+        self._log = structlog.get_logger()
+
+    def _show_progress(self, event: Mapping[str, Any]) -> None:
+        self._log.info("progress", **event)
+
+    def _show_report(self, report: StreamReport) -> None:
+        self._log.info("report", **report.as_json())
+
+
+class BarObserver(RunObserver):
     """A progress bar on stderr, a line a source."""
 
     every_s = 0.2
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        super().__init__(listeners)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -53,20 +84,17 @@ class BarObserver:
             TimeRemainingColumn(),
             console=Console(file=sys.stderr),
         )
-        self._meters: dict[str, Meter] = {}
         self._tasks: dict[str, Any] = {}
 
-    def progress(self, state: State) -> None:
-        meter = self._meters.setdefault(state.job.stream, Meter())
-        numbers = meter.measure(state)
+    def _show_progress(self, event: Mapping[str, Any]) -> None:
         self._update(
-            state.job.source.uri,
-            numbers["percent"],
-            rows=f"{numbers['rows_read']:,}",
-            rate=f"{numbers['rows_per_s']:,}",
+            event["source"],
+            event["percent"],
+            rows=f"{event['rows_read']:,}",
+            rate=f"{event['rows_per_s']:,}",
         )
 
-    def report(self, report: StreamReport) -> None:
+    def _show_report(self, report: StreamReport) -> None:
         read = max((sink.counts.read for sink in report.sinks.values()), default=0)
         percent = 100.0 if report.complete else None
         self._update(report.source, percent, rows=f"{read:,}", rate=f"{report.rows_per_s:,.0f}")
@@ -85,3 +113,8 @@ class BarObserver:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+def observer_on_stderr(listeners: Sequence[Listener]) -> RunObserver:
+    """What suits stderr."""
+    return BarObserver(listeners) if sys.stderr.isatty() else JsonObserver(listeners)

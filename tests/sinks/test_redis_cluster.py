@@ -26,7 +26,7 @@ from tests.helpers import (
     until,
     write_pairs,
 )
-from tests.servers import Redis, ServerMissingError, find_redis, free_port
+from tests.servers import CANARY_PASSWORD, Redis, ServerMissingError, find_redis, free_port
 
 SLOTS = 16_384
 
@@ -176,7 +176,7 @@ async def test_a_user_without_the_right_to_ask_is_told_so(cluster: Cluster) -> N
     """Without CLUSTER SLOTS a cluster looks like one server until it says MOVED."""
     for node in cluster.nodes:
         cluster.ask(node, "ACL", "SETUSER", "narrow", "on", ">pw", "~*", "+@all", "-cluster")
-    sink = sink_at(cluster.url.replace("redis://", "redis://narrow:pw@"))
+    sink = sink_at(cluster.url.replace(f"default:{CANARY_PASSWORD}@", "narrow:pw@"))
     try:
         await sink.open()
         with pytest.raises(ConfigurationError, match="CLUSTER SLOTS"):

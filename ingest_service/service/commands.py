@@ -1,0 +1,49 @@
+"""What the process of a run is given: its arguments, and by the environment what may hold secrets."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ingest_service.errors import ConfigurationError
+from ingest_service.service.runs import Run
+from ingest_service.supervised import PARENT_PID
+
+_NOT_PASSED_ON = ("INGEST_SERVE__TOKEN", "INGEST_SERVE__TOKEN_FILE", "INGEST_TO", "INGEST_DATASET", "INGEST_LIMIT")
+
+
+class Commands:
+    """`urls` are the sinks by name, `config` is the file that the service was given."""
+
+    def __init__(self, urls: Mapping[str, str], config: Path | None) -> None:
+        self._urls = urls
+        self._config = [f"--config={config}"] if config else []
+        self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+
+    def arguments(self, run: Run) -> list[str]:
+        options = ["--json", *self._config]
+        if run.task.kind == "movielens":
+            step, *own = shlex.split(run.task.name)
+            return [*_PROGRAM, "movielens", step, *options, *own]
+        if run.task.restart and run.progress is None:  # else it has begun anew already, and goes on
+            options.append("--restart")
+        return [*_PROGRAM, run.task.kind, *options, "--", run.task.name]
+
+    def environment(self, run: Run) -> dict[str, str]:
+        """ConfigurationError if a sink that the run needs is configured no more."""
+        environment = {**self._environment, PARENT_PID: str(os.getpid())}
+        if run.task.kind == "movielens":
+            return environment
+        missing = [name for name in run.task.sinks if name not in self._urls]
+        if missing:
+            raise ConfigurationError(f"There is no sink {missing[0]!r} any more; configure it and retry the run.")
+        environment["INGEST_TO"] = json.dumps([self._urls[name] for name in run.task.sinks])
+        environment["INGEST_DATASET"] = run.task.dataset
+        if run.task.limit is not None:
+            environment["INGEST_LIMIT"] = str(run.task.limit)
+        return environment
+
+
+_PROGRAM = (sys.executable, "-m", "ingest_service")

@@ -1,0 +1,129 @@
+"""Where work comes in: from the API, an inbox or the schedule. What is the same work is one run."""
+
+import asyncio
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from ingest_service import dead_letter
+from ingest_service.config import Settings
+from ingest_service.datasets import dataset_named
+from ingest_service.errors import ConfigurationError, SourceNotFound
+from ingest_service.service.live import Live
+from ingest_service.service.runs import LIVE, STATES, Run, Runs, State, Task
+from ingest_service.service.sinks import Sinks
+from ingest_service.service.workers import Workers
+from ingest_service.sources import source_allowed
+from ingest_service.threads import finish_in_thread
+
+STEPS = ("download", "movies", "ratings", "popular", "all")
+_KEPT: tuple[State, ...] = ("queued", "running", "done")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Turns what is asked for into runs, and says so to those who wait for it."""
+
+    settings: Settings
+    runs: Runs
+    live: Live
+    workers: Workers
+    sinks: Sinks
+
+    async def load(
+        self,
+        name: str,
+        *,
+        sinks: Sequence[str] = (),
+        dataset: str | None = None,
+        limit: int | None = None,
+        restart: bool = False,
+        origin: str = "api",
+    ) -> tuple[Run, bool]:
+        """A run that loads a source, and whether it is a new one. IngestError says what is wrong with it.
+
+        One that failed or was cancelled is not run again because its file still lies in an inbox.
+        """
+        wanted = self.sinks.named(sinks)
+        dataset = dataset or self.settings.dataset
+        dataset_named(dataset)
+        limit = limit or self.settings.limit
+        source = await asyncio.to_thread(lambda: source_allowed(name, self.settings.allowed()))
+        version = await finish_in_thread(source.version)
+        task = Task("run", source.uri, _name_of(source.uri), wanted, dataset, limit, restart, origin)
+        identity = _identity("run", source.uri, version, wanted, dataset, limit)
+        same = () if restart else _KEPT if origin == "api" else STATES
+        return await self._announce(task, identity, same)
+
+    async def replay(self, stream: str, path: Path) -> tuple[Run, bool]:
+        """A run that tries the dead letters of a stream again, in the sinks that its last load had."""
+        source = await asyncio.to_thread(_source_of, path)
+        last = await finish_in_thread(self.runs.newest_of, source)
+        sinks = last.task.sinks if last else self.sinks.named(())
+        dataset = last.task.dataset if last else self.settings.dataset
+        task = Task("replay", source, str(path), sinks, dataset)
+        return await self._announce(task, _identity("replay", stream), LIVE)
+
+    async def step(self, command: str, origin: str) -> tuple[Run, bool]:
+        """A run of a step such as `movielens popular`, unless the last one from there is not over yet."""
+        task = Task("movielens", step_of(command), step_of(command), origin=origin)
+        return await self._announce(task, _identity("step", origin), LIVE)
+
+    async def cancel(self, number: int) -> Run | None:
+        before = await finish_in_thread(self.runs.get, number)
+        run = await finish_in_thread(self.runs.cancel, number)
+        self.workers.cancel(number)
+        if run is not None and before is not None and run.state != before.state:
+            self.live.changed(run)
+        return run
+
+    async def retry(self, number: int) -> Run | None:
+        run = await finish_in_thread(self.runs.retry, number)
+        if run is not None and run.state == "queued":
+            self.live.changed(run)
+            self.workers.wake()
+        return run
+
+    async def _announce(self, task: Task, identity: str, same: Collection[State]) -> tuple[Run, bool]:
+        run, is_new = await finish_in_thread(self.runs.announce, task, identity, same)
+        if is_new:
+            self.live.changed(run)
+            self.workers.wake()
+        return run, is_new
+
+
+def step_of(command: str) -> str:
+    """`movielens popular --days 7` without its first word. ConfigurationError if it is no such step."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if len(words) < 2 or words[0] != "movielens" or words[1] not in STEPS:
+        steps = ", ".join(f"movielens {step}" for step in STEPS)
+        raise ConfigurationError(f"A schedule cannot run {command!r}; it runs: {steps}.")
+    return shlex.join(words[1:])
+
+
+def _identity(*parts: object) -> str:
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _name_of(uri: str) -> str:
+    """The path or URL by which a run is given a source."""
+    if not uri.startswith("file://"):
+        return uri
+    path, mark, member = uri.removeprefix("file://").partition("#")
+    return os.fsdecode(unquote_to_bytes(path)) + mark + member
+
+
+def _source_of(path: Path) -> str:
+    """The source that the letters in a file are of. Blocks."""
+    for letter in dead_letter.read(path):
+        source: str = letter["source"]
+        return source
+    raise SourceNotFound("The stream has no dead letters.")

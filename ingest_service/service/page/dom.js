@@ -1,0 +1,70 @@
+/** Elements are made of attributes and texts, never of markup: what comes out of a file stays text. */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element. An attribute that is a function listens to the event of its name; null and false leave it out. */
+export function make(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+export function makeSvg(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function filled(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null));
+  return element;
+}
+
+/** Change a text only if it is another: what is unchanged is not drawn, selected text stays selected. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Take an element away. If it has the focus, `heir` gets that: nobody is thrown back to the top of the page. */
+export function remove(element, heir) {
+  const hadFocus = element.contains(document.activeElement);
+  element.remove();
+  if (hadFocus) heir.focus();
+}
+
+/** Said by screen readers when they have a moment. */
+export function say(text) {
+  document.getElementById("news").textContent = text;
+}
+
+/** A function that calls `work` now, but at most once in `ms`: calls in between become one, at the end of that time. */
+export function atMostEvery(ms, work) {
+  let timer = null;
+  let again = false;
+  return function call() {
+    again = timer !== null;
+    if (again) return;
+    timer = setTimeout(() => {
+      timer = null;
+      if (again) call();
+    }, ms);
+    work();
+  };
+}
+
+/** A button that does `work` and cannot be pressed again meanwhile. `tell` is given a text if that fails. */
+export function button(label, description, work, tell) {
+  const element = make("button", { type: "button", "aria-label": description }, label);
+  element.addEventListener("click", async () => {
+    if (element.getAttribute("aria-disabled") === "true") return;
+    element.setAttribute("aria-disabled", "true"); // not `disabled`, which would lose the focus
+    try {
+      await work();
+    } catch (problem) {
+      tell(problem.message);
+    } finally {
+      element.removeAttribute("aria-disabled");
+    }
+  });
+  return element;
+}

@@ -1,0 +1,112 @@
+"""Objects over HTTP for the service: every connection and every redirect is held to what is allowed.
+
+obstore would resolve names and follow redirects by itself, to wherever they lead.
+"""
+
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cache
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from obstore import exceptions
+
+from ingest_service.object_store import Address, errors_translated
+from ingest_service.sources.allowed import Allowed, connect
+from ingest_service.sources.objects import RANGE_BYTES, ObjectFile
+
+_TIMEOUT_S = 30.0
+_MAX_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class AllowedHttpFile(ObjectFile):
+    """An ObjectFile that connects for itself."""
+
+    def __init__(self, address: Address, allowed: Allowed, *, at_once: bool = True) -> None:
+        self._allowed = allowed
+        super().__init__(address, at_once=at_once)
+
+    def _head(self) -> None:
+        with errors_translated(self._address.uri), self._answer("HEAD", {}) as response:
+            self.size, self.etag = int(response.headers.get("Content-Length") or 0), _version(response)
+
+    def _get_once(self, start: int) -> memoryview:
+        end = start + RANGE_BYTES
+        if self.fetch_to is not None and start < self.fetch_to:
+            end = min(end, self.fetch_to)
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        if self.etag and self.etag.startswith('"'):
+            headers["If-Match"] = self.etag
+        with self._answer("GET", headers) as response:
+            if response.status == 416 and start == 0:
+                return memoryview(b"")  # an empty object has no first byte
+            given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+            if response.status != 206 or given is None or int(given[1]) != start:
+                raise exceptions.GenericError("the server does not know ranges")
+            if self.etag and _version(response) != self.etag:
+                raise exceptions.PreconditionError("another version")
+            self.size, self.etag = int(given[3]), _version(response)
+            data = response.read(min(end, self.size) - start)
+            if start + len(data) < min(end, self.size):
+                raise exceptions.GenericError("the answer broke off")
+            return memoryview(data)
+
+    @contextmanager
+    def _answer(self, method: str, headers: dict[str, str]) -> Iterator[HTTPResponse]:
+        """The answer, after redirects. Errors are those of obstore, as for any other store; or SourceRefused."""
+        url = self._address.uri
+        for _ in range(_MAX_REDIRECTS):
+            parts = urlsplit(self._allowed.url(url))
+            try:
+                with closing(_connection(parts)) as connection:
+                    connection.request(method, parts.path, headers={"Accept-Encoding": "identity", **headers})
+                    with connection.getresponse() as response:
+                        if response.status not in _REDIRECTS:
+                            _raise_for(response.status)
+                            yield response
+                            return
+                        url = urljoin(url, response.headers.get("Location", ""))
+            except (OSError, HTTPException) as error:
+                raise exceptions.GenericError(type(error).__name__) from error
+        raise exceptions.GenericError("too many redirects")
+
+
+def _raise_for(status: int) -> None:
+    if status in (404, 410):
+        raise exceptions.NotFoundError(str(status))
+    if status in (401, 403):
+        raise exceptions.PermissionDeniedError(str(status))
+    if status == 412:
+        raise exceptions.PreconditionError(str(status))
+    if status >= 400 and status != 416:
+        raise exceptions.GenericError(str(status))
+
+
+def _version(response: HTTPResponse) -> str:
+    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+
+
+def _connection(parts: SplitResult) -> HTTPConnection:
+    if parts.scheme == "https":
+        return _AllowedHttps(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    return _AllowedHttp(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+
+
+class _AllowedHttp(HTTPConnection):
+    def connect(self) -> None:
+        self.sock = connect(self.host, self.port, _TIMEOUT_S)
+
+
+class _AllowedHttps(HTTPSConnection):
+    def connect(self) -> None:
+        plain = connect(self.host, self.port, _TIMEOUT_S)
+        self.sock: Any = _tls().wrap_socket(plain, server_hostname=self.host)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()

@@ -1,0 +1,13 @@
+"""The service over time."""
+
+import subprocess
+import sys
+
+from tests.servers import ROOT
+
+
+def test_three_minutes_of_files_and_polling_leave_its_memory_flat() -> None:
+    """Nothing is lost, no request fails, and memory does not grow: what scripts/soak looks at for an hour."""
+    command = [sys.executable, str(ROOT / "scripts" / "soak"), "3"]
+    soak = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert soak.returncode == 0, soak.stdout + soak.stderr
