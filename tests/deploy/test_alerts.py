@@ -23,7 +23,7 @@ max_rejects = "10%"
 
 [sinks]
 local = "sqlite:///local.db?rate=200000"
-wide = "sqlite:///wide.db?consumers=16"
+wide = "{{recent}}?consumers=16&rate=10000"
 recent = "{{recent}}?retry_budget_s=600"
 history = "{{history}}"
 
@@ -122,10 +122,11 @@ async def test_alerts_fire_at_their_faults(world: World) -> None:
 async def test_alerts_fire_while_runs_are_at_work(world: World) -> None:
     """A run that takes too much; a sink that throttles, one that goes silent in a run, and what waits for both."""
     quiet = await world.scrape()
-    wide = await world.submit("wide.csv", rows(400_000), sinks=["wide"])
+    wide = await world.submit("wide.csv", rows(1_000_000), sinks=["wide"])
     await world.progressed(wide, lambda event: event["rss_mb"] > 1.05 * MEMORY_MB)
     world.fires(quiet, await world.scrape(), alerts={"IngestMemoryHigh"}, after_s=120)
-    await world.ended(wide, "done")
+    await asyncio.to_thread(world.service.ask, "POST", f"/v1/runs/{wide['id']}/cancel")
+    await world.ended(wide, "cancelled")
 
     world.dynamodb.policy = lambda call: Unprocessed(lambda index, _: index > 0) if call.items else None
     quiet = await world.scrape()

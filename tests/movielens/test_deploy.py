@@ -73,6 +73,7 @@ def test_every_name_of_the_sample_is_a_setting() -> None:
     assert names == {
         "LOG_LEVEL", "GCS_BUCKET_NAME", "MONGODB_URI", "REDIS_URL", "MOVIELENS_URL", "MOVIELENS_ZIP_FILENAME",
         "HF_MODEL_NAME", "HF_DEVICE", "EMBEDDING_BATCH_SIZE", "AWS_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL_DYNAMODB",
+        "INGEST_SERVE__TOKEN",
     }  # fmt: skip
     for before, line in itertools.pairwise(lines):
         if re.match(r"[A-Z]", line):
