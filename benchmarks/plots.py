@@ -62,7 +62,8 @@ def cost(figures: Figures) -> str:
     sides: dict[str, dict[str, Any]] = {}
     for figure in figures.get("growth", []) + figures.get("memory", []):
         for side in (figure["side"], figure["other"]):
-            sides[side["name"]] = side
+            if "rows/s of" not in side["name"]:  # of a slow sink says nothing
+                sides[side["name"]] = side
     bars = [(name, sides[name]["cpu_s_per_million"], _COLOURS[0]) for name in sorted(sides)]
     return _bars("Client CPU seconds a million rows, start-up included", bars, lambda seconds: f"{seconds:.1f} s")
 
@@ -86,7 +87,8 @@ def memory(figures: Sequence[dict[str, Any]]) -> str:
     """Resident memory over the time of the long runs."""
     height, top = 260, 40
     lines = ['<text class="t" x="0" y="16">Resident MB over the time of a run</text>']
-    curves = [(figure["side"]["name"], figure["side"]["runs"][0]["rss_mb"]) for figure in figures]
+    sides = [figure["side"] for figure in figures]
+    curves = [(side["name"], curve) for side in sides if (curve := side["runs"][0]["rss_mb"])]
     most = max((max(curve, default=0.0) for _, curve in curves), default=0.0) or 1.0
     for number, (name, curve) in enumerate(curves):
         step = max(1, len(curve) // 400)
