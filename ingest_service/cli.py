@@ -4,7 +4,6 @@ import asyncio
 import gc
 import json
 import os
-import signal
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from ingest_service.cli_movielens import movielens
 from ingest_service.cli_options import AsJson, Config
 from ingest_service.cli_serve import serve
 from ingest_service.errors import IngestError, LocalIOError, UsageError
+from ingest_service.signals import stop_on_signals
 from ingest_service.supervised import end_with_parent
 
 if TYPE_CHECKING:
@@ -116,25 +116,12 @@ async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -
     jobs = jobs_of(sources, settings, restart=restart)
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     with listening("run", settings) as listeners:
         gc.enable()
         gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
         with observer_on_stderr(listeners) as observer:
             return await run(jobs, sinks, stop, observer)
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    """The first SIGTERM or SIGINT drains; the second ends the process at once, and the next run repeats little."""
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(75)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
 
 
 @app.command()
@@ -287,7 +274,7 @@ async def _verify(sources: Sequence[str], settings: "Settings", sample: int | No
     jobs = jobs_of(sources, settings)
     sinks = sinks_of(settings.sink_urls())
     stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     with Ticker("verify") as progress:
         async with opened(sinks):
             return await verify(jobs, sinks, stop, progress, sample=sample)
@@ -323,7 +310,7 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.telemetry.ticker import Ticker
 
     stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     with listening("replay", settings), Ticker("replay") as progress:
         if settings.mongodb_uri is not None:
             from ingest_service.movielens.ratings import are_ratings, replay_ratings
@@ -379,7 +366,7 @@ async def _crash_test(
     if len(jobs) != 1:
         raise UsageError(f"{source!r} names {len(jobs)} files; try them one at a time.")
     stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     with Ticker("crash-test") as progress:
         return await crash_test(
             jobs[0],

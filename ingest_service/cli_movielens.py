@@ -11,6 +11,7 @@ import typer
 
 from ingest_service.cli_options import AsJson, Config
 from ingest_service.errors import Stopped, UsageError
+from ingest_service.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
@@ -209,7 +210,7 @@ def _do(name: str, flags: dict[str, Any], config: Path | None, as_json: bool, st
 
     async def run() -> _Steps:
         stop = asyncio.Event()
-        cli._stop_on_signals(stop)
+        stop_on_signals(stop)
         with listening(f"movielens {name}", settings) as listeners:
             steps = _Steps(settings, stop, listeners)
             await start(steps)

@@ -10,7 +10,6 @@ what was done is in `runs`, on disk, so that a service that was killed goes on b
 import asyncio
 import fcntl
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from ingest_service.service.places import place_at
 from ingest_service.service.runs import Runs
 from ingest_service.service.sinks import Sinks
 from ingest_service.service.workers import Workers
+from ingest_service.signals import stop_on_signals
 from ingest_service.tasks import task_group
 from ingest_service.telemetry.prometheus import Exposition
 
@@ -50,7 +50,7 @@ _TAKES_NOTHING_MS = 30_000
 async def serve(settings: Settings, config: Path | None) -> None:
     """Serve until SIGTERM or SIGINT. Stopped if runs were interrupted: they go on at the next start."""
     stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     login, sinks = await asyncio.to_thread(checked, settings)
     with _folder_of_ones_own(settings.state_dir), _listening(settings.serve) as listener:
         runs = await asyncio.to_thread(Runs, settings.state_dir, keep=settings.serve.keep_runs)
@@ -120,19 +120,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    """A second signal ends the process at once; its runs then end by themselves."""
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(Stopped.exit_code)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
 
 
 @contextmanager
