@@ -88,7 +88,7 @@ def jobs_of(sources: Sequence[str], settings: Settings, *, restart: bool = False
             checkpoint_dir=settings.checkpoint_dir,
             limit=settings.limit,
             max_rejects=RejectLimit.parse(settings.max_rejects),
-            block_bytes=block_bytes_within(settings.memory_mb),
+            block_bytes=block_bytes_within(settings.memory_mb, len(settings.to)),
             restart=restart,
         )
         for name in sources

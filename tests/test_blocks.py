@@ -16,7 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest_service import blocks, records
-from ingest_service.blocks import BLOCK_BYTES, BlockReader, parse_block
+from ingest_service.blocks import (
+    BLOCK_BYTES,
+    MEMORY_MB,
+    MIN_MEMORY_MB,
+    BlockReader,
+    block_bytes_within,
+    parse_block,
+)
 from ingest_service.chunk import Chunk, DeadRow, Position
 from ingest_service.datasets.base import RECORD_TEXTS, Layout, bind, micros_of, specify
 from ingest_service.datasets.microlens import MICROLENS
@@ -674,3 +681,11 @@ def test_header_only_files_end_at_once() -> None:
         reader = BlockReader(Bytes(data), MICROLENS)
         assert content(chunks_of(reader)) == []
         assert reader.reached_end
+
+
+def test_more_sinks_have_shorter_blocks() -> None:
+    """Each encodes the same chunk, so their number shortens the blocks; the longest record still fits."""
+    lengths = [block_bytes_within(MEMORY_MB, n_sinks) for n_sinks in (1, 2, 3, 4)]
+    assert lengths[0] == lengths[1] == BLOCK_BYTES
+    assert lengths[1] > lengths[2] > lengths[3]
+    assert block_bytes_within(MIN_MEMORY_MB, 9) >= 2 * records.MAX_RECORD_BYTES
