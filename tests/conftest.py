@@ -16,6 +16,7 @@ from blockbuster import blockbuster_ctx
 from tests.helpers import CANARY_AWS_SECRET, Cli
 from tests.servers import (
     ROOT,
+    Server,
     ServerMissingError,
     find_chromium,
     find_dynamodb,
@@ -70,9 +71,7 @@ def redis_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactory)
     if _REDIS_ADDRESS:
         yield _REDIS_ADDRESS
         return
-    folder = tmp_path_factory.mktemp("redis")
-    with _found(lambda: find_redis(folder)) as server:
-        yield server.url
+    yield from _url_of(find_redis, tmp_path_factory.mktemp("redis"))
 
 
 @pytest.fixture
@@ -93,9 +92,7 @@ def dynamodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFacto
     if _DYNAMODB_ADDRESS:
         yield _DYNAMODB_ADDRESS
         return
-    folder = tmp_path_factory.mktemp("dynamodb")
-    with _found(lambda: find_dynamodb(folder)) as server:
-        yield server.url
+    yield from _url_of(find_dynamodb, tmp_path_factory.mktemp("dynamodb"))
 
 
 @pytest.fixture
@@ -119,9 +116,7 @@ def mongodb_url(clean_environment: None, tmp_path_factory: pytest.TempPathFactor
     if _MONGODB_ADDRESS:
         yield _MONGODB_ADDRESS.rstrip("/")
         return
-    folder = tmp_path_factory.mktemp("mongodb")
-    with _found(lambda: find_mongodb(folder)) as server:
-        yield server.url
+    yield from _url_of(find_mongodb, tmp_path_factory.mktemp("mongodb"))
 
 
 @pytest.fixture
@@ -169,6 +164,11 @@ def ml_latest_small() -> Path:
 def promtool() -> str:
     """The path of Prometheus's own tool."""
     return _found(find_promtool)
+
+
+def _url_of(find: Callable[[Path], Server], folder: Path) -> Iterator[str]:
+    with _found(lambda: find(folder)) as server:
+        yield server.url
 
 
 def _found(find: Callable[[], T]) -> T:

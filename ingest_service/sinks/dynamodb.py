@@ -32,7 +32,7 @@ from ingest_service.records import Bools, Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.dynamodb_client import ConditionFailed, DynamoDBClient, Refused
-from ingest_service.sinks.encode import event_key, json_escaped, own_numbers, own_texts
+from ingest_service.sinks.encode import FIELDS, event_key, json_escaped, own_number_texts, own_texts
 from ingest_service.tasks import task_group
 from ingest_service.texts import Piece, concatenate, decimals, lengths
 
@@ -43,7 +43,6 @@ ITEMS_PER_REQUEST = 25
 MAX_ITEM_BYTES = 400 * 1024
 MAX_HASH_BYTES, MAX_RANGE_BYTES = 2048, 1024
 _SLICE_ROWS = 200 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
-_ATTRIBUTES = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
 _NUMBER_BYTES = 21  # the most that DynamoDB counts for a number
 _TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")
 _BAD_KEY = ("bad_key", "A key is empty or longer than DynamoDB takes.")
@@ -379,7 +378,7 @@ def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
     escaped = {name: json_escaped(texts) for name, texts in {"session_id": columns.texts["session_id"], **own}.items()}
     columns = replace(columns, texts={**columns.texts, **escaped})
     pieces: list[Piece] = []
-    for name in (*_ATTRIBUTES, *own):
+    for name in (*FIELDS, *own):
         pieces += [
             f'"}},"{name}":{{"S":"'.encode() if pieces else f'{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
         ]
@@ -387,7 +386,7 @@ def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
     if ttl_s is not None:
         expires = decimals(columns.numbers["epoch_ms"] // 1_000 + ttl_s)
         pieces += [b'"},"expires_at":{"N":"', expires]
-    for name, numbers in own_numbers(columns).items():
+    for name, numbers in own_number_texts(columns).items():
         pieces += [f'"}},"{name}":{{"N":"'.encode(), numbers]
     items = concatenate([*pieces, b'"}}}}'])
     text = items.buffer.tobytes()
@@ -401,9 +400,9 @@ def _values(columns: Columns, name: str) -> list[Piece]:
 
 def _item_bytes(columns: Columns) -> Ints:
     """What DynamoDB counts for each item, at most: the bytes of its names and values."""
-    names = (*_ATTRIBUTES, *own_texts(columns))
+    names = (*FIELDS, *own_texts(columns))
     values = [piece for name in names for piece in (name.encode(), *_values(columns, name))]
-    values += [piece for name, texts in own_numbers(columns).items() for piece in (name.encode(), texts)]
+    values += [piece for name, texts in own_number_texts(columns).items() for piece in (name.encode(), texts)]
     return np.zeros(len(columns), np.int64) + lengths(values) + len("expires_at") + _NUMBER_BYTES
 
 

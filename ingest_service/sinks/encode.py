@@ -1,4 +1,4 @@
-"""Texts into JSON, a column at a time, and the part of a record's key that several stores share."""
+"""What several stores share: the fields of a record, the part of its key, and texts into JSON, a column at a time."""
 
 import json
 from typing import Any
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from ingest_service.columns import Columns
 from ingest_service.datasets.base import RECORD_NUMBERS, RECORD_TEXTS
 from ingest_service.texts import Piece, Texts, concatenate
+
+# In stores that keep a record as fields; `event_key` tells a user's events apart.
+FIELDS = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
 
 _NEEDS_ESCAPE = np.ones(256, np.bool_)
 _NEEDS_ESCAPE[0x20:0x7F] = False
@@ -34,21 +37,32 @@ def event_key(columns: Columns) -> list[Piece]:
     return key
 
 
+def field_texts(columns: Columns) -> dict[str, Texts]:
+    """The texts by `FIELDS`, then those of the data set's own."""
+    texts = {**columns.texts, "event_key": concatenate(event_key(columns))}
+    return {name: texts[name] for name in (*FIELDS, *own_texts(columns))}
+
+
 def own_texts(columns: Columns) -> dict[str, Texts]:
     """The texts that a data set has beyond those of an interaction."""
     return {name: texts for name, texts in columns.texts.items() if name not in RECORD_TEXTS}
 
 
-def own_numbers(columns: Columns) -> dict[str, Texts]:
-    """The numbers that a data set has beyond those of an interaction, as JSON writes them."""
-    return {name: _number_texts(numbers) for name, numbers in columns.numbers.items() if name not in RECORD_NUMBERS}
+def own_numbers(columns: Columns) -> dict[str, NDArray[Any]]:
+    """The numbers that a data set has beyond those of an interaction."""
+    return {name: numbers for name, numbers in columns.numbers.items() if name not in RECORD_NUMBERS}
+
+
+def own_number_texts(columns: Columns) -> dict[str, Texts]:
+    """The same as JSON writes them."""
+    return {name: _number_texts(numbers) for name, numbers in own_numbers(columns).items()}
 
 
 def own_fields(columns: Columns) -> list[Piece]:
     """All of these as the fields of a JSON object, by name and without its braces; empty where there are none."""
     texts = {name: json_escaped(texts) for name, texts in own_texts(columns).items()}
     fields: dict[str, list[Piece]] = {name: [b'"', escaped, b'"'] for name, escaped in texts.items()}
-    fields |= {name: [numbers] for name, numbers in own_numbers(columns).items()}
+    fields |= {name: [numbers] for name, numbers in own_number_texts(columns).items()}
     pieces: list[Piece] = []
     for name in sorted(fields):
         pieces += [f'{"," if pieces else ""}"{name}":'.encode(), *fields[name]]

@@ -11,9 +11,8 @@ import numpy as np
 from pymongo import IndexModel
 
 from ingest_service.columns import Columns
-from ingest_service.datasets.base import RECORD_NUMBERS
 from ingest_service.sinks import bson_rows
-from ingest_service.sinks.encode import event_key, own_texts
+from ingest_service.sinks.encode import field_texts, own_numbers
 from ingest_service.texts import Texts, concatenate
 
 # mongodb.com, "MongoDB Limits and Thresholds".
@@ -60,15 +59,10 @@ class Interactions:
     """The columns of the other stores, with `_id` = `<user_id>#<timestamp>#<video_id>`, which serves as the index."""
 
     indexes: Sequence[IndexModel] = ()
-    _fields = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
 
     def of(self, columns: Columns) -> Encoded:
-        key = event_key(columns)
-        texts = {**columns.texts, "event_key": concatenate(key)}
-        texts["_id"] = concatenate([columns.texts["user_id"], b"#", *key])
-        names = ("_id", *self._fields, *own_texts(columns))
-        fields: dict[str, bson_rows.Values] = {name: texts[name] for name in names}
-        fields |= {name: values for name, values in columns.numbers.items() if name not in RECORD_NUMBERS}
-        documents = bson_rows.documents(fields)
+        texts = field_texts(columns)
+        key = concatenate([texts["user_id"], b"#", texts["event_key"]])
+        documents = bson_rows.documents({"_id": key, **texts, **own_numbers(columns)})
         too_large = np.flatnonzero(np.broadcast_to(documents.widths, len(columns)) > MAX_DOCUMENT_BYTES)
         return Encoded(documents, dict.fromkeys(too_large.tolist(), TOO_LARGE))

@@ -8,7 +8,7 @@ import numpy as np
 from ingest_service.columns import Columns, stable_order
 from ingest_service.parse import Bytes
 from ingest_service.records import Ints
-from ingest_service.sinks.encode import json_escaped, own_numbers, own_texts
+from ingest_service.sinks.encode import json_escaped, own_number_texts, own_texts
 from ingest_service.texts import Piece, Texts, decimals, lengths, write
 
 COMMANDS_PER_USER = 3  # ZADD, ZREMRANGEBYRANK, EXPIRE
@@ -115,7 +115,7 @@ def member(columns: Columns) -> list[Piece]:
     for name in names:
         pieces += [f'{{"{name}":"'.encode() if not pieces else f'","{name}":"'.encode(), columns.texts[name]]
     pieces.append(b'"')
-    for name, numbers in own_numbers(columns).items():
+    for name, numbers in own_number_texts(columns).items():
         pieces += [f',"{name}":'.encode(), numbers]
     return [*pieces, b"}"]
 

@@ -27,7 +27,8 @@ from ingest_service.pacing import AdaptiveLimit, RateLimit
 from ingest_service.records import Ints
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.sqlite_rows import RECORD_COLUMNS, Insertion, insertions, values
+from ingest_service.sinks.encode import FIELDS
+from ingest_service.sinks.sqlite_rows import Insertion, insertions, values
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TABLES = (
-    f"""CREATE TABLE IF NOT EXISTS interactions ({", ".join(f"{name} TEXT NOT NULL" for name in RECORD_COLUMNS)},
+    f"""CREATE TABLE IF NOT EXISTS interactions ({", ".join(f"{name} TEXT NOT NULL" for name in FIELDS)},
         PRIMARY KEY (user_id, event_key)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS ingest_checkpoints (stream TEXT NOT NULL, sink TEXT NOT NULL, body TEXT NOT NULL,
         PRIMARY KEY (stream, sink)) WITHOUT ROWID""",
@@ -108,7 +109,7 @@ class SQLiteSink(Sink):
     def _insert(self, insertions: Sequence[Insertion]) -> None:
         connection = self.begin()
         for insertion in insertions:
-            if len(insertion.names) > len(RECORD_COLUMNS):
+            if len(insertion.names) > len(FIELDS):
                 _add_columns(connection, insertion.names)
             connection.execute(insertion.statement, insertion.parameters)
         fault.point("sqlite-inserted")
@@ -156,8 +157,8 @@ class SQLiteSink(Sink):
 
         from ingest_service.stored import STORED_SCHEMA
 
-        own = await self.run(lambda: sorted(_columns(self.connected()) - set(RECORD_COLUMNS)))
-        columns = ", ".join((*RECORD_COLUMNS, *(f'"{name}"' for name in own)))
+        own = await self.run(lambda: sorted(_columns(self.connected()) - set(FIELDS)))
+        columns = ", ".join((*FIELDS, *(f'"{name}"' for name in own)))
         frames = [pl.DataFrame(schema=STORED_SCHEMA)]
         for first in range(0, len(users), _PIECE_USERS):
             piece = users[first : first + _PIECE_USERS]
@@ -216,7 +217,7 @@ def _in_key_order(chunk: Chunk) -> Ints:
 
 
 def _add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
-    """Give the table what a data set has beyond `RECORD_COLUMNS`, where it has not got it yet."""
+    """Give the table what a data set has beyond `FIELDS`, where it has not got it yet."""
     there = _columns(connection)
     for name in names:
         if name not in there:
@@ -228,12 +229,12 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
 
 
 def _stored_frame(rows: Sequence[tuple[Any, ...]], own: Sequence[str]) -> "pl.DataFrame":
-    """Rows of `RECORD_COLUMNS` and of a data set's own columns, which are null in rows of another one."""
+    """Rows of `FIELDS` and of a data set's own columns, which are null in rows of another one."""
     import polars as pl
 
     from ingest_service.stored import STORED_SCHEMA, value_text
 
-    n = len(RECORD_COLUMNS)
+    n = len(FIELDS)
     stored = []
     for row in rows:
         # A value that is no text was not written by this program; as text it compares as another one.

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ingest_service.columns import Columns
-from ingest_service.datasets.base import RECORD_NUMBERS
 from ingest_service.parse import Bytes
-from ingest_service.sinks.encode import event_key, own_numbers, own_texts
-from ingest_service.texts import Texts, concatenate, decimals, write
+from ingest_service.sinks.encode import field_texts, own_number_texts, own_numbers
+from ingest_service.texts import Texts, decimals, write
 
-RECORD_COLUMNS = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
 _BLOB_BYTES = 1 << 23
 _LENGTH_BASE = 10**9  # added to the length of a text: it then has ten digits
 
@@ -31,19 +29,14 @@ class Insertion:
 
 def values(columns: Columns) -> dict[str, Texts]:
     """What is stored, by the table's columns; numbers as decimal texts."""
-    texts = {"event_key": concatenate(event_key(columns)), **columns.texts}
-    return {name: texts[name] for name in (*RECORD_COLUMNS, *own_texts(columns))} | own_numbers(columns)
+    return field_texts(columns) | own_number_texts(columns)
 
 
 def insertions(columns: Columns) -> Iterator[Insertion]:
     """What inserts or replaces the rows: one statement, or more where a few texts are huge."""
     if not len(columns):
         return
-    kinds = {
-        name: "REAL" if numbers.dtype.kind == "f" else "INTEGER"
-        for name, numbers in columns.numbers.items()
-        if name not in RECORD_NUMBERS
-    }
+    kinds = {name: "REAL" if numbers.dtype.kind == "f" else "INTEGER" for name, numbers in own_numbers(columns).items()}
     yield from _insertions(values(columns), kinds)
 
 

@@ -16,7 +16,7 @@ from obstore import exceptions
 
 from ingest_service.object_store import Address, errors_translated
 from ingest_service.sources.allowed import Allowed, connect
-from ingest_service.sources.objects import RANGE_BYTES, ObjectFile
+from ingest_service.sources.objects import ObjectFile
 
 _TIMEOUT_S = 30.0
 _MAX_REDIRECTS = 5
@@ -35,9 +35,7 @@ class AllowedHttpFile(ObjectFile):
             self.size, self.etag = int(response.headers.get("Content-Length") or 0), _version(response)
 
     def _get_once(self, start: int) -> memoryview:
-        end = start + RANGE_BYTES
-        if self.fetch_to is not None and start < self.fetch_to:
-            end = min(end, self.fetch_to)
+        end = self._range_end(start)
         headers = {"Range": f"bytes={start}-{end - 1}"}
         if self.etag and self.etag.startswith('"'):
             headers["If-Match"] = self.etag

@@ -113,12 +113,15 @@ class ObjectFile(io.RawIOBase):
                 time.sleep(backoff_s(failures))
         raise AssertionError("the last try returns or raises")
 
+    def _range_end(self, start: int) -> int:
+        """One past the last byte of the range from `start` on, which may lie beyond the object."""
+        end = start + RANGE_BYTES
+        return min(end, self.fetch_to) if self.fetch_to is not None and start < self.fetch_to else end
+
     def _get_once(self, start: int) -> memoryview:
         import obstore
 
-        end = start + RANGE_BYTES
-        if self.fetch_to is not None and start < self.fetch_to:
-            end = min(end, self.fetch_to)
+        end = self._range_end(start)
         options: GetOptions = {"range": (start, end)}
         if self.etag:
             options["if_match"] = self.etag
