@@ -19,6 +19,7 @@ from ingest_service.cli_serve import serve
 from ingest_service.errors import IngestError, LocalIOError, UsageError
 from ingest_service.signals import stop_on_signals
 from ingest_service.supervised import end_with_parent
+from ingest_service.telemetry.stderr import Stderr, discard
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
@@ -447,8 +448,7 @@ def _output() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Python would try to write the rest at its exit, and fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             raise LocalIOError(f"The output cannot be written ({error.strerror}).") from error
 
@@ -471,10 +471,10 @@ def main() -> None:
         end_with_parent()
         app()
     except IngestError as error:
-        sys.stderr.write(f"ingest-service: {error}\n")
+        Stderr().write(f"ingest-service: {error}\n")
         sys.exit(error.exit_code)
     except Exception as error:
-        sys.stderr.write(_as_bug(error))
+        Stderr().write(_as_bug(error))
         sys.exit(IngestError.exit_code)
 
 

@@ -27,6 +27,7 @@ from tests.helpers import (
     dynamodb_at,
     finish,
     interaction,
+    sqlite_rows,
     wait_for_event,
 )
 from tests.sinks.kits import key_of
@@ -298,6 +299,19 @@ def test_output_that_nobody_takes(cli: Cli, arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         outcome = finish(cli.start(*arguments, stdout=full.fileno()))
     assert (outcome.code, "output cannot be written" in outcome.message) == (74, True)
+
+
+def test_a_log_that_nobody_takes(cli: Cli) -> None:
+    """It stops no run, and changes no exit code; nor does one that has no room."""
+    cli.file("pairs.csv", MS_FILE)
+    reading, gone = os.pipe()
+    os.close(reading)
+    with os.fdopen(gone, "w") as nobody, Path("/dev/full").open("w") as full:
+        for number, stderr in enumerate((nobody, full)):
+            path = f"sqlite:///{number}.db"
+            assert finish(cli.start("run", "pairs.csv", "--to", path, stderr=stderr.fileno())).code == 0
+            assert finish(cli.start("run", "missing.csv", "--to", path, stderr=stderr.fileno())).code == 66
+            assert len(sqlite_rows(cli.folder / f"{number}.db")) == MS_FILE.count("\n") - 1
 
 
 def test_every_command_has_help(cli: Cli) -> None:

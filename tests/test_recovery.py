@@ -84,10 +84,10 @@ def assert_letters_are_of(cli: Cli, pairs: Pairs) -> None:
 @pytest.mark.fault(1, 2)
 def test_killed_runs_into_sqlite_leave_what_one_run_does(long: Clean, cli: Cli, checkpoint: str) -> None:
     """After kills at random moments the next run ends with the same rows, counts and dead letters as a clean one."""
-    command = (long.pairs.path, "--to", "sqlite:///rows.db", "--checkpoint", checkpoint)
-    kills = kill_again_and_again(cli, KILLS[checkpoint], 2, *command)
-    assert kills > 1
-    outcome = cli.run_with(*command)
+    place = ("--checkpoint", checkpoint)
+    slowly = (long.pairs.path, "--to", "sqlite:///rows.db?rate=40000", *place)
+    assert kill_again_and_again(cli, KILLS[checkpoint], 2, *slowly) > 1
+    outcome = cli.run_with(long.pairs.path, "--to", "sqlite:///rows.db", *place)
     assert sqlite_rows(cli.folder / "rows.db") == long.rows
     assert outcome.counts("sqlite") == long.outcome.counts("sqlite")
     assert_letters_are_of(cli, long.pairs)
@@ -101,10 +101,10 @@ async def test_killed_runs_into_servers_leave_what_one_run_does(
     """Two sinks at different speeds are killed at random moments, and end as after one run each."""
     dynamodb = dynamodb_at(dynamodb_url, table)
     await create_tables(dynamodb)
-    command = (short.pairs.path, "--to", redis_db_url, "--to", dynamodb, "--checkpoint", checkpoint)
-    kills = kill_again_and_again(cli, KILLS[checkpoint], 2.5, *command)
-    assert kills > 1
-    outcome = cli.run_with(*command)
+    place = ("--checkpoint", checkpoint)
+    slowly = (short.pairs.path, "--to", f"{redis_db_url}?rate=4000", "--to", f"{dynamodb}&rate=5000", *place)
+    assert kill_again_and_again(cli, KILLS[checkpoint], 2.5, *slowly) > 1
+    outcome = cli.run_with(short.pairs.path, "--to", redis_db_url, "--to", dynamodb, *place)
     assert plain(dynamodb_items(dynamodb_url, table)) == short.rows
     assert redis_sets(redis_db_url) == expected_sets(short.rows)
     for sink in ("redis", "dynamodb"):

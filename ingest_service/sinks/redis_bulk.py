@@ -2,13 +2,14 @@
 
 redis-py packs every command and awaits every reply as Python objects, which costs more than Redis needs to run them.
 These connections log in, encrypt and close as redis-py's do, and add one method that sends bytes which are already
-RESP (redis.io, "Redis serialization protocol specification") and counts the replies.
+RESP (redis.io, "Redis serialization protocol specification") and counts the replies; another is mended.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from redis.asyncio import Connection, SSLConnection
+from redis.asyncio.connection import AbstractConnection
 
 from ingest_service import fault
 
@@ -16,11 +17,23 @@ _SLICE_BYTES = 1 << 18  # what is handed to the transport at once: bounds its co
 _READ_BYTES = 1 << 18
 
 
-class _Bulk:
+class _Bulk(AbstractConnection):
     """Mixed into redis-py's connections; uses the streams that these keep in `_reader` and `_writer`."""
 
     _reader: asyncio.StreamReader | None
     _writer: asyncio.StreamWriter | None
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        """As redis-py's, but a cancellation that comes with the end of the sending is not lost.
+
+        redis-py sends under asyncio.wait_for, which swallows it before Python 3.12 (python/cpython#86296).
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        await super().send_packed_command(command, check_health)
+        if task and task.cancelling() > before:
+            await self.disconnect(nowait=True)  # as redis-py does: nobody will read the reply
+            raise asyncio.CancelledError
 
     async def exchange(
         self, payloads: AsyncIterator[memoryview], n_replies: int, idle_timeout_s: float

@@ -125,6 +125,20 @@ async def test_a_cancelled_write_leaves_the_sink_usable(kit: Kit, sink: Sink, de
     assert kit.stored() == kit.expected(_newest_hundred(kit, rows))
 
 
+async def test_a_cancellation_is_never_swallowed(sink: Sink) -> None:
+    """In whichever turn of the loop it comes: a heartbeat that outlives its run holds the lease for ever."""
+    checkpoints = sink.checkpoints
+    for turns in range(20):
+        await checkpoints.swap(f"pairs-{turns}", None, "0")
+        beating = asyncio.create_task(checkpoints.swap(f"pairs-{turns}", "0", "1"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_cancelled = beating.cancel()
+        await asyncio.wait((beating,))
+        assert beating.cancelled() == was_cancelled
+        assert await checkpoints.read(f"pairs-{turns}") in ("0", "1")
+
+
 def _newest_hundred(kit: Kit, rows: list[VideoInteraction]) -> list[VideoInteraction]:
     """Of each user, if the store keeps no more."""
     return rows[-700:] if kit.url.startswith("redis") else rows
