@@ -5,31 +5,27 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ingest_service.allocator import give_back_memory
+from ingest_service.cli_common import AsJson, Config, execute, output, print_report, settings_of
 from ingest_service.cli_movielens import movielens
-from ingest_service.cli_options import AsJson, Config
 from ingest_service.cli_serve import serve
-from ingest_service.errors import IngestError, LocalIOError, UsageError
+from ingest_service.errors import IngestError, UsageError
 from ingest_service.signals import stop_on_signals
 from ingest_service.supervised import end_with_parent
-from ingest_service.telemetry.stderr import Stderr, discard
+from ingest_service.telemetry.stderr import Stderr
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
     from ingest_service.crash_test import CrashReport
     from ingest_service.findings import Findings
     from ingest_service.replay import ReplayReport
-    from ingest_service.report import Report, StreamReport
+    from ingest_service.report import Report
     from ingest_service.sinks.base import Finding
-
-T = TypeVar("T")
 
 app = typer.Typer(
     name="ingest-service",
@@ -100,13 +96,13 @@ def run(
         "state_dir": state_dir,
         "metrics_port": metrics_port,
     }
-    settings = _settings(flags, config)
-    report = _execute(_run(sources, settings, restart=restart))
-    with _output():
+    settings = settings_of(flags, config)
+    report = execute(_run(sources, settings, restart=restart))
+    with output():
         if as_json:
             typer.echo(json.dumps(report.as_json()))
         else:
-            _print_report(report)
+            print_report(report)
 
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
@@ -116,8 +112,7 @@ async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -
 
     jobs = jobs_of(sources, settings, restart=restart)
     sinks = sinks_of(settings.sink_urls())
-    stop = asyncio.Event()
-    stop_on_signals(stop)
+    stop = stop_on_signals()
     with listening("run", settings) as listeners:
         gc.enable()
         gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
@@ -138,9 +133,9 @@ def check(
     config: Config = None,
 ) -> None:
     """Is every sink reachable, permitted, and are its tables there? One line each; exit 69 if not."""
-    settings = _settings({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
-    findings = _execute(_check(sources or [], settings, create=create))
-    with _output():
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    findings = execute(_check(sources or [], settings, create=create))
+    with output():
         for name, finding in findings:
             typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {name}  {finding.what}: {finding.detail}")
     if not all(finding.ok for _, finding in findings):
@@ -171,9 +166,9 @@ def preview(
     config: Config = None,
 ) -> None:
     """What the first rows would become in each sink, and the first refused rows; writes nothing."""
-    settings = _settings({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
-    texts = _execute(_preview(source, rows, settings))
-    with _output():
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    texts = execute(_preview(source, rows, settings))
+    with output():
         for text in texts:
             typer.echo(text)
 
@@ -210,9 +205,9 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Where each sink stands: offset, rows, percent, complete or not."""
-    settings = _settings({"to": to or None, "checkpoint": checkpoint}, config)
-    lines = _execute(_status(source, settings))
-    with _output():
+    settings = settings_of({"to": to or None, "checkpoint": checkpoint}, config)
+    lines = execute(_status(source, settings))
+    with output():
         for line in lines:
             typer.echo(json.dumps(line) if as_json else _status_text(line))
         if not lines:
@@ -259,8 +254,8 @@ def verify(
         "checkpoint": checkpoint,
         "state_dir": state_dir,
     }
-    findings = _execute(_verify(sources, _settings(flags, config), sample))
-    with _output():
+    findings = execute(_verify(sources, settings_of(flags, config), sample))
+    with output():
         for line in (json.dumps(findings.as_json()),) if as_json else findings.lines():
             typer.echo(line)
     if not findings.equal:
@@ -274,8 +269,7 @@ async def _verify(sources: Sequence[str], settings: "Settings", sample: int | No
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of(settings.sink_urls())
-    stop = asyncio.Event()
-    stop_on_signals(stop)
+    stop = stop_on_signals()
     with Ticker("verify") as progress:
         async with opened(sinks):
             return await verify(jobs, sinks, stop, progress, sample=sample)
@@ -293,8 +287,8 @@ def replay(
 ) -> None:
     """Try dead letters again, after they were edited or the sink was mended; what lands is removed from the file."""
     flags = {"to": to or None, "dataset": dataset, "columns": _column_names(columns), "checkpoint": checkpoint}
-    report = _execute(_replay(dead_letters, _settings(flags, config)))
-    with _output():
+    report = execute(_replay(dead_letters, settings_of(flags, config)))
+    with output():
         if as_json:
             typer.echo(json.dumps(report.as_json()))
             return
@@ -310,8 +304,7 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.ticker import Ticker
 
-    stop = asyncio.Event()
-    stop_on_signals(stop)
+    stop = stop_on_signals()
     with listening("replay", settings), Ticker("replay") as progress:
         if settings.mongodb_uri is not None:
             from ingest_service.movielens.ratings import are_ratings, replay_ratings
@@ -341,13 +334,13 @@ def crash_test(
     """Load a file into scratch places of the sinks, kill the runs again and again, and see that nothing gets lost."""
     if checkpoint not in (None, "sink", "file"):
         raise UsageError("--checkpoint is 'sink' or 'file' here; the folder is a temporary one.")
-    settings = _settings({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
     arguments = [source, *(f"--column={column}" for column in columns or ())]
     arguments += [f"--dataset={dataset}"] if dataset else []
     arguments += [f"--config={config}"] if config else []
     kinds = [checkpoint] if checkpoint else ["sink", "file"]
-    report = _execute(_crash_test(source, settings, arguments, kinds, cycles, seed))
-    with _output():
+    report = execute(_crash_test(source, settings, arguments, kinds, cycles, seed))
+    with output():
         for line in (json.dumps(report.as_json()),) if as_json else report.lines():
             typer.echo(line)
     if not report.lossless:
@@ -366,8 +359,7 @@ async def _crash_test(
     jobs = jobs_of([source], settings)
     if len(jobs) != 1:
         raise UsageError(f"{source!r} names {len(jobs)} files; try them one at a time.")
-    stop = asyncio.Event()
-    stop_on_signals(stop)
+    stop = stop_on_signals()
     with Ticker("crash-test") as progress:
         return await crash_test(
             jobs[0],
@@ -379,15 +371,6 @@ async def _crash_test(
             stop=stop,
             progress=progress,
         )
-
-
-def _settings(flags: dict[str, Any], file: Path | None) -> "Settings":
-    from ingest_service.config import load_settings
-    from ingest_service.telemetry import logs
-
-    settings = load_settings(flags, file)
-    logs.configure(settings.log_level)
-    return settings
 
 
 def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], int | None]:
@@ -412,55 +395,8 @@ def _column_names(columns: list[str] | None) -> dict[str, str] | None:
     return names
 
 
-def _print_report(report: "Report") -> None:
-    for stream in report.streams:
-        _print_stream(stream)
-
-
-def _print_stream(stream: "StreamReport") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    state = "complete" if stream.complete else "as far as the limit"
-    table = Table(title=f"{stream.source.rpartition('/')[2]}: {state}", title_justify="left")
-    names = ("read", "accepted", "rejected", "written", "merged", "dead")
-    for heading in ("sink", *names):
-        table.add_column(heading, justify="left" if heading == "sink" else "right")
-    for sink, numbers in stream.sinks.items():
-        table.add_row(sink, *(f"{getattr(numbers.counts, name):,}" for name in names))
-    pace = f" ({stream.rows_per_s:,.0f} rows/s)" if stream.rows_now else ""
-    console = Console()
-    with console.capture() as printed:  # its own answer to a closed pipe would be to exit with 1
-        console.print(table)
-        console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
-        if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
-            console.print(f"Refused rows, with their reasons: {stream.dead_letters}", highlight=False, soft_wrap=True)
-    typer.echo(printed.get(), nl=False)
-
-
 app.command()(serve)
 app.add_typer(movielens)
-
-
-@contextmanager
-def _output() -> Iterator[None]:
-    """What is printed inside may find nobody there, as with `| head`: no fault. A full disk is one."""
-    try:
-        yield
-    except OSError as error:
-        discard(sys.stdout)
-        if not isinstance(error, BrokenPipeError):
-            raise LocalIOError(f"The output cannot be written ({error.strerror}).") from error
-
-
-def _execute(job: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where there is one."""
-    give_back_memory()
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(job)
-    return uvloop.run(job)
 
 
 def main() -> None:

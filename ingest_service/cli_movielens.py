@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.cli_options import AsJson, Config
+from ingest_service.cli_common import AsJson, Config, execute, output, print_report, settings_of
 from ingest_service.errors import Stopped, UsageError
 from ingest_service.signals import stop_on_signals
 
@@ -203,25 +203,23 @@ class _Steps:
 
 
 def _do(name: str, flags: dict[str, Any], config: Path | None, as_json: bool, start: Any) -> None:
-    from ingest_service import cli
     from ingest_service.telemetry.listeners import listening
 
-    settings = cli._settings(flags, config)
+    settings = settings_of(flags, config)
 
     async def run() -> _Steps:
-        stop = asyncio.Event()
-        stop_on_signals(stop)
+        stop = stop_on_signals()
         with listening(f"movielens {name}", settings) as listeners:
             steps = _Steps(settings, stop, listeners)
             await start(steps)
         return steps
 
-    steps = cli._execute(run())
-    with cli._output():
+    steps = execute(run())
+    with output():
         if as_json:
             typer.echo(json.dumps(steps.results if name == "all" else steps.results[name]))
             return
         for text in steps.texts:
             typer.echo(text)
         for report in steps.reports:
-            cli._print_report(report)
+            print_report(report)

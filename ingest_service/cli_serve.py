@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ingest_service.cli_options import Config
+from ingest_service.cli_common import Config, execute, settings_of
 from ingest_service.errors import ConfigurationError
 
 
@@ -19,14 +19,12 @@ def serve(
     ] = None,
 ) -> None:
     """Run as a service: files come in by API, inbox and schedule; see docs/SERVE.md."""
-    from ingest_service import cli
-
     flags = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = cli._settings({"serve": flags or None}, config)
+    settings = settings_of({"serve": flags or None}, config)
     try:
         from ingest_service.service.serve import serve as run
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"The service needs {error.name}; get it with: pip install 'ingest-service[serve]'."
         ) from None
-    cli._execute(run(settings, config))
+    execute(run(settings, config))

@@ -28,8 +28,8 @@ import polars as pl
 from ingest_service import dead_letter
 from ingest_service.blocks import BlockReader, parse_block
 from ingest_service.errors import IngestError, Stopped, UsageError
+from ingest_service.job import Job
 from ingest_service.loader import opened, sinks_of
-from ingest_service.pipeline import Job
 from ingest_service.sinks.base import Sink
 from ingest_service.spill import Spill
 from ingest_service.stored import STORED_SCHEMA

@@ -10,7 +10,8 @@ from ingest_service.blocks import BlockReader, block_bytes_within
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, IngestError, Stopped
-from ingest_service.pipeline import STOPPED, Job, Observer, RejectLimit, State, load
+from ingest_service.job import Job, RejectLimit
+from ingest_service.pipeline import STOPPED, Observer, State, load
 from ingest_service.report import Report, StreamReport
 from ingest_service.sinks.base import Finding, Sink, sink_at
 from ingest_service.sources import source_allowed, sources_named

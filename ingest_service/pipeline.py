@@ -12,16 +12,15 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from ingest_service import fault
-from ingest_service.blocks import BLOCK_BYTES, Block, BlockReader, parse_block
+from ingest_service.blocks import Block, BlockReader, parse_block
 from ingest_service.checkpoint import Checkpoint, CheckpointStore, FileCheckpoints, Fingerprint, Lease
 from ingest_service.chunk import Chunk, DeadRow, Position
-from ingest_service.datasets.base import Dataset
 from ingest_service.dead_letter import DeadLetters
 from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRejects
+from ingest_service.job import Job
 from ingest_service.ordering import KeyOrder
 from ingest_service.queues import BoundedQueue, Closed
 from ingest_service.report import SinkReport, StreamReport
@@ -36,49 +35,6 @@ QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; mo
 CHECKPOINT_EVERY_S = 1.0
 RELEASE_S = 3.0
 STOPPED = "Stopped on request; run the same command again to go on."
-
-
-@dataclass(frozen=True, slots=True)
-class RejectLimit:
-    """How many rows may be refused: a number, or a share of the rows read."""
-
-    rows: int | None = None
-    percent: float | None = None
-    MIN_ROWS: ClassVar[int] = 1_000  # a share of fewer rows says little; at the end it counts all the same
-
-    @classmethod
-    def parse(cls, text: str | None) -> "RejectLimit":
-        """`100` rows or `1.5%`; None for no limit."""
-        if text is None:
-            return cls()
-        return cls(percent=float(text[:-1])) if text.endswith("%") else cls(rows=int(text))
-
-    def exceeded(self, refused: int, read: int, *, at_end: bool = False) -> bool:
-        if self.rows is not None and refused > self.rows:
-            return True
-        judged = at_end or read >= self.MIN_ROWS
-        return self.percent is not None and judged and refused * 100 > self.percent * read
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One source to load, and how. `stream` names its checkpoints and its folder of dead letters."""
-
-    source: Source
-    stream: str
-    dataset: Dataset
-    state_dir: Path
-    columns: dict[str, str] = field(default_factory=dict)
-    checkpoint_dir: Path | None = None
-    limit: int | None = None
-    max_rejects: RejectLimit = RejectLimit()
-    block_bytes: int = BLOCK_BYTES
-    restart: bool = False
-
-    @property
-    def starts_again(self) -> bool:
-        """Whether earlier runs do not count. Standard input cannot be read again, so each run of it is a new one."""
-        return self.restart or not self.source.resumable
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from ingest_service.chunk import Chunk, Position
 from ingest_service.datasets.base import Layout
 from ingest_service.errors import ConfigurationError, Stopped, UsageError
 from ingest_service.findings import Difference, Findings, Kind, LetterDifference, LetterFindings, SinkFindings
-from ingest_service.pipeline import Job
+from ingest_service.job import Job
 from ingest_service.records import Bools, Ints
 from ingest_service.replay import checkpoint_of, chunk_of_letters
 from ingest_service.sinks.base import Sink

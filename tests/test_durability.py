@@ -13,8 +13,8 @@ from ingest_service.checkpoint import decode
 from ingest_service.chunk import Chunk
 from ingest_service.columns import Columns
 from ingest_service.datasets.microlens import MICROLENS
+from ingest_service.job import Job
 from ingest_service.loader import Silent
-from ingest_service.pipeline import Job
 from ingest_service.retry import Retrier
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sources.local import FileSource

@@ -10,8 +10,7 @@ import asyncio, os, signal
 from ingest_service import signals
 
 async def main():
-    stop = asyncio.Event()
-    signals.stop_on_signals(stop)
+    stop = signals.stop_on_signals()
     signals._SAME_S = 60
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
         os.kill(os.getpid(), number)

@@ -14,9 +14,10 @@ from ingest_service.columns import Columns
 from ingest_service.config import DEFAULT_SINK, Settings, stream_named
 from ingest_service.datasets.movielens import MOVIELENS
 from ingest_service.errors import ConfigurationError
+from ingest_service.job import Job, RejectLimit
 from ingest_service.loader import Silent, examine, opened, run
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
-from ingest_service.pipeline import Job, Observer, RejectLimit
+from ingest_service.pipeline import Observer
 from ingest_service.records import MAX_RECORD_BYTES
 from ingest_service.replay import ReplayReport, replay
 from ingest_service.report import Report

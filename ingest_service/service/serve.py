@@ -49,8 +49,7 @@ _TAKES_NOTHING_MS = 30_000
 
 async def serve(settings: Settings, config: Path | None) -> None:
     """Serve until SIGTERM or SIGINT. Stopped if runs were interrupted: they go on at the next start."""
-    stop = asyncio.Event()
-    stop_on_signals(stop)
+    stop = stop_on_signals()
     login, sinks = await asyncio.to_thread(checked, settings)
     with _folder_of_ones_own(settings.state_dir), _listening(settings.serve) as listener:
         runs = await asyncio.to_thread(Runs, settings.state_dir, keep=settings.serve.keep_runs)

@@ -16,9 +16,10 @@ from ingest_service.datasets.base import Column, Dataset
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import CheckpointDamaged, ConfigurationError, IngestError, LeaseHeld
 from ingest_service.findings import Findings
+from ingest_service.job import Job
 from ingest_service.loader import Silent
 from ingest_service.models import VideoInteraction
-from ingest_service.pipeline import Job, load
+from ingest_service.pipeline import load
 from ingest_service.records import Ints
 from ingest_service.replay import ReplayReport, replay
 from ingest_service.sinks.base import Sink, Written, sink_at
