@@ -67,10 +67,25 @@ class Cluster:
             return client.execute_command(*command)
 
     def give(self, slot: int, to: Redis) -> None:
-        """Hand over a slot that holds no key."""
+        """Hand over a slot that holds no key.
+
+        Imported, not only set, it comes with a new epoch: else an owner's late claim could take it back for some nodes.
+        """
         owner = self.ask(to, "CLUSTER", "MYID")
-        for node in [to, *self.nodes]:
+        others = [node for node in self.nodes if node is not to]
+        before = next((node for node in others if slot in self.slots_of(node)), None)
+        if before is None:
+            return
+        self.ask(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.ask(before, "CLUSTER", "MYID"))
+        for node in (to, *others):
             self.ask(node, "CLUSTER", "SETSLOT", slot, "NODE", owner)
+
+    def slots_of(self, node: Redis) -> set[int]:
+        """The slots that a node says are its own."""
+        ranges = self.ask(node, "CLUSTER SLOTS")
+        return {
+            slot for first, last, (_, port, *_), *_ in ranges if port == node.port for slot in range(first, last + 1)
+        }
 
     def sets(self) -> dict[str, dict[str, float]]:
         return {key: members for node in self.nodes for key, members in redis_sets(node.url).items()}
