@@ -63,7 +63,8 @@ class World:
         """One once that number of its progress is there, and one when it has risen; of this run and the service."""
         first = await self.progressed(run, lambda event: number(event) > 0)
         before = await self.scrape()
-        await self.progressed(run, lambda event: number(event) > number(first))
+        seen = await self.progressed(run, lambda event: number(event) >= number(first))  # as late as the scrape
+        await self.progressed(run, lambda event: number(event) > number(seen))
         return [about(run, before), about(run, await self.scrape())]
 
     async def ended(self, run: dict[str, Any], *states: str) -> dict[str, Any]:

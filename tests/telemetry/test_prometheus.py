@@ -117,9 +117,9 @@ def test_a_run_is_scraped(cli: Cli) -> None:
     """GET /metrics during `run --metrics-port` tells what the events tell; after a signal the run drains as ever."""
     cli.file("pairs.csv", HEADER + "\n" + "bad\n" + "".join(f"{i},1,{FIRST_MS}\n" for i in range(300_000)))
     port = free_port()
-    options = ("--memory", "182", "--metrics-port", str(port), "--to", "sqlite:///interactions.db?rate=100000")
+    options = ("--memory", "182", "--metrics-port", str(port), "--to", "sqlite:///interactions.db?rate=50000")
     process = cli.start("run", "pairs.csv", *options)
-    first = wait_for_event(process, lambda event: event["event"] == "progress")
+    first = wait_for_event(process, lambda event: event["event"] == "progress" and event["rows_read"] > 0)
     with urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
         assert reply.headers["Content-Type"] == CONTENT_TYPE
         text = reply.read().decode()
