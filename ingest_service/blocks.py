@@ -24,7 +24,7 @@ MIN_MEMORY_MB: Final = 182  # of which a block holds the longest record twice ov
 # in the two chunks and the two blocks that are there at a time (benchmarks, section memory).
 _PROGRAM_MB, _MB_PER_BLOCK_MB = 126, 28
 _MB_PER_SINK = 8  # more for each MiB of block, for each sink beyond two that encodes the same chunk
-_MIN_BLOCK_BYTES = 2 << 20
+_MIN_BLOCK_BYTES = 2 * MAX_RECORD_BYTES
 
 
 def block_bytes_within(memory_mb: int, n_sinks: int = 1) -> int:

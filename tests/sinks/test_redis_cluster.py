@@ -83,9 +83,8 @@ class Cluster:
     def slots_of(self, node: Redis) -> set[int]:
         """The slots that a node says are its own."""
         ranges = self.ask(node, "CLUSTER SLOTS")
-        return {
-            slot for first, last, (_, port, *_), *_ in ranges if port == node.port for slot in range(first, last + 1)
-        }
+        own = [range(first, last + 1) for first, last, (_, port, *_), *_ in ranges if port == node.port]
+        return {slot for slots in own for slot in slots}
 
     def sets(self) -> dict[str, dict[str, float]]:
         return {key: members for node in self.nodes for key, members in redis_sets(node.url).items()}
