@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ingest_service.cli_common import AsJson, Config, execute, output, print_report, settings_of
+from ingest_service.cli_common import AsJson, Config, execute, output, print_findings, print_report, settings_of
 from ingest_service.cli_movielens import movielens
 from ingest_service.cli_serve import serve
 from ingest_service.errors import IngestError, UsageError
@@ -132,27 +132,20 @@ def check(
     columns: Columns = None,
     config: Config = None,
 ) -> None:
-    """Is every sink reachable, permitted, and are its tables there? One line each; exit 69 if not."""
+    """Is every sink reachable and permitted, are its tables there and right for the rows? A line each; 69 if not."""
     settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
     findings = execute(_check(sources or [], settings, create=create))
-    with output():
-        for name, finding in findings:
-            typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {name}  {finding.what}: {finding.detail}")
-    if not all(finding.ok for _, finding in findings):
-        raise typer.Exit(69)
+    print_findings(findings)
 
 
 async def _check(sources: Sequence[str], settings: "Settings", *, create: bool) -> "list[tuple[str, Finding]]":
+    from ingest_service.datasets import dataset_named
     from ingest_service.loader import examine, examine_source, sinks_of
 
     findings = [(name, await asyncio.to_thread(examine_source, name, settings)) for name in sources]
     for sink in sinks_of(settings.sink_urls()):
-        findings += [(sink.name, finding) for finding in await examine(sink, create=create)]
-    if settings.mongodb_uri is not None:
-        from ingest_service.movielens.ratings import ratings_sink
-
-        found = await examine(ratings_sink(settings, {}), create=create)
-        findings += [("movielens", finding) for finding in found]
+        found = await examine(sink, dataset_named(settings.dataset), create=create)
+        findings += [(sink.name, finding) for finding in found]
     return findings
 
 
@@ -299,9 +292,10 @@ def replay(
 
 async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.datasets import dataset_named
-    from ingest_service.loader import opened, sinks_of
+    from ingest_service.loader import opened, sinks_of, survey
     from ingest_service.replay import replay
     from ingest_service.telemetry.listeners import listening
+    from ingest_service.telemetry.logs import warn_of_sink
     from ingest_service.telemetry.ticker import Ticker
 
     stop = stop_on_signals()
@@ -313,6 +307,7 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
                 return await replay_ratings(path, settings, stop, progress)
         sinks, dataset = sinks_of(settings.sink_urls()), dataset_named(settings.dataset)
         async with opened(sinks):
+            await survey(sinks, dataset, warn_of_sink)
             return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -16,6 +16,7 @@ from ingest_service.telemetry.stderr import discard
 if TYPE_CHECKING:
     from ingest_service.config import Settings
     from ingest_service.report import Report, StreamReport
+    from ingest_service.sinks.base import Finding
 
 T = TypeVar("T")
 
@@ -53,6 +54,16 @@ def execute(job: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(job)
 
 
+def print_findings(findings: "Sequence[tuple[str, Finding]]") -> None:
+    """What `check` found, a line each; exit 69 if something is not as it must be."""
+    with output():
+        for name, finding in findings:
+            verdict = "BAD" if not finding.ok else "WARN" if finding.warning else "ok"
+            typer.echo(f"{verdict:<4} {name}  {finding.what}: {finding.detail}")
+    if not all(finding.ok for _, finding in findings):
+        raise typer.Exit(69)
+
+
 def print_report(report: "Report") -> None:
     for stream in report.streams:
         _print_stream(stream)
@@ -74,6 +85,9 @@ def _print_stream(stream: "StreamReport") -> None:
     with console.capture() as printed:  # its own answer to a closed pipe would be to exit with 1
         console.print(table)
         console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
+        for sink, numbers in stream.sinks.items():
+            for warning in numbers.warnings:
+                console.print(f"Warning: {sink}: {warning}", markup=False, highlight=False, soft_wrap=True)
         if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
             console.print(f"Refused rows, with their reasons: {stream.dead_letters}", highlight=False, soft_wrap=True)
     typer.echo(printed.get(), nl=False)

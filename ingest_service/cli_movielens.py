@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.cli_common import AsJson, Config, execute, output, print_report, settings_of
+from ingest_service.cli_common import AsJson, Config, execute, output, print_findings, print_report, settings_of
 from ingest_service.errors import Stopped, UsageError
 from ingest_service.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
     from ingest_service.report import Report
+    from ingest_service.sinks.base import Finding
     from ingest_service.telemetry.progress import Listener
 
 T = TypeVar("T")
@@ -100,6 +101,23 @@ def all_(
     """All four steps in order."""
     options = _popular_options(min_rating, days, as_of, limit, allow_empty, expire_s)
     _do("all", {}, config, as_json, lambda steps: steps.all(create_indexes, options))
+
+
+@movielens.command()
+def check(
+    create: Annotated[bool, typer.Option("--create", help="Make the collection and its indexes.")] = False,
+    config: Config = None,
+) -> None:
+    """Is the place for ratings in MongoDB reachable, with the indexes that readers need? Exit 69 if not."""
+    print_findings(execute(_check(settings_of({}, config), create=create)))
+
+
+async def _check(settings: "Settings", *, create: bool) -> "list[tuple[str, Finding]]":
+    from ingest_service.datasets.movielens import MOVIELENS
+    from ingest_service.loader import examine
+    from ingest_service.movielens.ratings import ratings_sink
+
+    return [("movielens", one) for one in await examine(ratings_sink(settings, {}), MOVIELENS, create=create)]
 
 
 def _popular_options(

@@ -1,7 +1,7 @@
 """From settings to a run: opens the sinks once and loads one source after the other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from ingest_service.blocks import BlockReader, block_bytes_within
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
+from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, IngestError, Stopped
 from ingest_service.job import Job, RejectLimit
 from ingest_service.pipeline import STOPPED, Observer, State, load
@@ -27,6 +28,9 @@ class Silent:
     """An observer that looks away: for scripts."""
 
     every_s = 3_600.0
+
+    def warning(self, sink: str, text: str) -> None:
+        pass
 
     def progress(self, state: State) -> None:
         pass
@@ -56,11 +60,17 @@ async def opened(sinks: Sequence[Sink]) -> AsyncIterator[None]:
         yield
 
 
-async def examine(sink: Sink, *, create: bool = False) -> list[Finding]:
-    """What `check` finds out about a sink, within a short budget. The sink is closed afterwards."""
+async def examine(sink: Sink, dataset: Dataset | None = None, *, create: bool = False) -> list[Finding]:
+    """What `check` finds out about a sink, within a short budget, and what it makes of a data set's records.
+
+    The sink is closed afterwards.
+    """
     sink.retrier.budget_s = min(sink.retrier.budget_s, EXAMINE_S)
     try:
-        return await sink.check(create=create)
+        findings = await sink.check(create=create)
+        if dataset is not None and all(finding.ok for finding in findings):
+            findings = findings + await sink.survey(dataset.shape)
+        return findings
     except IngestError as error:
         return [Finding("connection", False, str(error))]
     finally:
@@ -112,6 +122,8 @@ async def run(jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, o
             alarm = asyncio.create_task(_drain_in_time(stop, deadline))
             try:
                 async with opened(sinks):
+                    for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
+                        await survey(sinks, dataset, observer.warning)
                     return Report([await load(job, sinks, stop, observer) for job in jobs])
             finally:
                 alarm.cancel()
@@ -119,6 +131,18 @@ async def run(jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, o
         if not deadline.expired():
             raise
         raise Stopped(STOPPED) from None
+
+
+async def survey(sinks: Sequence[Sink], dataset: Dataset, warn: Callable[[str, str], None]) -> None:
+    """Look at open sinks before a row of a data set is sent. ConfigurationError where rows would get lost."""
+    for sink in sinks:
+        for finding in await sink.survey(dataset.shape):
+            if not finding.ok:
+                raise ConfigurationError(f"{sink.name}: {finding.what}: {finding.detail}")
+            if finding.warning:
+                text = f"{finding.what}: {finding.detail}"
+                sink.warnings.append(text)
+                warn(sink.name, text)
 
 
 async def _drain_in_time(stop: asyncio.Event, deadline: asyncio.Timeout) -> None:

@@ -78,9 +78,11 @@ class State:
 
 
 class Observer(Protocol):
-    """Is shown the state every so often, and the report at the end."""
+    """Is told what a sink warns of before a row is sent, shown the state every so often, and the report at the end."""
 
     every_s: float
+
+    def warning(self, sink: str, text: str) -> None: ...
 
     def progress(self, state: State) -> None: ...
 
@@ -202,7 +204,8 @@ def _is_apart(job: Job, sink: Sink) -> bool:
 
 
 async def _assure_rows(lane: Lane, job: Job) -> None:
-    """Before a checkpoint that is kept elsewhere says so: what was written is durable, and nobody emptied the sink."""
+    """Before a checkpoint says so: what was written is there; if kept elsewhere, durable and of this place, too."""
+    await lane.sink.assure()
     if _is_apart(job, lane.sink):
         await lane.sink.flush()
         lane.lease.require_epoch(await lane.sink.epoch())
@@ -362,6 +365,7 @@ def _report(state: State) -> StreamReport:
             watermark.counts.read - lane.found.watermark.counts.read,
             lane.sink.retrier.retries,
             lane.sink.retrier.throttled,
+            list(lane.sink.warnings),
         )
     elapsed_s = time.monotonic() - state.started
     return StreamReport(state.job.source.uri, state.job.stream, elapsed_s, str(state.dead_letters.path), reports)

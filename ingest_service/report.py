@@ -16,6 +16,7 @@ class SinkReport:
     rows_now: int
     retries: int
     throttled: int
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class StreamReport:
                     "rows_now": sink.rows_now,
                     "retries": sink.retries,
                     "throttled": sink.throttled,
+                    "warnings": sink.warnings,
                 }
                 for name, sink in self.sinks.items()
             },

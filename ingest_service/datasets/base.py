@@ -53,6 +53,11 @@ class Dataset:
     records: Callable[[Values], Columns]
     interaction: Callable[[Mapping[str, Any]], models.VideoInteraction]
 
+    @property
+    def shape(self) -> Columns:
+        """Its records' columns without a row: which texts and numbers they have."""
+        return self.records({column.role: np.empty(0, column.dtype) for column in self.columns})
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -48,18 +48,20 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that `check` looked at."""
+    """One thing that was looked at. What is not `ok` keeps a run from starting; a warning is told and stops nothing."""
 
     what: str
     ok: bool
     detail: str = ""
+    warning: bool = False
 
 
 class Sink(ABC):
     """Constructed from a URL without connecting. `name` tells it apart in reports, logs and checkpoints.
 
     `limit` says how many requests may be in flight, `retrier` tries them again; both are shown in the metrics.
-    `forgets` says, where it is so, when the sink drops all of a user's rows by itself.
+    `forgets` says, where it is so, when the sink drops all of a user's rows by itself. `warnings` is what the user
+    should know of this run beside its counts: it stands in the report, and the sink may add to it up to the end.
     """
 
     scheme: ClassVar[str]
@@ -70,6 +72,12 @@ class Sink(ABC):
     retrier: Retrier
     limit: AdaptiveLimit
     checkpoints: CheckpointStore
+    warnings: list[str]
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        sink = super().__new__(cls)
+        sink.warnings = []
+        return sink
 
     @abstractmethod
     async def open(self) -> None:
@@ -88,6 +96,16 @@ class Sink(ABC):
 
         May be cancelled at any time; the chunk is then written again.
         """
+
+    async def survey(self, columns: Columns) -> list[Finding]:
+        """What would be refused, doubled, dropped or expire if such rows were written to this place.
+
+        `columns` has no rows; its names and kinds are those of what will be written. Looked at before a row is sent.
+        """
+        return []
+
+    async def assure(self) -> None:
+        """Before each checkpoint: RowsGone if what was written may not be there any more, as far as a look can tell."""
 
     async def flush(self) -> None:
         """Make what was written durable, before a checkpoint that is kept elsewhere says so."""

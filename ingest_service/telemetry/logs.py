@@ -9,6 +9,11 @@ import structlog
 from ingest_service.telemetry.stderr import Stderr
 
 
+def warn_of_sink(sink: str, text: str) -> None:
+    """What the user of a run should know of a sink before a row is sent."""
+    structlog.get_logger().warning("sink", sink=sink, reason=text)
+
+
 def configure(level: str) -> None:
     """Set up structlog once for the process. `level` is a name such as INFO."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()

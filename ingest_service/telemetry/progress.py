@@ -10,6 +10,7 @@ import structlog
 
 from ingest_service.pipeline import State
 from ingest_service.report import StreamReport
+from ingest_service.telemetry.logs import warn_of_sink
 from ingest_service.telemetry.metrics import Meter
 
 Listener = Callable[[Mapping[str, Any]], None]  # is called with every `progress` and `report` event
@@ -23,6 +24,9 @@ class RunObserver(ABC):
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = listeners
         self._meters: dict[str, Meter] = {}
+
+    @abstractmethod
+    def warning(self, sink: str, text: str) -> None: ...
 
     def progress(self, state: State) -> None:
         event = self._meters.setdefault(state.job.stream, Meter()).measure(state)
@@ -59,6 +63,9 @@ class JsonObserver(RunObserver):
         super().__init__(listeners)
         self._log = structlog.get_logger()
 
+    def warning(self, sink: str, text: str) -> None:
+        warn_of_sink(sink, text)
+
     def _show_progress(self, event: Mapping[str, Any]) -> None:
         self._log.info("progress", **event)
 
@@ -85,6 +92,9 @@ class BarObserver(RunObserver):
             console=Console(file=sys.stderr),
         )
         self._tasks: dict[str, Any] = {}
+
+    def warning(self, sink: str, text: str) -> None:
+        self._progress.console.print(f"Warning: {sink}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _show_progress(self, event: Mapping[str, Any]) -> None:
         self._update(

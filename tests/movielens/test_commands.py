@@ -92,14 +92,23 @@ def test_settings_may_stand_in_a_dotenv_file(world: World, cli: Cli) -> None:
 
 
 def test_check_looks_at_what_movielens_needs(world: World, cli: Cli) -> None:
-    """Where MONGODB_URI is set, `check` has the indexes of ratings among its findings, and `--create` makes them."""
-    bad = cli.run("check", **world.environment)
+    """`movielens check` has the indexes of ratings among its findings, and `--create` makes them."""
+    bad = cli.run("movielens", "check", **world.environment)
     assert bad.code == 69
     assert "index" in bad.stdout
-    assert cli.run("check", "--create", **world.environment).code == 0
-    assert cli.run("check", **world.environment).code == 0
+    assert cli.run("movielens", "check", "--create", **world.environment).code == 0
+    assert cli.run("movielens", "check", **world.environment).code == 0
     with pymongo.MongoClient[dict[str, object]](world.fields["mongodb_uri"]) as client:
         assert len(client.get_default_database()["interactions"].index_information()) == 4
+
+
+def test_check_leaves_alone_what_is_not_about_to_be_used(world: World, cli: Cli) -> None:
+    """A MicroLens user with MONGODB_URI set is asked for no index of MovieLens's, nor are any made."""
+    checked = cli.run("check", "--create", "--to", "mongodb", "--to", "sqlite:///x.db", **world.environment)
+    assert checked.code == 0, checked.stderr
+    assert "index" not in checked.stdout
+    with pymongo.MongoClient[dict[str, object]](world.fields["mongodb_uri"]) as client:
+        assert set(client.get_default_database()["interactions"].index_information()) <= {"_id_"}
 
 
 def test_secrets_stay_out(world: World, cli: Cli) -> None:
