@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from ingest_service.allocator import give_back_memory
 from ingest_service.blocks import BlockReader, block_bytes_within
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
@@ -87,8 +88,10 @@ def examine_source(name: str, settings: Settings) -> Finding:
     return Finding("source", True, "can be read")
 
 
-def jobs_of(sources: Sequence[str], settings: Settings, *, restart: bool = False) -> list[Job]:
-    """One job for each source that the arguments name."""
+def jobs_of(
+    sources: Sequence[str], settings: Settings, *, restart: bool = False, n_sinks: int | None = None
+) -> list[Job]:
+    """One job for each source that the arguments name. Its memory is for so many sinks, by default the settings'."""
     return [
         Job(
             source=source,
@@ -99,7 +102,7 @@ def jobs_of(sources: Sequence[str], settings: Settings, *, restart: bool = False
             checkpoint_dir=settings.checkpoint_dir,
             limit=settings.limit,
             max_rejects=RejectLimit.parse(settings.max_rejects),
-            block_bytes=block_bytes_within(settings.memory_mb, len(settings.to)),
+            block_bytes=block_bytes_within(settings.memory_mb, n_sinks or len(settings.to)),
             restart=restart,
         )
         for name in sources
@@ -167,5 +170,13 @@ async def ingest(
     names = [source] if isinstance(source, str | Path) else list(source)
     flags = {"to": list(to) if to else None, "limit": limit, "dataset": dataset, **settings}
     loaded = load_settings(flags)
-    jobs = jobs_of([str(name) for name in names], loaded, restart=restart)
-    return await run(jobs, sinks_of(loaded.sink_urls()), asyncio.Event(), Silent())
+    return await ingest_into(sinks_of(loaded.sink_urls()), names, loaded, restart=restart)
+
+
+async def ingest_into(
+    sinks: Sequence[Sink], sources: Sequence[str | Path], settings: Settings, *, restart: bool = False
+) -> Report:
+    """Load sources into these sinks, whatever the settings' are, within the settings' memory: as the command does."""
+    give_back_memory()
+    jobs = jobs_of([str(source) for source in sources], settings, restart=restart, n_sinks=len(sinks))
+    return await run(jobs, sinks, asyncio.Event(), Silent())

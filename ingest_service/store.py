@@ -1,11 +1,12 @@
 """The Python API for scripts: a store to ask, a reader to look into a file, an ingestor to load one."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypedDict, TypeVar, runtime_checkable
 from uuid import UUID
 
 from ingest_service.blocks import BlockReader, record_fields
@@ -13,7 +14,7 @@ from ingest_service.config import load_settings
 from ingest_service.datasets import dataset_named
 from ingest_service.datasets.base import specify
 from ingest_service.errors import ConfigurationError, RowError
-from ingest_service.loader import Silent, examine, jobs_of, opened, run, sinks_of
+from ingest_service.loader import examine, ingest_into, sinks_of
 from ingest_service.models import VideoInteraction
 from ingest_service.sinks.base import Sink
 from ingest_service.sources.local import FileSource
@@ -42,13 +43,29 @@ class IngestStats(TypedDict):
 
 
 class InteractionStore:
-    """The sinks of the configuration, or those given by URL."""
+    """The sinks of the configuration, or those given by URL.
+
+    A question opens a sink and closes it again. Inside `async with store:` each is opened once, at its first question,
+    and kept until the end of the block.
+    """
 
     def __init__(self, sinks: Sequence[str] | None = None) -> None:
         self._urls = list(sinks) if sinks is not None else load_settings().sink_urls()
         if not self._urls:
             raise ConfigurationError("A store needs at least one sink.")
         sinks_of(self._urls)  # refuses a wrong URL now rather than at the first use
+        self._kept: _Kept | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._kept is not None:
+            raise RuntimeError("the store is open already")
+        self._kept = _Kept(self.sinks())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await kept.close()
 
     def sinks(self) -> list[Sink]:
         """New sinks, not yet open: a client belongs to the event loop that it is used in."""
@@ -63,9 +80,10 @@ class InteractionStore:
 
     async def recent(self, user_id: UUID | str, limit: int = 20) -> list[VideoInteraction]:
         """A user's newest interactions, newest first: from Redis, or else from SQLite."""
-        for sink in self.sinks():
-            if isinstance(sink, AnswersRecent):
-                async with opened([sink]):
+        async with self._asked() as kept:
+            for sink in kept.sinks:
+                if isinstance(sink, AnswersRecent):
+                    await kept.open(sink)
                     return await sink.recent(user_id, limit)
         raise ConfigurationError("No configured sink answers recent(); add a redis:// or sqlite:// one.")
 
@@ -73,11 +91,43 @@ class InteractionStore:
         self, user_id: UUID | str, since: datetime | None = None, until: datetime | None = None
     ) -> list[VideoInteraction]:
         """A user's interactions in [since, until), oldest first: from DynamoDB, or else from SQLite."""
-        for sink in self.sinks():
-            if isinstance(sink, AnswersHistory):
-                async with opened([sink]):
+        async with self._asked() as kept:
+            for sink in kept.sinks:
+                if isinstance(sink, AnswersHistory):
+                    await kept.open(sink)
                     return await sink.history(user_id, since, until)
         raise ConfigurationError("No configured sink answers history(); add a dynamodb:// or sqlite:// one.")
+
+    @asynccontextmanager
+    async def _asked(self) -> AsyncIterator["_Kept"]:
+        """The sinks that are kept, or new ones for this question."""
+        if self._kept is not None:
+            yield self._kept
+            return
+        kept = _Kept(self.sinks())
+        try:
+            yield kept
+        finally:
+            await kept.close()
+
+
+class _Kept:
+    """Sinks, each opened when it is first asked."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self.sinks = sinks
+        self._opening = asyncio.Lock()
+        self._opened: set[str] = set()
+
+    async def open(self, sink: Sink) -> None:
+        async with self._opening:
+            if sink.name not in self._opened:
+                await sink.open()
+                self._opened.add(sink.name)
+
+    async def close(self) -> None:
+        for sink in self.sinks:
+            await sink.close()
 
 
 class MicroLensPairsReader:
@@ -124,7 +174,7 @@ class MicroLensIngestor:
 
     async def _ingest(self, path: str, limit: int | None) -> IngestStats:
         settings = load_settings({"limit": limit, "dataset": "microlens"})
-        report = await run(jobs_of([path], settings), self.store.sinks(), asyncio.Event(), Silent())
+        report = await ingest_into(self.store.sinks(), [path], settings)
         names = list(report.streams[0].sinks)
         counts = [report.total(name) for name in names]
         processed = max(count.read for count in counts)

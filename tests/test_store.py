@@ -1,11 +1,14 @@
 """The Python API, with the behaviours that MicroLens users expect of it."""
 
 import asyncio
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid5
 
 import pytest
+import redis
 
 from ingest_service import (
     Device,
@@ -18,7 +21,16 @@ from ingest_service import (
     ingest,
 )
 from ingest_service.errors import ConfigurationError, SourceNotFound, TooManyRejects
-from tests.helpers import FIRST_MS, HEADER, UNREACHABLE, create_tables, dynamodb_at, interaction, redis_sets
+from tests.helpers import (
+    FIRST_MS,
+    HEADER,
+    UNREACHABLE,
+    create_tables,
+    dynamodb_at,
+    interaction,
+    redis_sets,
+    write_pairs,
+)
 
 NAMESPACE = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 
@@ -234,3 +246,55 @@ def test_errors_are_one_family() -> None:
     """Whoever catches IngestError catches what a run may raise."""
     with pytest.raises(IngestError):
         MicroLensIngestor(InteractionStore()).ingest_from_csv(Path())
+
+
+# --- an open store, and its memory ----------------------------------------------------------------
+
+
+async def test_an_open_store_keeps_its_clients(redis_db_url: str) -> None:
+    """Inside `async with`, many questions, also at once, use one connection; outside each makes its own."""
+    store = InteractionStore([redis_db_url])
+    await ingest(pairs(THREE), to=[redis_db_url])
+    first, second, third = read(THREE)
+    with redis.Redis.from_url(redis_db_url) as client:
+        before = client.info("stats")["total_connections_received"]
+        async with store:
+            for _ in range(20):
+                assert await store.recent(first.user_id) == [third, first]
+            kept = client.info("stats")["total_connections_received"] - before
+            assert await asyncio.gather(*(store.recent(second.user_id) for _ in range(3))) == [[second]] * 3
+        assert kept <= 2
+        before = client.info("stats")["total_connections_received"]
+        assert await store.recent(first.user_id) == [third, first]
+        assert await store.recent(first.user_id) == [third, first]
+        assert client.info("stats")["total_connections_received"] - before >= 2
+
+
+async def test_an_open_store_leaves_alone_what_is_not_asked() -> None:
+    """A sink that is down does not keep another from answering, and a store may be opened again."""
+    await ingest(pairs(THREE), to=["sqlite:///here.db"])
+    store = InteractionStore(["dynamodb://table?endpoint=http://127.0.0.1:1", "sqlite:///here.db"])
+    for _ in range(2):
+        async with store:
+            assert len(await store.recent(read(THREE)[0].user_id)) == 2
+            with pytest.raises(RuntimeError, match="open already"):
+                await store.__aenter__()
+
+
+_LOAD_INTO_FOUR = """
+import resource
+from ingest_service import InteractionStore, MicroLensIngestor
+
+store = InteractionStore([f"sqlite:///{name}.db?name={name}" for name in "abcd"])
+stats = MicroLensIngestor(store).ingest_from_csv("pairs.csv")
+print(stats["processed"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6)
+"""
+
+
+def test_a_script_stays_within_the_memory() -> None:
+    """Four sinks of the store's own, none of the settings': the peak is within the promised 350 MB all the same."""
+    write_pairs(Path("pairs.csv"), 600_000)
+    done = subprocess.run([sys.executable, "-c", _LOAD_INTO_FOUR], capture_output=True, text=True, check=True)
+    processed, peak_mb = (int(word) for word in done.stdout.split())
+    assert processed == 600_000
+    assert peak_mb <= 350
