@@ -1,15 +1,17 @@
 # Everything a developer runs. `make` alone lists the targets.
 
 PYTHON ?= python3
-BIN := .venv/bin
-SYNCED := .venv/.synced
+# Another Python than the usual one gets an environment of its own, beside that.
+VENV := .venv$(if $(filter-out file default,$(origin PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+BIN := $(VENV)/bin
+SYNCED := $(VENV)/.synced
 # A uv on the path, else one of our own in .tools/.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers test check demo campaign fuzz bench lock
+.PHONY: help setup servers test newest check demo campaign fuzz bench lock
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,8 +22,15 @@ servers: ## get the servers that the tests run against (see scripts/get-servers)
 	@scripts/get-servers
 
 # Three at once, since most tests wait for a server now and then.
-test: $(SYNCED) servers ## run the tests; ARGS='-k name' goes to pytest
+test: $(SYNCED) servers ## run the tests; ARGS='-k name' goes to pytest, PYTHON=python3.13 is another one
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+
+# The two libraries whose insides the bulk writes use have upper bounds; this goes past them.
+newest: $(UV) servers ## try the newest releases of redis-py and PyMongo, whatever their bounds
+	$(UV) venv --quiet --python $(PYTHON) --allow-existing .venv-newest
+	printf 'redis\npymongo\n' | $(UV) pip install --quiet --python .venv-newest/bin/python --upgrade --overrides - --group dev -e '.[serve]'
+	.venv-newest/bin/python -c 'import pymongo, redis; print("redis-py", redis.__version__, "PyMongo", pymongo.version)'
+	.venv-newest/bin/python -m pytest -n 2 tests/sinks/test_contract.py tests/sinks/test_redis.py tests/sinks/test_mongodb.py $(ARGS)
 
 check: $(SYNCED) ## lint, format and types, without changing anything
 	$(BIN)/ruff check
@@ -58,7 +67,7 @@ lock: | $(UV) ## bring the lock files up to pyproject.toml; ARGS=--upgrade choos
 
 $(BIN)/python: | $(UV)
 	@$(require_python)
-	$(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" --allow-existing .venv
+	$(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" --allow-existing $(VENV)
 
 # The stamp is newer than what it was made from, so a second `make setup` has nothing to do.
 $(SYNCED): requirements.lock pyproject.toml $(BIN)/python | $(UV)

@@ -42,8 +42,29 @@ _OUR_NAMES = {
     "TRACEPARENT",
 }
 _CLAIM_S = 3600
+_SERVED = {"redis_url", "dynamodb_url", "mongodb_url", "chromium", "promtool"}  # the others begin with one of these
 
 T = TypeVar("T")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-servers", action="store_true", help="leave out what needs a server or a browser")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--without-servers"):
+        needing = [item for item in items if _SERVED & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=needing)
+        items[:] = [item for item in items if item not in set(needing)]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_servers_unless_wanted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With --without-servers, a test that starts one by itself is skipped too."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--without-servers"):
+            patch.setattr(Server, "start", lambda _: pytest.skip("needs a server"))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
