@@ -416,7 +416,10 @@ def _as_bug(error: Exception) -> str:
     lines = []
     cause: BaseException | None = error
     while cause is not None:
-        lines += ["Traceback (most recent call last):\n", *traceback.format_tb(cause.__traceback__)]
+        # Places only: the lines of the source may be anybody's, as in `python -c`.
+        lines.append("Traceback (most recent call last):\n")
+        for frame, line in traceback.walk_tb(cause.__traceback__):
+            lines.append(f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n')
         lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}\n")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return "".join(lines) + "ingest-service: This is a bug; please report it with the lines above.\n"

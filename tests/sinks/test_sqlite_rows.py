@@ -1,5 +1,6 @@
 """A piece of rows as one BLOB, and what SQLite makes of it."""
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -17,13 +18,13 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 def stored(sessions: list[str]) -> tuple[int, list[tuple[str, ...]], list[tuple[str, ...]]]:
     """How many statements it took, what the table then holds, and what it should."""
     columns = columns_of([interaction(i, i, session_id=session) for i, session in enumerate(sessions)])
-    connection = sqlite3.connect(":memory:")
-    connection.execute(TABLE)
     made = list(insertions(columns))
-    for insertion in made:
-        connection.execute(insertion.statement, insertion.parameters)
-    expected = list(zip(*(texts.to_list() for texts in values(columns).values()), strict=True))
-    return len(made), connection.execute("SELECT * FROM interactions ORDER BY rowid").fetchall(), expected
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(TABLE)
+        for insertion in made:
+            connection.execute(insertion.statement, insertion.parameters)
+        found = connection.execute("SELECT * FROM interactions ORDER BY rowid").fetchall()
+    return len(made), found, list(zip(*(texts.to_list() for texts in values(columns).values()), strict=True))
 
 
 @given(st.lists(TEXTS, max_size=30))
