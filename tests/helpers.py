@@ -290,15 +290,16 @@ class Outcome:
 class Cli:
     """Runs commands in a folder of the test's own, where the configuration, state and default database are."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: Sequence[str] = COMMAND) -> None:
         self.folder = folder
+        self._command = command
         self._started: list[subprocess.Popen[str]] = []
 
     def start(
         self, *arguments: str | Path, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **environment: str
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
+            [*self._command, *map(str, arguments)],
             cwd=self.folder,
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
