@@ -11,7 +11,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers test newest check demo campaign fuzz bench lock
+.PHONY: help setup servers test newest check demo campaign fuzz bench release lock
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -51,6 +51,9 @@ fuzz: $(SYNCED) ## a million ugly, packed and damaged files (scripts/fuzz); ARGS
 bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	scripts/get-servers --bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+release: $(SYNCED) | $(UV) ## build wheel and sdist, and load the sample with the wheel in a clean environment
+	UV=$(UV) scripts/release
 
 LOCKED := --universal --python-version 3.11 --generate-hashes
 
