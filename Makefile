@@ -32,10 +32,11 @@ newest: $(UV) servers ## try the newest releases of redis-py and PyMongo, whatev
 	.venv-newest/bin/python -c 'import pymongo, redis; print("redis-py", redis.__version__, "PyMongo", pymongo.version)'
 	.venv-newest/bin/python -m pytest -n 2 tests/sinks/test_contract.py tests/sinks/test_redis.py tests/sinks/test_mongodb.py $(ARGS)
 
-check: $(SYNCED) ## lint, format and types, without changing anything
+check: $(SYNCED) ## lint, format, types and layers, without changing anything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict ingest_service tests benchmarks
+	$(BIN)/lint-imports
 	@! command -v node >/dev/null || for file in ingest_service/service/page/*.js; do \
 		node --input-type=module --check <$$file || { echo "in $$file"; exit 1; }; done
 

@@ -24,15 +24,15 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
-from ingest_service import dead_letter
-from ingest_service.blocks import BLOCK_BYTES
-from ingest_service.chunk import Chunk, Position
-from ingest_service.cli import main
-from ingest_service.columns import Columns
-from ingest_service.datasets.base import RECORD_TEXTS, micros_of
-from ingest_service.models import EPOCH, VideoInteraction, microlens_interaction, timestamp_text
+from ingest_service.cli.app import main
+from ingest_service.formats.delimited.blocks import BLOCK_BYTES
+from ingest_service.pipeline import dead_letter
+from ingest_service.rows.chunk import Chunk, Position
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.interaction import EPOCH, VideoInteraction, microlens_interaction, micros_of, timestamp_text
+from ingest_service.rows.schema import RECORD_TEXTS
+from ingest_service.rows.texts import Texts
 from ingest_service.sinks.base import Sink, sink_at
-from ingest_service.texts import Texts
 from tests.servers import CANARY_PASSWORD
 
 FIRST_MS = 1_583_366_400_000  # 2020-03-05T00:00:00Z

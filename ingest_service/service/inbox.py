@@ -14,10 +14,10 @@ import structlog
 
 from ingest_service.config import InboxSettings
 from ingest_service.errors import ConfigurationError, IngestError, SourceNotFound, UsageError
+from ingest_service.runtime.threads import finish_in_thread
 from ingest_service.service.desk import Desk
 from ingest_service.service.places import MARKER, File, Place, place_at
 from ingest_service.service.runs import Run
-from ingest_service.threads import finish_in_thread
 
 LOOK_EVERY_S = 1.0
 _LONGEST_WAIT_S = 60.0

@@ -18,13 +18,13 @@ from typing import Any, ParamSpec
 import structlog
 
 from ingest_service.errors import IngestError, LocalIOError
-from ingest_service.loader import DRAIN_S
+from ingest_service.pipeline.run import DRAIN_S
+from ingest_service.runtime.tasks import task_group
+from ingest_service.runtime.threads import finish_in_thread
 from ingest_service.service.commands import Commands
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs, at
-from ingest_service.tasks import task_group
 from ingest_service.telemetry.prometheus import Exposition
-from ingest_service.threads import finish_in_thread
 
 MAX_FAILURES = 10  # of the kind that may pass; with the waits below that takes a quarter of an hour
 _RESUMABLE = (69, 73, 75)

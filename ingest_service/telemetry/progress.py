@@ -8,10 +8,10 @@ from typing import Any, Self
 
 import structlog
 
-from ingest_service.pipeline import State
-from ingest_service.report import StreamReport
+from ingest_service.pipeline.load import State
+from ingest_service.pipeline.progress import Meter
+from ingest_service.pipeline.report import StreamReport
 from ingest_service.telemetry.logs import warn_of_sink
-from ingest_service.telemetry.metrics import Meter
 
 Listener = Callable[[Mapping[str, Any]], None]  # is called with every `progress` and `report` event
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest_service.sinks import sqlite_rows
-from ingest_service.sinks.sqlite_rows import insertions, values
+from ingest_service.sinks.sqlite import rows
+from ingest_service.sinks.sqlite.rows import insertions, values
 from tests.helpers import columns_of, interaction
 
 TABLE = "CREATE TABLE interactions (user_id, event_key, video_id, timestamp, event_type, device, session_id)"
@@ -36,7 +36,7 @@ def test_any_texts_arrive_as_they_are(sessions: list[str]) -> None:
 
 def test_a_huge_text_does_not_make_all_rows_huge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its neighbours go in statements of their own rather than be padded to its length."""
-    monkeypatch.setattr(sqlite_rows, "_BLOB_BYTES", 1 << 16)
+    monkeypatch.setattr(rows, "_BLOB_BYTES", 1 << 16)
     n_statements, found, expected = stored(["a", *["b" * (i % 50) for i in range(98)], "é" * 40_000])
     assert found == expected
     assert 2 < n_statements < 12
