@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     checkpoint: str = Field("sink", pattern=r"^(sink|file:.+)$")
     state_dir: Path = Path(".ingest")
     limit: int | None = Field(None, ge=1)
-    max_rejects: str | None = Field(None, pattern=r"^[0-9]+$|^[0-9]+(\.[0-9]+)?%$")
+    max_rejects: str | None = Field(None, pattern=r"^[0-9]+$|^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)%$")
     memory_mb: int = Field(MEMORY_MB, ge=MIN_MEMORY_MB)
     metrics_port: int | None = Field(None, ge=1, le=65_535)
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"(?i)^(debug|info|warning|error|critical)$")

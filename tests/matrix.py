@@ -75,4 +75,6 @@ MATRIX: dict[int, Fault] = {
     27: Fault("wall clock jumps", "checkpoints dated 1999; a clock of the test's own", "only monotonic time decides"),
     28: Fault("a bug raises", "an exception out of a sink", "the run fails without hanging, and the next goes on"),
     29: Fault("little memory", "RLIMIT_DATA of 500 MB; `--memory` with a slow sink", "within the bound"),
+    55: Fault("a source that is mostly refused", "wrong ids, times, delimiters", "exit 65 with the commonest reason"),
+    56: Fault("a sink that refuses all rows", "a poisoned key", "exit 65 with the sink's reason"),
 }

@@ -68,7 +68,7 @@ def run(
     columns: Columns = None,
     max_rejects: Annotated[
         str | None,
-        typer.Option("--max-rejects", metavar="N|N%", help="Stop when more rows than this are refused."),
+        typer.Option("--max-rejects", metavar="N|N%", help="Stop when more are refused; 100% for no limit."),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Load the sources again from their start.")] = False,
     memory_mb: Annotated[

@@ -58,7 +58,7 @@ def movies(config: Config = None, as_json: AsJson = False) -> None:
 def ratings(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many ratings.")] = None,
     max_rejects: Annotated[
-        str | None, typer.Option("--max-rejects", metavar="N|N%", help="Stop when more rows than this are refused.")
+        str | None, typer.Option("--max-rejects", metavar="N|N%", help="Stop when more are refused; 100% for no limit.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Load the ratings again from their start.")] = False,
     create_indexes: CreateIndexes = False,

@@ -20,6 +20,7 @@ from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, Fing
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
+from ingest_service.pipeline.rejects import FIRST_ROWS, Refusals, rejected_among_first
 from ingest_service.pipeline.report import SinkReport, StreamReport
 from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
@@ -64,6 +65,8 @@ class State:
     first_stored: int = 0  # where in the stored bytes this run began, for its ETA
     rejected: int = 0  # in this run, as is `dead`
     dead: int = 0
+    rejected_first: int = 0  # of the source's first rows, by which it is judged
+    refusals: Refusals = field(default_factory=Refusals)
     writing_dead_letters: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -114,8 +117,10 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
             reader.require_header(lane.found.source.header)
         await finish_in_thread(reader.resume, start)
         state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
+        state.rejected_first = min(state.rows_rejected, start.row) if start.row < FIRST_ROWS else 0
         await _run_stages(state, stop, observer)
         for lane in lanes:
+            _refuse_wrong_sink(state, lane, at_end=reader.is_done)
             await _release_lease(lane, job, reader)
         report = _report(state)
         observer.report(report)
@@ -266,6 +271,7 @@ async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, s
 async def _pass_on(state: State, chunk: Chunk) -> None:
     """Make the refused rows durable, then offer the chunk to every sink; the slowest one sets the pace."""
     await _keep(state, chunk.rejects)
+    state.rejected_first += rejected_among_first(chunk)
     chunk = chunk.without_rejects()
     state.rejected += chunk.rejected
     state.read_to = chunk.end
@@ -307,6 +313,7 @@ async def _consume(state: State, lane: Lane) -> None:
         )
         fault.point("settled", lane.sink.name, chunk.start.row, chunk.end.row)
         _refuse_too_many(state)
+        _refuse_wrong_sink(state, lane)
         del chunk  # rather than hold it while waiting for the next
 
 
@@ -319,6 +326,7 @@ async def _write(sink: Sink, chunk: Chunk) -> Written:
 
 async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
     if rows:
+        state.refusals.add(rows)
         async with state.writing_dead_letters:
             await finish_in_thread(state.dead_letters.append, rows)
 
@@ -344,6 +352,26 @@ def _refuse_too_many(state: State, *, at_end: bool = False) -> None:
             f"{refused} of {read} rows were refused, more than --max-rejects allows; "
             f"they are in {state.dead_letters.path}."
         )
+    limit, rejected = state.job.max_rejects, state.rows_rejected
+    if limit.is_wrong_source(state.rejected_first, rejected, read, at_end=at_end):
+        row = state.refusals.commonest()
+        why = f", most for this: line {row.line}: {row.reason} {state.reader.layout.advice(row)}" if row else "."
+        raise TooManyRejects(f"{rejected:,} of {read:,} rows are refused{why} {_despite(state)}")
+
+
+def _refuse_wrong_sink(state: State, lane: Lane, *, at_end: bool = False) -> None:
+    counts = lane.tracker.watermark.counts
+    if state.job.max_rejects.is_wrong_sink(counts, at_end=at_end):
+        row = state.refusals.commonest(lane.sink.name)
+        why = f", most for this: line {row.line}: {row.reason}" if row else "."
+        raise TooManyRejects(
+            f"{lane.sink.name} refuses all {counts.dead:,} rows that it was given{why} "
+            f"`check` says more of the place. {_despite(state)}"
+        )
+
+
+def _despite(state: State) -> str:
+    return f"They are in {state.dead_letters.path}; with --max-rejects 100% a run goes on all the same."
 
 
 def _refuse_lost_end(state: State) -> None:

@@ -11,8 +11,9 @@ from ingest_service.datasets import dataset_named
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, IngestError, Stopped
 from ingest_service.formats.delimited.blocks import BlockReader, block_bytes_within
-from ingest_service.pipeline.job import Job, RejectLimit
+from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import STOPPED, Observer, State, load
+from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
 from ingest_service.runtime.allocator import give_back_memory
 from ingest_service.runtime.supervised import is_supervised
