@@ -17,7 +17,7 @@ First = Callable[[], Awaitable[Sequence[bytes]]]
 
 
 class EventStream(StreamingResponse):
-    """Begins with what `first` finds; ends when the service stops, the session is over, or the reader takes too long."""
+    """Begins with what `first` finds; ends with the service, with the session, or when the reader takes too long."""
 
     def __init__(self, live: Live, number: int | None, first: First, session: Session | None = None) -> None:
         self._events = _events(live, number, first, session)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ class Service:
         self.folder = folder
         self.url = ""
         self.headers: dict[str, str] = {}
+        self.descriptors: int | None = None  # how many the process may have
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -74,6 +77,7 @@ class Service:
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stderr=log,
+                preexec_fn=partial(_limit, self.descriptors) if self.descriptors else None,
             )
         deadline = time.monotonic() + _PATIENCE_S
         while not (serving := [event for event in self.events if event["event"] == "serving"]):
@@ -163,6 +167,10 @@ class Service:
         assert process is not None
         process.send_signal(how)
         return process.wait()
+
+
+def _limit(descriptors: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 @pytest.fixture
