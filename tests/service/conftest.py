@@ -2,13 +2,11 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -70,14 +68,14 @@ class Service:
         """Start it and return once it serves."""
         if config is not None:
             (self.folder / "ingest.toml").write_text(config)
+        limited = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh"] if self.descriptors else []
         with (self.folder / "serve.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, "serve", "--port", "0", *arguments],
+                [*limited, *COMMAND, "serve", "--port", "0", *arguments],
                 cwd=self.folder,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stderr=log,
-                preexec_fn=partial(_limit, self.descriptors) if self.descriptors else None,
             )
         deadline = time.monotonic() + _PATIENCE_S
         while not (serving := [event for event in self.events if event["event"] == "serving"]):
@@ -167,10 +165,6 @@ class Service:
         assert process is not None
         process.send_signal(how)
         return process.wait()
-
-
-def _limit(descriptors: int) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 @pytest.fixture
