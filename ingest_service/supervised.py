@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from ingest_service.errors import ConfigurationError, Stopped
@@ -37,10 +38,11 @@ def end_with_parent() -> None:
 
 
 def tell(event: str, content: Mapping[str, Any]) -> None:
-    """Tell the service an event, as a line of JSON; nothing where there is no service, or it no longer listens."""
+    """Tell the service an event, as a line of JSON with its time. Nothing where there is no service that listens."""
     if not _pipe:
         return
-    line = memoryview(json.dumps({**content, "event": event}).encode() + b"\n")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    line = memoryview(json.dumps({**content, "event": event, "timestamp": now}).encode() + b"\n")
     with suppress(OSError):
         while line:
             line = line[os.write(_pipe[0], line) :]

@@ -31,6 +31,7 @@ class _SinkNow(_Told):
 
 class _Progress(_Told):
     source: str
+    timestamp: str  # by which the page makes rates of rows
     offset: _Count
     percent: _Share | None
     rows_read: _Count

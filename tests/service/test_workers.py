@@ -19,7 +19,8 @@ from ingest_service.supervised import EVENTS_FD
 from ingest_service.telemetry.prometheus import Exposition
 
 PROGRESS = (
-    '{"event": "progress", "source": "s", "offset": 1, "size": 2, "percent": 50.0, "rows_read": 1, "rows_rejected": 0,'
+    '{"event": "progress", "source": "s", "timestamp": "", "offset": 1, "size": 2, "percent": 50.0, "rows_read": 1,'
+    ' "rows_rejected": 0,'
     ' "rows_per_s": 1, "eta_s": null, "queue_depth": {}, "rss_mb": 1.5, "sinks": {}}'
 )
 NO_EVENTS = (
