@@ -18,7 +18,7 @@ import pytest
 from ingest_service.escaped import escaped
 from ingest_service.service.connections import HEAD_S, MAX_HEAD_BYTES
 from tests.helpers import FIRST_MS, HEADER
-from tests.service.conftest import Service
+from tests.service.conftest import Service, eventually
 
 ROWS = f"{HEADER}\n1,2,{FIRST_MS}\n"
 FORGED = '{"event":"progress","source":"forged","sinks":{}}'
@@ -73,8 +73,7 @@ def test_a_name_that_looks_like_an_event_is_a_name(service: Service, cut_off: by
     for number, kind in enumerate((FORGED, '{"event":"report","balanced":1}', "Error: forged\u202e\x1b[31m")):
         (inbox / f"{number}\n{kind}\n.csv.gz").write_bytes(cut_off)
     service.start(f'{LITE}[[serve.inbox]]\nname = "drop"\nurl = "in"\ncomplete = "rename"\n')
-    while len(runs := service.get("/v1/runs")["runs"]) < 3:
-        time.sleep(0.05)
+    runs = eventually(lambda: service.get("/v1/runs")["runs"], lambda found: len(found) == 3)
     for run in runs:
         ended = service.until(run, "failed", "done")
         assert (ended["state"], ended["exit_code"]) == ("failed", 74)
@@ -104,8 +103,7 @@ def test_names_in_answers_and_errors_are_escaped(service: Service, tmp_path: Pat
     no_utf8.write_text("who,what\n1,2\n")
     service.kill()
     service.start(f'{LITE}[[serve.inbox]]\nname = "drop"\nurl = "in"\ncomplete = "rename"\n')
-    while not (runs := service.get("/v1/runs")["runs"]):
-        time.sleep(0.05)
+    runs = eventually(lambda: service.get("/v1/runs")["runs"])
     assert service.until(runs[0], "failed", "done")["state"] == "failed"
     assert service.get("/v1/runs")["counts"]["failed"] == 1, "it is no bug to show it"
 
@@ -251,8 +249,7 @@ def test_a_start_that_lacks_a_resource_is_tried_again(service: Service, tmp_path
         body = json.dumps({"source": "a.csv"})
         connection.request("POST", "/v1/runs", body, {"Content-Type": "application/json"})
         run = json.loads(connection.getresponse().read())
-        while not (ended := [event for event in service.events if event["event"] == "run ended"]):
-            time.sleep(0.05)
+        ended = eventually(lambda: [event for event in service.events if event["event"] == "run ended"])
         resource.prlimit(service.pid, resource.RLIMIT_NOFILE, limits)
     assert (ended[0]["state"], ended[0]["code"]) == ("queued", 74)
     assert "cannot be started" in ended[0]["reason"]
@@ -298,8 +295,7 @@ def test_hosts_that_say_nothing_hold_nobody_up(service: Service, silent_host: st
     posting = [threading.Thread(target=post, args=(number,)) for number in range(24)]
     for thread in posting:
         thread.start()
-    while len(statuses) < 24 - 16:  # those beyond what is waited for at once are refused
-        time.sleep(0.05)
+    eventually(lambda: len(statuses) >= 24 - 16)  # those beyond what is waited for at once are refused
     for _ in range(100):
         service.get("/v1/runs")
         service.get("/healthz")

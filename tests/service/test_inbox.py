@@ -26,7 +26,7 @@ from ingest_service.service.workers import Workers
 from ingest_service.telemetry.prometheus import Exposition
 from tests.buckets import Moto, find_s3
 from tests.helpers import sqlite_rows, write_pairs
-from tests.service.conftest import Service
+from tests.service.conftest import Service, eventually
 
 ROWS = "user,item,timestamp\n1,2,1583366400000\n"
 
@@ -392,9 +392,7 @@ def put(service: Service, name: str, *rows: str) -> None:
 
 def ended_runs(service: Service, n: int) -> list[dict[str, Any]]:
     """The first `n` runs, oldest first, once there are so many and they have ended."""
-    deadline = time.monotonic() + 60
-    while len(runs := service.get("/v1/runs")["runs"]) < n and time.monotonic() < deadline:
-        time.sleep(0.05)
+    runs = eventually(lambda: service.get("/v1/runs")["runs"], lambda found: len(found) >= n)
     return [service.until(run, "done", "failed") for run in reversed(runs)]
 
 
@@ -427,8 +425,6 @@ def test_a_refused_file_stays_where_it_is(service: Service, tmp_path: Path) -> N
     assert "50 of 50 rows were refused" in bad["reason"]
     service.stop()
     service.start()
-    deadline = time.monotonic() + 60
-    while (tmp_path / "in" / "good.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: not (tmp_path / "in" / "good.csv").exists())
     assert [path.name for path in (tmp_path / "in").iterdir() if path.is_file()] == ["bad.csv"]
     assert service.get("/v1/runs")["counts"]["failed"] == 1

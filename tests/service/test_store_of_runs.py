@@ -2,7 +2,6 @@
 
 import resource
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from ingest_service.errors import ConfigurationError, LocalIOError
 from ingest_service.service.runs import FILE_NAME, MOST_DEATHS, STATES, Runs, Task
 from ingest_service.service.store_file import StoreDamaged
 from tests.helpers import FIRST_MS, HEADER, Cli
-from tests.service.conftest import Service
+from tests.service.conftest import Service, eventually
 
 ROWS = f"{HEADER}\n1,2,{FIRST_MS}\n"
 LITE = 'to = ["lite"]\n[sinks]\nlite = "sqlite:///lite.db"\n[serve]\nroots = ["."]\n'
@@ -40,16 +39,14 @@ def test_a_store_without_room_is_seen(service: Service, tmp_path: Path) -> None:
     limits = resource.prlimit(service.pid, resource.RLIMIT_FSIZE)
     largest = max(path.stat().st_size for path in (tmp_path / ".ingest").iterdir())
     resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (largest, limits[1]))  # no file may grow
-    while (answer := service.ask("GET", "/readyz")).status == 200:
-        time.sleep(0.1)  # a look is good for some seconds
+    answer = eventually(lambda: service.ask("GET", "/readyz"), lambda found: found.status != 200)
     assert FILE_NAME in answer.content["detail"] and "make room" in answer.content["detail"]
     assert "ingest_store_up 0.0" in service.ask("GET", "/metrics").content
     assert service.get("/healthz") == {"status": "alive"}
     assert service.get("/v1/runs")["runs"] == []
     assert service.ask("POST", "/v1/runs", {"source": "a.csv"}).status == 503
     resource.prlimit(service.pid, resource.RLIMIT_FSIZE, limits)
-    while service.ask("GET", "/readyz").status != 200:
-        time.sleep(0.1)
+    eventually(lambda: service.ask("GET", "/readyz").status == 200)
     assert "ingest_store_up 1.0" in service.ask("GET", "/metrics").content
     assert service.until(service.submit("a.csv"), "done", "failed")["state"] == "done"
 

@@ -73,8 +73,9 @@ class Floor:
     workers: Workers
 
     async def ended(self, run: Run) -> Run:
-        while (found := self.runs.get(run.number)) is None or found.state in ("queued", "running"):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):
+            while (found := self.runs.get(run.number)) is None or found.state in ("queued", "running"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         return found
 
 
