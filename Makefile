@@ -11,7 +11,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers test newest check demo campaign fuzz bench lock
+.PHONY: help setup servers test newest check demo campaign fuzz bench release lock
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,10 +32,11 @@ newest: $(UV) servers ## try the newest releases of redis-py and PyMongo, whatev
 	.venv-newest/bin/python -c 'import pymongo, redis; print("redis-py", redis.__version__, "PyMongo", pymongo.version)'
 	.venv-newest/bin/python -m pytest -n 2 tests/sinks/test_contract.py tests/sinks/test_redis.py tests/sinks/test_mongodb.py $(ARGS)
 
-check: $(SYNCED) ## lint, format and types, without changing anything
+check: $(SYNCED) ## lint, format, types and layers, without changing anything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict ingest_service tests benchmarks
+	$(BIN)/lint-imports
 	@! command -v node >/dev/null || for file in ingest_service/service/page/*.js; do \
 		node --input-type=module --check <$$file || { echo "in $$file"; exit 1; }; done
 
@@ -51,6 +52,9 @@ fuzz: $(SYNCED) ## a million ugly, packed and damaged files (scripts/fuzz); ARGS
 bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	scripts/get-servers --bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+release: $(SYNCED) | $(UV) ## build wheel and sdist, and load the sample with the wheel in a clean environment
+	UV=$(UV) scripts/release
 
 LOCKED := --universal --python-version 3.11 --generate-hashes
 

@@ -3,24 +3,24 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ingest_service.api import InteractionStore, MicroLensIngestor, MicroLensPairsReader
     from ingest_service.errors import IngestError
-    from ingest_service.loader import ingest
-    from ingest_service.models import Device, EventType, VideoInteraction
-    from ingest_service.report import Report
+    from ingest_service.pipeline.report import Report
+    from ingest_service.pipeline.run import ingest
+    from ingest_service.rows.interaction import Device, EventType, VideoInteraction
     from ingest_service.sinks.base import Sink
-    from ingest_service.store import InteractionStore, MicroLensIngestor, MicroLensPairsReader
 
 _HOME = {
-    "Device": "models",
-    "EventType": "models",
+    "Device": "rows.interaction",
+    "EventType": "rows.interaction",
     "IngestError": "errors",
-    "InteractionStore": "store",
-    "MicroLensIngestor": "store",
-    "MicroLensPairsReader": "store",
-    "Report": "report",
+    "InteractionStore": "api",
+    "MicroLensIngestor": "api",
+    "MicroLensPairsReader": "api",
+    "Report": "pipeline.report",
     "Sink": "sinks.base",
-    "VideoInteraction": "models",
-    "ingest": "loader",
+    "VideoInteraction": "rows.interaction",
+    "ingest": "pipeline.run",
 }
 
 __all__ = [

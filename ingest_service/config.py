@@ -18,9 +18,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from ingest_service.blocks import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.errors import ConfigurationError
-from ingest_service.supervised import PARENT_PID
+from ingest_service.formats.delimited.blocks import MEMORY_MB, MIN_MEMORY_MB
+from ingest_service.runtime.supervised import PARENT_PID
 
 if TYPE_CHECKING:
     from ingest_service.sources.allowed import Allowed

@@ -20,6 +20,7 @@ from tests.servers import (
     ServerMissingError,
     find_chromium,
     find_dynamodb,
+    find_earlier,
     find_mongodb,
     find_promtool,
     find_redis,
@@ -179,6 +180,12 @@ def ml_latest_small() -> Path:
     if not folder.is_dir():
         pytest.skip("NO DATA: ../shared/data/ml-latest-small is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def earlier() -> Path:
+    """The command of version 0.1.0."""
+    return _found(find_earlier)
 
 
 @pytest.fixture(scope="session")

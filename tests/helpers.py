@@ -24,15 +24,15 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
-from ingest_service import dead_letter
-from ingest_service.blocks import BLOCK_BYTES
-from ingest_service.chunk import Chunk, Position
-from ingest_service.cli import main
-from ingest_service.columns import Columns
-from ingest_service.datasets.base import RECORD_TEXTS, micros_of
-from ingest_service.models import EPOCH, VideoInteraction, microlens_interaction, timestamp_text
+from ingest_service.cli.app import main
+from ingest_service.formats.delimited.blocks import BLOCK_BYTES
+from ingest_service.pipeline import dead_letter
+from ingest_service.rows.chunk import Chunk, Position
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.interaction import EPOCH, VideoInteraction, microlens_interaction, micros_of, timestamp_text
+from ingest_service.rows.schema import RECORD_TEXTS
+from ingest_service.rows.texts import Texts
 from ingest_service.sinks.base import Sink, sink_at
-from ingest_service.texts import Texts
 from tests.servers import CANARY_PASSWORD
 
 FIRST_MS = 1_583_366_400_000  # 2020-03-05T00:00:00Z
@@ -290,15 +290,16 @@ class Outcome:
 class Cli:
     """Runs commands in a folder of the test's own, where the configuration, state and default database are."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: Sequence[str] = COMMAND) -> None:
         self.folder = folder
+        self._command = command
         self._started: list[subprocess.Popen[str]] = []
 
     def start(
         self, *arguments: str | Path, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **environment: str
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
+            [*self._command, *map(str, arguments)],
             cwd=self.folder,
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,

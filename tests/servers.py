@@ -205,6 +205,16 @@ class Mongod(Secantus):
         return [_find("mongod"), "--bind_ip", _HOST, "--port", str(self.port), "--dbpath", str(self.folder)]
 
 
+def find_earlier() -> Path:
+    """Return the command of version 0.1.0 of this program; fetch it where it is not."""
+    command = CACHE / "earlier-0.1.0/bin/ingest-service"
+    if not command.exists():
+        _fetch("earlier")
+    if not command.exists():
+        raise ServerMissingError("no version 0.1.0: run scripts/get-servers earlier")
+    return command
+
+
 def find_mongodb(folder: Path) -> Server:
     """Return a server of MongoDB's protocol yet to be started; fetch one where there is none."""
     try:

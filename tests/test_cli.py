@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from backports import zstd
 
-from ingest_service.models import VideoInteraction
-from ingest_service.records import MAX_RECORD_BYTES
+from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
+from ingest_service.rows.interaction import VideoInteraction
 from tests.faults import TcpProxy
 from tests.helpers import (
     FIRST_MS,

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ingest_service import dead_letter, fault
-from ingest_service.cli import app
+from ingest_service.cli.app import app
 from ingest_service.config import Settings, load_settings
+from ingest_service.pipeline import dead_letter
+from ingest_service.runtime import fault
 from ingest_service.sinks.base import SinkOptions
-from ingest_service.sinks.dynamodb import DynamoDBOptions
-from ingest_service.sinks.mongodb import MongoDBOptions
-from ingest_service.sinks.redis import RedisOptions
+from ingest_service.sinks.dynamodb.sink import DynamoDBOptions
+from ingest_service.sinks.mongodb.sink import MongoDBOptions
+from ingest_service.sinks.redis.sink import RedisOptions
 from ingest_service.telemetry.prometheus import Exposition
 from tests.movielens.conftest import pack, ratings_text
 from tests.servers import ROOT
@@ -138,7 +139,7 @@ def test_every_code_of_a_dead_letter_is_documented() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.name)
 def test_every_example_configuration_is_accepted(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files in configs/ load, and their sinks are known ones with known options."""
-    from ingest_service.loader import sinks_of
+    from ingest_service.pipeline.run import sinks_of
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REDIS_URL", "redis://localhost:6379/0")

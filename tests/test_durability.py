@@ -8,17 +8,18 @@ from unittest.mock import patch
 
 import pytest
 
-from ingest_service import blocks, pipeline, records
-from ingest_service.checkpoint import decode
-from ingest_service.chunk import Chunk
-from ingest_service.columns import Columns
 from ingest_service.datasets.microlens import MICROLENS
-from ingest_service.job import Job
-from ingest_service.loader import Silent
-from ingest_service.retry import Retrier
+from ingest_service.formats.delimited import blocks, records
+from ingest_service.pipeline import load
+from ingest_service.pipeline.checkpoint import decode
+from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.run import Silent
+from ingest_service.rows.chunk import Chunk
+from ingest_service.rows.columns import Columns
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
+from ingest_service.sinks.retry import Retrier
 from ingest_service.sources.local import FileSource
-from tests.test_checkpoint import MemoryCheckpoints
+from tests.pipeline.test_checkpoint import MemoryCheckpoints
 
 
 class Watched(MemoryCheckpoints):
@@ -110,15 +111,15 @@ async def test_a_watermark_promises_only_what_is_kept(
             sink.synced = letters.stat().st_size
 
     monkeypatch.setattr(os, "fsync", watched)
-    monkeypatch.setattr(pipeline, "CHECKPOINT_EVERY_S", 0.002)
+    monkeypatch.setattr(load, "CHECKPOINT_EVERY_S", 0.002)
     job = Job(FileSource(path), "rows", MICROLENS, tmp_path / "state", block_bytes=128)
     with patch.object(records, "MAX_RECORD_BYTES", 64), patch.object(blocks, "MAX_RECORD_BYTES", 64):
         with pytest.raises(RuntimeError, match="fails here"):
-            await pipeline.load(job, [sink], asyncio.Event(), Silent())
+            await load.load(job, [sink], asyncio.Event(), Silent())
         first = sink.checkpoints.offsets[-1]  # type: ignore[attr-defined]
         assert first <= min(start for start in starts if start >= 2500)
         sink._fail_at = 1 << 60
-        report = await pipeline.load(job, [sink], asyncio.Event(), Silent())
+        report = await load.load(job, [sink], asyncio.Event(), Silent())
     assert report.balanced
     offsets = sink.checkpoints.offsets  # type: ignore[attr-defined]
     assert offsets == sorted(offsets)

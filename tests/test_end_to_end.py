@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ingest_service import ingest
-from ingest_service.store import MicroLensPairsReader
+from ingest_service.api import MicroLensPairsReader
 from tests.helpers import (
     create_tables,
     dead_letters,

@@ -18,16 +18,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest_service import blocks, records
-from ingest_service.blocks import BLOCK_BYTES, BlockReader
-from ingest_service.chunk import DeadRow
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, LocalIOError
+from ingest_service.formats.delimited import blocks, records
+from ingest_service.formats.delimited.blocks import BLOCK_BYTES, BlockReader
+from ingest_service.rows.chunk import DeadRow
 from ingest_service.sources import compression
 from ingest_service.sources.base import Stream
 from ingest_service.sources.compression import GZIP_MAGIC, ZSTD_MAGIC, open_stream
+from tests.formats.test_blocks import Bytes, assert_whole, chunks_of, content, files, small_records, specification
 from tests.helpers import Cli
-from tests.test_blocks import Bytes, assert_whole, chunks_of, content, files, small_records, specification
 
 if sys.version_info >= (3, 14):
     from compression import zstd

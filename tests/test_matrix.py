@@ -18,8 +18,8 @@ import pymongo
 import pytest
 import redis
 
-from ingest_service import checkpoint
-from ingest_service.blocks import block_bytes_within
+from ingest_service.formats.delimited.blocks import block_bytes_within
+from ingest_service.pipeline import checkpoint
 from tests.faults import TcpProxy
 from tests.helpers import (
     COMMAND,
@@ -424,7 +424,7 @@ async def test_a_runner_that_slept_past_its_lease_is_fenced(
 # --- a bug ----------------------------------------------------------------------------------------
 
 A_BUG = """
-import ingest_service.sinks.sqlite as sqlite
+import ingest_service.sinks.sqlite.sink as sqlite
 insert, times = sqlite.SQLiteSink._insert, []
 def fails(self, values):
     times.append(1)
@@ -432,7 +432,7 @@ def fails(self, values):
         raise KeyError("no such thing")
     insert(self, values)
 sqlite.SQLiteSink._insert = fails
-from ingest_service.cli import main
+from ingest_service.cli.app import main
 main()
 """
 

@@ -16,7 +16,7 @@ import redis
 from ingest_service import InteractionStore, ingest
 from ingest_service.config import load_settings
 from ingest_service.errors import IngestError
-from ingest_service.loader import sinks_of
+from ingest_service.pipeline.run import sinks_of
 from tests.faults import EXPIRED_TOKEN, INTERNAL_ERROR, DynamoShim, HttpFault, Refusal, TcpProxy, Unprocessed
 from tests.helpers import FIRST_MS, HEADER, Cli, create_tables, dynamodb_at, interaction
 from tests.servers import find_redis
@@ -170,14 +170,14 @@ def test_a_damaged_checkpoint_is_not_quoted(cli: Cli) -> None:
 
 
 A_BUG = """
-import ingest_service.sinks.sqlite as sqlite
+import ingest_service.sinks.sqlite.sink as sqlite
 def fails(self, values):
     try:
         raise KeyError(values)
     except KeyError as error:
         raise ValueError(f"canarypassword {values}") from error
 sqlite.SQLiteSink._insert = fails
-from ingest_service.cli import main
+from ingest_service.cli.app import main
 main()
 """
 
@@ -188,7 +188,7 @@ def test_a_bug_says_where_it_is_and_not_what_it_met(cli: Cli) -> None:
     command = [sys.executable, "-c", A_BUG, "run", "pairs.csv"]
     done = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 70
-    assert "sinks/sqlite.py" in done.stderr
+    assert "sinks/sqlite/sink.py" in done.stderr
     assert "builtins.ValueError" in done.stderr
     assert_silent(done.stdout + done.stderr)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest_service.escaped import escaped
+from ingest_service.runtime.escaped import escaped
 from tests.helpers import COMMAND, FIRST_MS, HEADER, Cli
 
 

@@ -6,10 +6,10 @@ python -m benchmarks.peers.redis_pipe pairs.csv --to commands.resp
 import argparse
 from pathlib import Path
 
-from ingest_service.blocks import BlockReader, parse_block
 from ingest_service.datasets import dataset_named
-from ingest_service.sinks.redis import RedisOptions
-from ingest_service.sinks.redis_commands import Batch
+from ingest_service.formats.delimited.blocks import BlockReader, parse_block
+from ingest_service.sinks.redis.commands import Batch
+from ingest_service.sinks.redis.sink import RedisOptions
 from ingest_service.sources.local import FileSource
 
 

@@ -7,13 +7,13 @@ milliseconds; as its readme and most loaders describe it, `userID,videoID,timest
 from collections.abc import Mapping
 from datetime import timedelta
 
-from ingest_service.columns import Columns
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.datasets.times import texts_and_dates
 from ingest_service.datasets.uuids import UuidDictionary
-from ingest_service.models import EPOCH, Device, EventType, VideoInteraction, microlens_interaction
-from ingest_service.records import Ints
-from ingest_service.texts import Texts, concatenate, decimals
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.interaction import EPOCH, Device, EventType, VideoInteraction, microlens_interaction
+from ingest_service.rows.texts import Texts, concatenate, decimals
 
 _users = UuidDictionary("user_")
 _videos = UuidDictionary("video_")

@@ -12,13 +12,13 @@ from uuid import uuid5
 
 import numpy as np
 
-from ingest_service.columns import Columns
 from ingest_service.datasets.base import Column, Dataset, Values
 from ingest_service.datasets.times import texts_and_dates
 from ingest_service.datasets.uuids import UuidDictionary
-from ingest_service.models import EPOCH, NAMESPACE, Device, EventType, VideoInteraction
-from ingest_service.records import Ints
-from ingest_service.texts import Texts, concatenate, decimals
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.interaction import EPOCH, NAMESPACE, Device, EventType, VideoInteraction
+from ingest_service.rows.texts import Texts, concatenate, decimals
 
 _users = UuidDictionary("movielens_user_")
 _movies = UuidDictionary("movielens_movie_")

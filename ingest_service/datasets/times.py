@@ -4,9 +4,9 @@ from functools import cache
 
 import numpy as np
 
-from ingest_service.parse import Bytes
-from ingest_service.records import Ints
-from ingest_service.texts import Texts, concatenate
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.parse import Bytes
+from ingest_service.rows.texts import Texts, concatenate
 
 _DAY_US = 86_400 * 1_000_000
 

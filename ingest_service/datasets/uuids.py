@@ -5,10 +5,10 @@ from threading import Lock
 
 import numpy as np
 
-from ingest_service.models import NAMESPACE
-from ingest_service.parse import Bytes
-from ingest_service.records import Ints
-from ingest_service.texts import Texts
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.interaction import NAMESPACE
+from ingest_service.rows.parse import Bytes
+from ingest_service.rows.texts import Texts
 
 _MAX_KNOWN = 200_000  # about 10 MB; beyond it the dictionary starts again rather than grow with the file
 _DENSE = 1 << 22  # ids below it are looked up in a table, which is as long as the highest

@@ -11,11 +11,11 @@ from typing import Any
 from ingest_service.config import Settings
 from ingest_service.errors import LocalIOError, Stopped
 from ingest_service.movielens.places import archive_address
-from ingest_service.object_store import Address, exists, put_whole
-from ingest_service.pipeline import STOPPED
-from ingest_service.sources.objects import ObjectFile
+from ingest_service.pipeline.load import STOPPED
+from ingest_service.runtime.threads import interrupt_in_thread
+from ingest_service.sources.object_file import ObjectFile
+from ingest_service.sources.object_store import Address, exists, put_whole
 from ingest_service.telemetry.steps import Progress, StepProgress
-from ingest_service.threads import interrupt_in_thread
 
 _PIECE_BYTES = 1 << 20
 _TAIL_BYTES = 1 << 20  # MovieLens archives have a directory of a few hundred bytes

@@ -12,20 +12,20 @@ import bson
 from bson import ObjectId
 from bson.binary import Binary, BinaryVectorDtype
 
-from ingest_service.blocks import BlockReader, parse_block
-from ingest_service.chunk import Chunk
 from ingest_service.config import Settings, stream_named
 from ingest_service.datasets.movielens import MOVIES, NO_GENRES
-from ingest_service.dead_letter import DeadLetters
 from ingest_service.errors import SourceNotFound
-from ingest_service.loader import opened
+from ingest_service.formats.delimited.blocks import BlockReader, parse_block
 from ingest_service.movielens.embeddings import Embedder, Vectors, embedder_of
 from ingest_service.movielens.places import MOVIES_COLLECTION, member, movie_object_id, write_movie_ids
-from ingest_service.sinks.mongodb import Document, MongoDBSink, mongodb_url_with
-from ingest_service.sinks.mongodb_documents import Refusal
+from ingest_service.pipeline.dead_letter import DeadLetters
+from ingest_service.pipeline.run import opened
+from ingest_service.rows.chunk import Chunk
+from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.sinks.mongodb.documents import Refusal
+from ingest_service.sinks.mongodb.sink import Document, MongoDBSink, mongodb_url_with
 from ingest_service.sources.base import Source
 from ingest_service.telemetry.steps import Progress, StepProgress
-from ingest_service.threads import finish_in_thread
 
 _Key: TypeAlias = tuple[str, tuple[str, ...], str, int]
 

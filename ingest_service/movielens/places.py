@@ -10,9 +10,9 @@ from bson import ObjectId
 
 from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFound
-from ingest_service.models import parse_id
-from ingest_service.object_store import Address, address_of, get_whole, put_whole
+from ingest_service.rows.interaction import parse_id
 from ingest_service.sources.archive import ObjectZipMemberSource
+from ingest_service.sources.object_store import Address, address_of, get_whole, put_whole
 
 MOVIES_COLLECTION: Final = "movies"
 INTERACTIONS_COLLECTION: Final = "interactions"

@@ -9,24 +9,24 @@ from bson import ObjectId
 from numpy.typing import NDArray
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from ingest_service import dead_letter
-from ingest_service.columns import Columns
+from ingest_service.audit.replay import ReplayReport, replay
 from ingest_service.config import DEFAULT_SINK, Settings, stream_named
 from ingest_service.datasets.movielens import MOVIELENS
 from ingest_service.errors import ConfigurationError
-from ingest_service.job import Job, RejectLimit
-from ingest_service.loader import Silent, examine, opened, run
+from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
-from ingest_service.pipeline import Observer
-from ingest_service.records import MAX_RECORD_BYTES
-from ingest_service.replay import ReplayReport, replay
-from ingest_service.report import Report
-from ingest_service.sinks import bson_rows
-from ingest_service.sinks.mongodb import MongoDBSink, mongodb_url_with
-from ingest_service.sinks.mongodb_documents import Encoded, Refusal
+from ingest_service.pipeline import dead_letter
+from ingest_service.pipeline.job import Job, RejectLimit
+from ingest_service.pipeline.load import Observer
+from ingest_service.pipeline.report import Report
+from ingest_service.pipeline.run import Silent, examine, opened, run
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.texts import Texts
+from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.sinks.mongodb import bson_rows
+from ingest_service.sinks.mongodb.documents import Encoded, Refusal
+from ingest_service.sinks.mongodb.sink import MongoDBSink, mongodb_url_with
 from ingest_service.sources.archive import ObjectZipMemberSource
-from ingest_service.texts import Texts
-from ingest_service.threads import finish_in_thread
 
 # The least that may be: a block of documents takes many times as long as one of Redis's rows, and a run that is
 # killed writes its last blocks again.

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from ingest_service import dead_letter
 from ingest_service.config import Settings
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, SourceNotFound
+from ingest_service.pipeline import dead_letter
+from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.live import Live
 from ingest_service.service.runs import LIVE, STATES, Run, Runs, State, Task
-from ingest_service.service.sinks import Sinks
 from ingest_service.service.waiting import Waiting
 from ingest_service.service.workers import Workers
 from ingest_service.sources import source_allowed
-from ingest_service.threads import finish_in_thread
 
 STEPS = ("download", "movies", "ratings", "popular", "all")
 _KEPT: tuple[State, ...] = ("queued", "running", "done")

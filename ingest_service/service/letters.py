@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ingest_service import dead_letter
 from ingest_service.errors import LocalIOError
+from ingest_service.pipeline import dead_letter
 
 _STREAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _PAGE_BYTES = 4 << 20

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from ingest_service.errors import ConfigurationError, IngestError, LocalIOError
-from ingest_service.escaped import escaped
+from ingest_service.runtime.escaped import escaped
+from ingest_service.runtime.threads import finish_in
 from ingest_service.service.store_file import connect, open_file, translated
-from ingest_service.threads import finish_in
 
 FILE_NAME = "service.db"
 State = Literal["queued", "running", "done", "failed", "cancelled"]

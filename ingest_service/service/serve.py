@@ -25,23 +25,23 @@ from fastapi import FastAPI
 from ingest_service.config import ServeSettings, Settings
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, Stopped
+from ingest_service.runtime.signals import stop_on_signals
+from ingest_service.runtime.tasks import task_group
 from ingest_service.service import schedule
-from ingest_service.service.api import Parts, api
 from ingest_service.service.commands import Commands
-from ingest_service.service.connections import Room, protocol_within
 from ingest_service.service.desk import Desk
+from ingest_service.service.gauges import ServiceMetrics
 from ingest_service.service.health import Health
+from ingest_service.service.http.api import Parts, api
+from ingest_service.service.http.connections import Room, protocol_within
+from ingest_service.service.http.login import Login, token_of
 from ingest_service.service.inbox import Inbox
+from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import MAX_WATCHERS, Live
-from ingest_service.service.login import Login, token_of
-from ingest_service.service.metrics import ServiceMetrics
 from ingest_service.service.places import place_at
 from ingest_service.service.runs import Runs
-from ingest_service.service.sinks import Sinks
 from ingest_service.service.workers import Workers
-from ingest_service.signals import stop_on_signals
-from ingest_service.tasks import task_group
 from ingest_service.telemetry.prometheus import Exposition
 
 LOCK_NAME = "service.lock"

@@ -4,8 +4,8 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-from ingest_service.durable import sync_folder
 from ingest_service.errors import LocalIOError
+from ingest_service.runtime.durable import sync_folder
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)

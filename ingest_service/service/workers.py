@@ -15,12 +15,12 @@ from typing import Any, ParamSpec
 import structlog
 
 from ingest_service.errors import IngestError, LocalIOError, SourceChanged
+from ingest_service.runtime.tasks import task_group
 from ingest_service.service.child import Child, lines
 from ingest_service.service.commands import Commands
 from ingest_service.service.heard import understood
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs, at
-from ingest_service.tasks import task_group
 from ingest_service.telemetry.prometheus import Exposition
 
 MAX_FAILURES = 10  # of the kind that may pass; with the waits below that takes a quarter of an hour

@@ -15,12 +15,12 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ingest_service.checkpoint import CheckpointStore
-from ingest_service.chunk import Chunk, DeadRow
-from ingest_service.columns import Columns
 from ingest_service.errors import ConfigurationError
-from ingest_service.pacing import AdaptiveLimit
-from ingest_service.retry import Retrier
+from ingest_service.rows.chunk import Chunk, DeadRow
+from ingest_service.rows.columns import Columns
+from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.pacing import AdaptiveLimit
+from ingest_service.sinks.retry import Retrier
 
 if TYPE_CHECKING:
     import polars as pl
@@ -129,7 +129,7 @@ class Sink(ABC):
         """
         import polars as pl
 
-        from ingest_service.stored import event_key_of, value_of
+        from ingest_service.sinks.readback import event_key_of, value_of
 
         return frame.with_columns(event_key_of(frame), value_of(frame), pl.lit(False).alias("expired"))
 

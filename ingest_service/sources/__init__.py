@@ -4,11 +4,11 @@ import glob
 from pathlib import Path
 
 from ingest_service.errors import SourceNotFound, UsageError
-from ingest_service.object_store import SCHEMES
 from ingest_service.sources.allowed import Allowed
 from ingest_service.sources.archive import ObjectZipMemberSource, ZipMemberSource
 from ingest_service.sources.base import Source
 from ingest_service.sources.local import FileSource, StdinSource
+from ingest_service.sources.object_store import SCHEMES
 from ingest_service.sources.objects import ObjectSource
 
 

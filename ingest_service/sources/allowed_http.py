@@ -16,9 +16,9 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from obstore import exceptions
 
-from ingest_service.object_store import Address, errors_translated
 from ingest_service.sources.allowed import Allowed, connect
-from ingest_service.sources.objects import ObjectFile
+from ingest_service.sources.object_file import ObjectFile
+from ingest_service.sources.object_store import Address, errors_translated
 
 _TIMEOUT_S = 30.0
 _CONNECT_S = 10.0  # to any of a name's addresses

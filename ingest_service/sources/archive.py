@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ingest_service.errors import LocalIOError, SourceNotFound
-from ingest_service.object_store import Address
 from ingest_service.sources.base import Source, Stream
 from ingest_service.sources.compression import MAX_RATIO, RATIO_GRACE_BYTES, open_stream
 from ingest_service.sources.local import file_version, open_file
-from ingest_service.sources.objects import ObjectFile, object_version, open_object
+from ingest_service.sources.object_file import ObjectFile
+from ingest_service.sources.object_store import Address
+from ingest_service.sources.objects import object_version, open_object
 
 if TYPE_CHECKING:
     from ingest_service.sources.allowed import Allowed

@@ -6,7 +6,7 @@ from typing import TextIO, cast
 
 import structlog
 
-from ingest_service.escaped import all_escaped
+from ingest_service.runtime.escaped import all_escaped
 from ingest_service.telemetry.stderr import Stderr
 
 

@@ -27,7 +27,7 @@ from opentelemetry.trace import StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ingest_service.errors import Stopped
-from ingest_service.telemetry import tracing
+from ingest_service.runtime import tracing
 from ingest_service.telemetry.progress import Listener
 from ingest_service.telemetry.prometheus import Exposition
 

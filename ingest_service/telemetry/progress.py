@@ -8,12 +8,12 @@ from typing import Any, Self
 
 import structlog
 
-from ingest_service.escaped import escaped
-from ingest_service.pipeline import State
-from ingest_service.report import StreamReport
-from ingest_service.supervised import is_supervised, tell
+from ingest_service.pipeline.load import State
+from ingest_service.pipeline.progress import Meter
+from ingest_service.pipeline.report import StreamReport
+from ingest_service.runtime.escaped import escaped
+from ingest_service.runtime.supervised import is_supervised, tell
 from ingest_service.telemetry.logs import warn_of_sink
-from ingest_service.telemetry.metrics import Meter
 
 Listener = Callable[[Mapping[str, Any]], None]  # is called with every `progress` and `report` event
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from ingest_service.datasets import DATASETS, dataset_named
 from ingest_service.datasets import uuids as uuids_module
-from ingest_service.datasets.base import RECORD_TEXTS
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.datasets.uuids import UuidDictionary
 from ingest_service.errors import ConfigurationError
-from ingest_service.models import END_S, EPOCH, INT64_MAX, INT64_MIN, NAMESPACE, timestamp_text
+from ingest_service.rows.interaction import END_S, EPOCH, INT64_MAX, INT64_MIN, NAMESPACE, timestamp_text
+from ingest_service.rows.schema import RECORD_TEXTS
 
 IDS = st.integers(INT64_MIN, INT64_MAX) | st.integers(0, 50) | st.sampled_from([INT64_MIN, INT64_MAX, -1, 0])
 MICROS = st.integers(0, END_S * 1_000_000 - 1) | st.sampled_from([0, 999, 1000, END_S * 1_000_000 - 1])

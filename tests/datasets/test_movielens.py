@@ -16,11 +16,11 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest_service.blocks import BlockReader, parse_block, record_fields
-from ingest_service.datasets.base import specify
 from ingest_service.datasets.movielens import LINKS, MOVIELENS, MOVIES, TAGS
 from ingest_service.errors import RowError
-from ingest_service.models import timestamp_text
+from ingest_service.formats.delimited.blocks import BlockReader, parse_block, record_fields
+from ingest_service.formats.delimited.layout import specify
+from ingest_service.rows.interaction import timestamp_text
 from ingest_service.sources.local import FileSource
 from tests.helpers import (
     Cli,

@@ -160,6 +160,7 @@ async def test_alerts_fire_while_runs_are_at_work(world: World) -> None:
     waiting = await world.submit("waiting.csv", rows(1))
     with sqlite3.connect(world.service.folder / ".ingest" / "service.db") as db:
         db.execute("UPDATE runs SET created_at = '2020-01-01T00:00:00+00:00' WHERE number = ?", (waiting["id"],))
+    db.close()
     world.fires(
         about(waiting, two[-1]), about(waiting, await world.scrape()), alerts={"IngestSinkDown", "IngestQueueOld"}
     )

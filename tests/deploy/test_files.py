@@ -75,7 +75,7 @@ def test_prometheus_takes_its_configuration(promtool: str) -> None:
 def metrics() -> set[str]:
     """The names of all metrics, by the collectors themselves."""
     names = {family.name + ("_total" if family.type == "counter" else "") for family in Exposition(350).collect()}
-    service = (ROOT / "ingest_service" / "service" / "metrics.py").read_text()
+    service = (ROOT / "ingest_service" / "service" / "gauges.py").read_text()
     return names | set(re.findall(r'"(ingest_[a-z_]+)"', service))
 
 

@@ -16,8 +16,8 @@ import pytest
 from ingest_service.config import Settings, load_settings
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, SourceNotFound
 from ingest_service.movielens.download import Downloaded, download
-from ingest_service.object_store import Address, put_whole
 from ingest_service.sources import sources_named
+from ingest_service.sources.object_store import Address, put_whole
 from tests.buckets import Moto, ObjectServer, find_s3
 from tests.helpers import Cli, finish
 from tests.servers import ServerMissingError

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from ingest_service.service import gate
+from ingest_service.service.http import gate
 from tests.helpers import Cli
 from tests.service.conftest import Service
 

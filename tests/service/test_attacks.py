@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ingest_service.escaped import escaped
-from ingest_service.service.connections import HEAD_S, MAX_HEAD_BYTES
+from ingest_service.runtime.escaped import escaped
+from ingest_service.service.http.connections import HEAD_S, MAX_HEAD_BYTES
 from tests.helpers import FIRST_MS, HEADER
 from tests.service.conftest import Service, eventually
 

@@ -19,9 +19,9 @@ from ingest_service.errors import LocalIOError
 from ingest_service.service.commands import Commands
 from ingest_service.service.desk import Desk
 from ingest_service.service.inbox import Inbox
+from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs
-from ingest_service.service.sinks import Sinks
 from ingest_service.service.workers import Workers
 from ingest_service.telemetry.prometheus import Exposition
 from tests.buckets import Moto, find_s3

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ingest_service.service import live as live_
-from ingest_service.service.events import EventStream, _events
+from ingest_service.service.http.events import EventStream, _events
 from ingest_service.service.live import Live, progress_event
 from ingest_service.service.runs import Run, Runs, Task
 from tests.helpers import until
@@ -84,7 +84,7 @@ async def test_progress_is_remembered_while_it_runs(tmp_path: Path) -> None:
 
 async def test_a_reader_that_reads_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection takes no more; after a while the stream ends, and holds neither memory nor a task."""
-    monkeypatch.setattr("ingest_service.service.events._SEND_S", 0.2)
+    monkeypatch.setattr("ingest_service.service.http.events._SEND_S", 0.2)
     live, app = Live(), FastAPI()
 
     async def nothing() -> list[bytes]:

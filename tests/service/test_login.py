@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from fastapi.sse import KEEPALIVE_COMMENT
 
-from ingest_service.service.events import _events
+from ingest_service.service.http.events import _events
+from ingest_service.service.http.login import COOKIE, Login, is_foreign, is_local_name, is_loopback
+from ingest_service.service.http.problems import Problem
 from ingest_service.service.live import Live
-from ingest_service.service.login import COOKIE, Login, is_foreign, is_local_name, is_loopback
-from ingest_service.service.problems import Problem
 from tests.service.conftest import Service
 
 TOKEN = "a-token-of-some-length"
@@ -111,7 +111,7 @@ async def test_wrong_tokens_wait_in_line(monkeypatch: pytest.MonkeyPatch) -> Non
     """They are answered one after the other, and few may wait; the right one does not wait for them."""
     import asyncio
 
-    monkeypatch.setattr("ingest_service.service.login._WRONG_S", 3600)
+    monkeypatch.setattr("ingest_service.service.http.login._WRONG_S", 3600)
     login = Login(TOKEN)
     wrong = [asyncio.create_task(login.enter("wrong")) for _ in range(20)]
     await asyncio.sleep(0)
@@ -127,12 +127,12 @@ async def test_wrong_tokens_wait_in_line(monkeypatch: pytest.MonkeyPatch) -> Non
 
 async def test_sessions_end_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A session is over after its time; the oldest gives way where there are too many."""
-    monkeypatch.setattr("ingest_service.service.login._MAX_SESSIONS", 3)
+    monkeypatch.setattr("ingest_service.service.http.login._MAX_SESSIONS", 3)
     login = Login(TOKEN)
     sessions = [await login.enter(TOKEN) for _ in range(4)]
     inside = [await login.is_in({}, {COOKIE: session}) for session in sessions]
     assert inside == [False, True, True, True]
-    monkeypatch.setattr("ingest_service.service.login.SESSION_S", -1)
+    monkeypatch.setattr("ingest_service.service.http.login.SESSION_S", -1)
     assert not await login.is_in({}, {COOKIE: await login.enter(TOKEN)})
 
 
@@ -181,8 +181,8 @@ def test_an_event_stream_ends_with_its_session(service: Service) -> None:
 
 async def test_a_stream_ends_with_the_time_of_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """After so many hours, to the moment; and where the session gives way to others."""
-    monkeypatch.setattr("ingest_service.service.login.SESSION_S", 0.2)
-    monkeypatch.setattr("ingest_service.service.login._MAX_SESSIONS", 1)
+    monkeypatch.setattr("ingest_service.service.http.login.SESSION_S", 0.2)
+    monkeypatch.setattr("ingest_service.service.http.login._MAX_SESSIONS", 1)
     login, live = Login(TOKEN), Live()
 
     async def nothing() -> list[bytes]:
@@ -191,7 +191,7 @@ async def test_a_stream_ends_with_the_time_of_its_session(monkeypatch: pytest.Mo
     session = login.session({COOKIE: await login.enter(TOKEN)})
     assert session is not None
     assert [event async for event in _events(live, None, nothing, session)] == [KEEPALIVE_COMMENT]
-    monkeypatch.setattr("ingest_service.service.login.SESSION_S", 3600)
+    monkeypatch.setattr("ingest_service.service.http.login.SESSION_S", 3600)
     session = login.session({COOKIE: await login.enter(TOKEN)})
     stream = _events(live, None, nothing, session)
     assert await anext(stream) == KEEPALIVE_COMMENT

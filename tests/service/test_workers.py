@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from ingest_service.runtime.supervised import EVENTS_FD
 from ingest_service.service.commands import Commands
 from ingest_service.service.heard import understood
 from ingest_service.service.live import Live
 from ingest_service.service.runs import STATES, Run, Runs, Task
 from ingest_service.service.workers import Workers
-from ingest_service.supervised import EVENTS_FD
 from ingest_service.telemetry.prometheus import Exposition
 
 PROGRESS = (
@@ -139,7 +139,7 @@ async def test_a_run_hands_its_pipe_to_nobody(tmp_path: Path) -> None:
     """The real program takes the pipe's number out of its environment, and what it starts does not have it."""
     script = f"""
 import os, subprocess, sys
-from ingest_service import supervised
+from ingest_service.runtime import supervised
 pipe = int(os.environ[{EVENTS_FD!r}])
 supervised.end_with_parent()
 assert {EVENTS_FD!r} not in os.environ

@@ -15,8 +15,8 @@ import pymongo
 import pytest
 import redis
 
-from ingest_service.chunk import Chunk
-from ingest_service.models import VideoInteraction, timestamp_text
+from ingest_service.rows.chunk import Chunk
+from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from tests.helpers import (
     UNREACHABLE,
     chunk_of,

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest_service.sinks import bson_rows
-from ingest_service.sinks.mongodb_documents import Encoded
-from ingest_service.texts import Texts
+from ingest_service.rows.texts import Texts
+from ingest_service.sinks.mongodb import bson_rows
+from ingest_service.sinks.mongodb.documents import Encoded
 
 ROW = st.tuples(
     st.text(),

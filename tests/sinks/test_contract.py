@@ -7,28 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from ingest_service.blocks import BLOCK_BYTES
-from ingest_service.checkpoint import Checkpoint, Fingerprint, Lease, decode
-from ingest_service.chunk import Chunk, Position
-from ingest_service.columns import Columns
+from ingest_service.api import AnswersHistory, AnswersRecent, InteractionStore
+from ingest_service.audit.findings import Findings
+from ingest_service.audit.replay import ReplayReport, replay
+from ingest_service.audit.verify import verify
 from ingest_service.config import stream_named
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import CheckpointDamaged, ConfigurationError, IngestError, LeaseHeld
-from ingest_service.findings import Findings
-from ingest_service.job import Job
-from ingest_service.loader import Silent
-from ingest_service.models import VideoInteraction
-from ingest_service.pipeline import load
-from ingest_service.records import Ints
-from ingest_service.replay import ReplayReport, replay
+from ingest_service.formats.delimited.blocks import BLOCK_BYTES
+from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease, decode
+from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.load import load
+from ingest_service.pipeline.run import Silent
+from ingest_service.pipeline.tracker import Watermark
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.chunk import Chunk, Position
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.rows.texts import concatenate, decimals
 from ingest_service.sinks.base import Sink, Written, sink_at
+from ingest_service.sinks.readback import STORED_SCHEMA
 from ingest_service.sources.local import FileSource
-from ingest_service.store import AnswersHistory, AnswersRecent, InteractionStore
-from ingest_service.stored import STORED_SCHEMA
-from ingest_service.texts import concatenate, decimals
-from ingest_service.tracker import Watermark
-from ingest_service.verify import verify
 from tests.helpers import FIRST_MS, chunk_of, columns_of, interaction, interactions
 from tests.sinks.kits import Kit, key_of
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from ingest_service import ingest
-from ingest_service.checkpoint import Fingerprint, Lease, decode
-from ingest_service.chunk import Position
 from ingest_service.errors import ConfigurationError, SinkUnavailable
+from ingest_service.pipeline.checkpoint import Fingerprint, Lease, decode
+from ingest_service.pipeline.tracker import Watermark
+from ingest_service.rows.chunk import Position
 from ingest_service.sinks.base import Sink, Written, sink_at
-from ingest_service.tracker import Watermark
 from tests.faults import (
     EXPIRED_TOKEN,
     INTERNAL_ERROR,

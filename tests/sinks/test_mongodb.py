@@ -9,11 +9,11 @@ import pytest
 from pymongo import ASCENDING, IndexModel
 
 from ingest_service.errors import ConfigurationError, SinkUnavailable
-from ingest_service.models import VideoInteraction, timestamp_text
+from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.sinks.base import Written, sink_at
-from ingest_service.sinks.mongodb import MongoDBSink
-from ingest_service.sinks.mongodb_bulk import Batch
-from ingest_service.sinks.mongodb_documents import Interactions
+from ingest_service.sinks.mongodb.bulk import Batch
+from ingest_service.sinks.mongodb.documents import Interactions
+from ingest_service.sinks.mongodb.sink import MongoDBSink
 from tests.faults import TcpProxy
 from tests.helpers import UNREACHABLE, chunk_of, interaction, interactions, mongodb_documents
 from tests.mongodb_shim import NOT_PRIMARY, THROTTLED, UNAUTHORIZED, UNCONFIRMED, Forged, MongoShim, Policy

@@ -11,7 +11,7 @@ import redis
 
 from ingest_service import ingest
 from ingest_service.errors import ConfigurationError, SinkUnavailable
-from ingest_service.report import Report
+from ingest_service.pipeline.report import Report
 from ingest_service.sinks.base import Sink, Written, sink_at
 from tests.faults import TcpProxy
 from tests.helpers import (

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from ingest_service.errors import ConfigurationError
 from ingest_service.sinks.base import Written, sink_at
-from ingest_service.sinks.redis_nodes import slot_of
+from ingest_service.sinks.redis.nodes import slot_of
 from tests.helpers import (
     FIRST_MS,
     HEADER,

@@ -11,7 +11,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from ingest_service.sinks.sigv4 import Signer
+from ingest_service.sinks.dynamodb.sigv4 import Signer
 
 REGIONS = ("us-east-1", "eu-west-1", "ap-southeast-2", "us-gov-west-1", "cn-north-1", "local")
 HOSTS = (

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ingest_service.checkpoint import Fingerprint, Lease
-from ingest_service.chunk import Position
 from ingest_service.errors import ConfigurationError, SinkUnavailable
+from ingest_service.pipeline.checkpoint import Fingerprint, Lease
+from ingest_service.pipeline.tracker import Watermark
+from ingest_service.rows.chunk import Position
 from ingest_service.sinks.base import Written, sink_at
-from ingest_service.sinks.sqlite import SQLiteSink
-from ingest_service.tracker import Watermark
+from ingest_service.sinks.sqlite.sink import SQLiteSink
 from tests.helpers import chunk_of, interactions, sqlite_rows, until
 
 SOURCE = Fingerprint("file:///pairs.csv", "user,item,timestamp", None, "")

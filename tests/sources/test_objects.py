@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import pytest
 
-from ingest_service.blocks import BlockReader
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceChanged, SourceNotFound, UsageError
+from ingest_service.formats.delimited.blocks import BlockReader
 from ingest_service.sources import sources_named
 from ingest_service.sources.objects import ObjectSource
 

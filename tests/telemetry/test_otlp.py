@@ -152,7 +152,7 @@ def test_the_extra_that_is_missing_is_named(cli: Cli) -> None:
     cli.file("pairs.csv", f"{HEADER}\n1,2,{FIRST_MS}\n")
     script = (
         "import os, sys; {}; sys.argv = ['ingest-service', 'run', 'pairs.csv', '--json']; "
-        "from ingest_service.cli import main; main()"
+        "from ingest_service.cli.app import main; main()"
     )
     for first in (
         "sys.modules['opentelemetry'] = None; os.environ['OTEL_EXPORTER_OTLP_ENDPOINT'] = 'http://localhost'",

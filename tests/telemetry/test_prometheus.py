@@ -31,7 +31,7 @@ def shown(exposition: Exposition) -> dict[tuple[str, ...], float]:
 
 
 def progress(source: str = "a.csv", rows: int = 100, retries: int = 0) -> dict[str, Any]:
-    """An event as `telemetry/metrics.py` makes it."""
+    """An event as `pipeline/progress.py` makes it."""
     sink = {
         "rows_written": rows - 4, "merged": 3, "dead": 1, "in_flight": 7, "retries": retries, "throttled": retries,
         "concurrency": 8, "concurrency_reason": "growing", "p50_ms": 2.0, "p99_ms": 40.0, "watermark": rows * 10,
@@ -151,7 +151,7 @@ def test_the_extra_that_is_missing_is_named(cli: Cli) -> None:
     cli.file("pairs.csv", f"{HEADER}\n1,2,{FIRST_MS}\n")
     script = (
         "import sys; sys.modules['prometheus_client'] = None; sys.argv = ['ingest-service', 'run', 'pairs.csv', "
-        "'--metrics-port', '9100']; from ingest_service.cli import main; main()"
+        "'--metrics-port', '9100']; from ingest_service.cli.app import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=cli.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 78

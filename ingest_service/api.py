@@ -1,0 +1,192 @@
+"""The Python API for scripts: a store to ask, a reader to look into a file, an ingestor to load one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, Self, TypedDict, TypeVar, runtime_checkable
+from uuid import UUID
+
+from ingest_service.config import load_settings
+from ingest_service.datasets import dataset_named
+from ingest_service.errors import ConfigurationError, RowError
+from ingest_service.formats.delimited.blocks import BlockReader, record_fields
+from ingest_service.formats.delimited.layout import specify
+from ingest_service.pipeline.run import examine, ingest_into, sinks_of
+from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.sinks.base import Sink
+from ingest_service.sources.local import FileSource
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class AnswersRecent(Protocol):
+    async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]: ...
+
+
+@runtime_checkable
+class AnswersHistory(Protocol):
+    async def history(
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+    ) -> list[VideoInteraction]: ...
+
+
+class IngestStats(TypedDict):
+    """Rows of a file: read, stored, and refused (by the parser or by a sink)."""
+
+    processed: int
+    successful: int
+    failed: int
+
+
+class InteractionStore:
+    """The sinks of the configuration, or those given by URL.
+
+    A question opens a sink and closes it again. Inside `async with store:` each is opened once, at its first question,
+    and kept until the end of the block.
+    """
+
+    def __init__(self, sinks: Sequence[str] | None = None) -> None:
+        self._urls = list(sinks) if sinks is not None else load_settings().sink_urls()
+        if not self._urls:
+            raise ConfigurationError("A store needs at least one sink.")
+        sinks_of(self._urls)  # refuses a wrong URL now rather than at the first use
+        self._kept: _Kept | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._kept is not None:
+            raise RuntimeError("the store is open already")
+        self._kept = _Kept(self.sinks())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await kept.close()
+
+    def sinks(self) -> list[Sink]:
+        """New sinks, not yet open: a client belongs to the event loop that it is used in."""
+        return sinks_of(self._urls)
+
+    def health_check(self) -> dict[str, bool]:
+        """Whether each sink can be reached and used, by its name."""
+        return _run(self._health())
+
+    async def _health(self) -> dict[str, bool]:
+        return {sink.name: all(finding.ok for finding in await examine(sink)) for sink in self.sinks()}
+
+    async def recent(self, user_id: UUID | str, limit: int = 20) -> list[VideoInteraction]:
+        """A user's newest interactions, newest first: from Redis, or else from SQLite."""
+        async with self._asked() as kept:
+            for sink in kept.sinks:
+                if isinstance(sink, AnswersRecent):
+                    await kept.open(sink)
+                    return await sink.recent(user_id, limit)
+        raise ConfigurationError("No configured sink answers recent(); add a redis:// or sqlite:// one.")
+
+    async def history(
+        self, user_id: UUID | str, since: datetime | None = None, until: datetime | None = None
+    ) -> list[VideoInteraction]:
+        """A user's interactions in [since, until), oldest first: from DynamoDB, or else from SQLite."""
+        async with self._asked() as kept:
+            for sink in kept.sinks:
+                if isinstance(sink, AnswersHistory):
+                    await kept.open(sink)
+                    return await sink.history(user_id, since, until)
+        raise ConfigurationError("No configured sink answers history(); add a dynamodb:// or sqlite:// one.")
+
+    @asynccontextmanager
+    async def _asked(self) -> AsyncIterator["_Kept"]:
+        """The sinks that are kept, or new ones for this question."""
+        if self._kept is not None:
+            yield self._kept
+            return
+        kept = _Kept(self.sinks())
+        try:
+            yield kept
+        finally:
+            await kept.close()
+
+
+class _Kept:
+    """Sinks, each opened when it is first asked."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self.sinks = sinks
+        self._opening = asyncio.Lock()
+        self._opened: set[str] = set()
+
+    async def open(self, sink: Sink) -> None:
+        async with self._opening:
+            if sink.name not in self._opened:
+                await sink.open()
+                self._opened.add(sink.name)
+
+    async def close(self) -> None:
+        for sink in self.sinks:
+            await sink.close()
+
+
+class MicroLensPairsReader:
+    """The good rows of a file as objects, one at a time: for looking, not for loading."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+
+    def read(self, limit: int | None = None) -> Iterator[VideoInteraction]:
+        """At most `limit` interactions; refused rows are passed over. FileNotFoundError if there is no file."""
+        reader = BlockReader(FileSource(self._path), dataset_named("microlens"))
+        return self._interactions(reader, limit)
+
+    def _interactions(self, reader: BlockReader, limit: int | None) -> Iterator[VideoInteraction]:
+        dataset = reader.layout.dataset
+        roles = [column.role for column in dataset.columns]
+        left = limit
+        try:
+            while left != 0 and (block := reader.next()) is not None:
+                for index in range(len(block.records)):
+                    if left == 0:
+                        return
+                    values = specify(record_fields(block, index, reader.layout), reader.layout)
+                    if not isinstance(values, RowError):
+                        yield dataset.interaction(dict(zip(roles, values, strict=True)))
+                        left = None if left is None else left - 1
+        finally:
+            reader.close()
+
+
+class MicroLensIngestor:
+    """Loads MicroLens files into a store."""
+
+    def __init__(self, store: InteractionStore) -> None:
+        self.store = store
+
+    def ingest_from_csv(self, path: str | Path, limit: int | None = None) -> IngestStats:
+        """Load the first `limit` rows of a file, or all, going on where an earlier call stopped.
+
+        The counts are over all calls. Raises an IngestError where the command would exit with a code; a missing file
+        is a FileNotFoundError too.
+        """
+        return _run(self._ingest(str(path), limit))
+
+    async def _ingest(self, path: str, limit: int | None) -> IngestStats:
+        settings = load_settings({"limit": limit, "dataset": "microlens"})
+        report = await ingest_into(self.store.sinks(), [path], settings)
+        names = list(report.streams[0].sinks)
+        counts = [report.total(name) for name in names]
+        processed = max(count.read for count in counts)
+        successful = min(count.written + count.merged for count in counts)
+        return IngestStats(processed=processed, successful=successful, failed=processed - successful)
+
+
+def _run(job: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where an event loop already runs in this thread (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(job)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, job).result()

@@ -1,0 +1,283 @@
+"""Dead letters tried again, after the user has edited them or mended the sink.
+
+A slice of letters at a time: parsed as rows of their source, written to the sinks that miss them, and only when these
+have them for good noted in `replayed.jsonl`. What did not land goes into a new file of dead letters, with its new
+reason, which takes the old one's place at the end. A crash at any moment leaves the old file: trying again is harmless,
+since writes are idempotent.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest_service.config import stream_named
+from ingest_service.datasets.base import Dataset
+from ingest_service.errors import (
+    ConfigurationError,
+    IngestError,
+    RowError,
+    SourceNotFound,
+    Stopped,
+    UsageError,
+)
+from ingest_service.formats.delimited.layout import Layout, bind, specify
+from ingest_service.formats.delimited.records import BLANKS, scan_record
+from ingest_service.pipeline import dead_letter
+from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, Lease, decode
+from ingest_service.pipeline.load import CHECKPOINT_EVERY_S, RELEASE_S
+from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.runtime.tasks import task_group
+from ingest_service.sinks.base import Sink
+from ingest_service.sinks.checkpoints import CheckpointStore
+
+_STOPPED = "Stopped on request; what had landed is removed from the file, run the same command again for the rest."
+
+Letter = dict[str, Any]
+
+
+@dataclass(slots=True)
+class ReplayReport:
+    """What became of the letters: landed + left. Of those left, `other` are of sinks that were not named."""
+
+    letters: int = 0
+    landed: int = 0
+    left: int = 0
+    other: int = 0
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A sink with the lease of the stream, and the checkpoint that is not to change."""
+
+    sink: Sink
+    lease: Lease
+    found: Checkpoint
+    on_files: bool
+
+    async def keep(self, *, release: bool = False) -> None:
+        """Save what was there: it renews the lease, and fails where another runner has it. SQLite commits with it."""
+        await self.lease.save(self.found.source, self.found.watermark, complete=self.found.complete, release=release)
+        if self.on_files:
+            await self.sink.flush()
+
+
+async def replay(
+    path: Path,
+    sinks: Sequence[Sink],
+    dataset: Dataset,
+    columns: dict[str, str],
+    checkpoint_dir: Path | None,
+    stop: asyncio.Event,
+    progress: Callable[..., None],
+) -> ReplayReport:
+    """Try the letters in `path` again, in open sinks, and take those that land out of it.
+
+    SourceNotFound, or LocalIOError for a line that is no letter, before anything is written; LeaseHeld if a run has
+    the stream; after an IngestError in between the file lacks what had landed by then.
+    """
+    source, stages = await asyncio.to_thread(_look_through, path)
+    wanted = [sink for sink in sinks if sink.name in stages or stages & set(dead_letter.ROW_STAGES)]
+    report = ReplayReport()
+    if source is None:
+        return report
+    async with AsyncExitStack() as opened:
+        held: list[Held] = []
+        for sink in wanted:
+            one = await _hold(sink, stream_named(source), checkpoint_dir)
+            opened.push_async_callback(_give_up, one)
+            held.append(one)
+        async with task_group() as tasks:
+            heartbeat = tasks.create_task(_beat(held))
+            await _replay_file(path, held, dataset, columns, stop, progress, report)
+            heartbeat.cancel()
+    return report
+
+
+async def _give_up(held: Held) -> None:
+    """Give the lease back, if the sink still answers; a process that is gone holds none anyway."""
+    with suppress(IngestError, TimeoutError):
+        async with asyncio.timeout(RELEASE_S):
+            await held.keep(release=True)
+
+
+def _look_through(path: Path) -> tuple[str | None, set[str]]:
+    """The source of the letters, None if there are no letters, and their stages. Each line is looked at."""
+    if not path.is_file():
+        raise SourceNotFound(f"There is no file {path}.")
+    sources: set[str] = set()
+    stages: set[str] = set()
+    for letter in dead_letter.read(path):
+        sources.add(letter["source"])
+        stages.add(letter["stage"])
+        if len(sources) > 1:
+            raise UsageError(f"{path} has dead letters of several sources; replay them one source at a time.")
+    return (sources.pop() if sources else None), stages
+
+
+async def _hold(sink: Sink, stream: str, folder: Path | None) -> Held:
+    store: CheckpointStore = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
+    before = await checkpoint_of(stream, sink, store)
+    lease = Lease(store, stream, sink.name)
+    found = await lease.acquire(before.source, before.watermark, restart=False)
+    return Held(sink, lease, found, on_files=folder is not None)
+
+
+async def checkpoint_of(stream: str, sink: Sink, store: CheckpointStore) -> Checkpoint:
+    """The checkpoint of a stream in an open sink. ConfigurationError if there is none or it is damaged."""
+    text = await store.read(stream)
+    if text is None:
+        raise ConfigurationError(
+            f"{sink.name} has no checkpoint of {stream}; load the source first, or say where with --checkpoint."
+        )
+    return decode(text, stream, sink.name)
+
+
+async def _beat(held: Sequence[Held]) -> None:
+    while True:
+        await asyncio.sleep(CHECKPOINT_EVERY_S)
+        for one in held:
+            await one.keep()
+
+
+async def _replay_file(
+    path: Path,
+    held: Sequence[Held],
+    dataset: Dataset,
+    columns: dict[str, str],
+    stop: asyncio.Event,
+    progress: Callable[..., None],
+    report: ReplayReport,
+) -> None:
+    layouts = {one.sink.name: bind(dataset, one.found.source.header.encode(), columns) for one in held}
+    with await asyncio.to_thread(dead_letter.Rewriting, path) as rewriting:
+        letters = dead_letter.read(path)
+        some: list[Letter] = []
+        try:
+            slices = dead_letter.in_slices(letters)
+            while some := await asyncio.to_thread(next, slices, []):
+                if stop.is_set():
+                    raise Stopped(_STOPPED)
+                left = await _replay_slice(some, held, layouts, path.with_name(dead_letter.REPLAYED_NAME), report)
+                await asyncio.to_thread(rewriting.write, left)
+                progress(letters=report.letters, landed=report.landed, left=report.left)
+        except IngestError:
+            await asyncio.to_thread(rewriting.write, some)
+            await asyncio.to_thread(rewriting.write, letters)
+            await asyncio.to_thread(rewriting.commit)
+            raise
+        await asyncio.to_thread(rewriting.commit)
+
+
+async def _replay_slice(
+    letters: list[Letter], held: Sequence[Held], layouts: dict[str, Layout], replayed: Path, report: ReplayReport
+) -> list[Letter]:
+    """The letters that stay, some with a new reason. Those that landed are on disk in `replayed` when this returns."""
+    tries = [_Try(letter) for letter in letters]
+    for one in held:
+        mine = [attempt for attempt in tries if attempt.is_for(one.sink.name)]
+        await _write(one, mine, layouts[one.sink.name])
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    landed = [{**attempt.letter, "sinks": attempt.landed, "at": at} for attempt in tries if attempt.landed]
+    if landed:
+        await asyncio.to_thread(dead_letter.append_durably, replayed, landed)
+    left = [letter for attempt in tries for letter in attempt.left(at)]
+    report.letters += len(letters)
+    report.landed += sum(bool(attempt.landed) and not attempt.failed for attempt in tries)
+    report.left += sum(not attempt.landed or bool(attempt.failed) for attempt in tries)
+    report.other += sum(not attempt.landed and not attempt.failed for attempt in tries)
+    return left
+
+
+class _Try:
+    """One letter, and what became of it in each sink that it is for."""
+
+    def __init__(self, letter: Letter) -> None:
+        self.letter = letter
+        self.landed: list[str] = []
+        self.failed: dict[str, tuple[str, str]] = {}  # code and reason by stage
+
+    @property
+    def _is_of_row(self) -> bool:
+        return self.letter["stage"] in dead_letter.ROW_STAGES
+
+    def is_for(self, sink: str) -> bool:
+        return self._is_of_row or self.letter["stage"] == sink
+
+    def refuse(self, error: RowError) -> None:
+        """It is no row. A letter of a sink stays one: it is for that sink alone."""
+        self.failed = {error.stage if self._is_of_row else self.letter["stage"]: (error.code, error.reason)}
+
+    def left(self, at: str) -> list[Letter]:
+        if not self.landed and not self.failed:
+            return [self.letter]
+        return [
+            {**self.letter, "stage": stage, "code": code, "reason": reason, "at": at}
+            for stage, (code, reason) in self.failed.items()
+        ]
+
+
+async def _write(held: Held, tries: list[_Try], layout: Layout) -> None:
+    if not tries:
+        return
+    chunk, rows, refused = await asyncio.to_thread(chunk_of_letters, [attempt.letter for attempt in tries], layout)
+    for index, error in refused:
+        tries[index].refuse(error)
+    written = await held.sink.write(chunk)
+    await held.keep()
+    await held.sink.flush()
+    dead: dict[int, DeadRow] = {row.offset: row for row in written.dead}
+    for row, start in zip(rows, chunk.starts.tolist(), strict=True):
+        if start in dead:
+            tries[row].failed[held.sink.name] = (dead[start].code, dead[start].reason)
+        else:
+            tries[row].landed.append(held.sink.name)
+
+
+def chunk_of_letters(letters: Sequence[Letter], layout: Layout) -> tuple[Chunk, list[int], list[tuple[int, RowError]]]:
+    """A chunk of those letters that are rows of the layout, and their indices; the others with what is wrong.
+
+    `starts` of the chunk tell its rows apart; they are no offsets of the source.
+    """
+    rows: list[int] = []
+    values: list[list[Any]] = []
+    refused: list[tuple[int, RowError]] = []
+    raws: list[bytes] = []
+    for index, letter in enumerate(letters):
+        raw = dead_letter.raw_of(letter)
+        row = _row_of(raw, layout)
+        if isinstance(row, RowError):
+            refused.append((index, row))
+        else:
+            rows.append(index)
+            values.append(row)
+            raws.append(raw)
+    by_role: dict[str, NDArray[Any]] = {
+        column.role: np.array([row[number] for row in values], column.dtype)
+        for number, column in enumerate(layout.dataset.columns)
+    }
+    ends = np.cumsum([len(raw) + 1 for raw in raws], dtype=np.int64)
+    starts = ends - np.array([len(raw) + 1 for raw in raws], np.int64)
+    lines = np.array([letters[index]["line"] for index in rows], np.int64)
+    data = b"".join(raw + b"\n" for raw in raws)
+    end = Position(len(data), len(rows), len(rows))
+    return Chunk(Position(), end, data, 0, layout.dataset.records(by_role), starts, ends - 1, lines), rows, refused
+
+
+def _row_of(raw: bytes, layout: Layout) -> list[Any] | RowError:
+    """The values of a text that is one record, with or without its line end."""
+    record = scan_record(raw, 0, layout.dialect, eof=True)
+    if record is None or record.fields is None:
+        return RowError("parse", "wrong_arity", "The record is blank.")
+    if raw[record.next_start :].strip(BLANKS + b"\n"):
+        return RowError("parse", "wrong_arity", "The text holds more than one record.")
+    return specify(record.fields, layout)

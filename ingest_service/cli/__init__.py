@@ -1,0 +1,1 @@
+from ingest_service.cli.app import main as main

@@ -1,0 +1,402 @@
+"""The commands. Results go to stdout, logs and progress to stderr, and a user's mistake is one sentence."""
+
+import asyncio
+import gc
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
+from ingest_service.cli.ending import code_of
+from ingest_service.cli.movielens import movielens
+from ingest_service.cli.serve import serve
+from ingest_service.errors import UsageError
+from ingest_service.runtime.signals import stop_on_signals
+from ingest_service.telemetry.stderr import open_all
+
+if TYPE_CHECKING:
+    from ingest_service.audit.crash_trial import CrashReport
+    from ingest_service.audit.findings import Findings
+    from ingest_service.audit.replay import ReplayReport
+    from ingest_service.config import Settings
+    from ingest_service.pipeline.report import Report
+    from ingest_service.sinks.base import Finding
+
+app = typer.Typer(
+    name="ingest-service",
+    help="Load interaction files into Redis, DynamoDB, MongoDB and SQLite: resumable, with every row accounted for.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich would take longer to import than the rest of it
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE", help="Files, patterns, '-' for standard input, or archive.zip#member."),
+]
+To = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to", metavar="URL", help="redis://, dynamodb://, mongodb:// or sqlite://. May be given several times."
+    ),
+]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="ROLE=NAME", help="Your own name for a column: user=uid."),
+]
+CheckpointPlace = Annotated[
+    str | None, typer.Option("--checkpoint", metavar="sink|file:DIR", help="Where checkpoints are kept.")
+]
+StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where dead letters are kept.")]
+
+
+@app.command()
+def run(
+    sources: Sources,
+    to: To = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first so many rows of each source.")
+    ] = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    max_rejects: Annotated[
+        str | None,
+        typer.Option("--max-rejects", metavar="N|N%", help="Stop when more rows than this are refused."),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Load the sources again from their start.")] = False,
+    memory_mb: Annotated[
+        int | None, typer.Option("--memory", metavar="MB", help="The most memory to take; 350 by default.")
+    ] = None,
+    checkpoint: CheckpointPlace = None,
+    state_dir: StateDir = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here meanwhile."),
+    ] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load sources into sinks, going on where an earlier run stopped. `run FILE 1000` loads its first 1,000 rows."""
+    sources, limit = _trailing_limit(sources, limit)
+    flags = {
+        "to": to or None,
+        "limit": limit,
+        "dataset": dataset,
+        "columns": _column_names(columns),
+        "max_rejects": max_rejects,
+        "memory_mb": memory_mb,
+        "checkpoint": checkpoint,
+        "state_dir": state_dir,
+        "metrics_port": metrics_port,
+    }
+    settings = settings_of(flags, config)
+    report = execute(_run(sources, settings, restart=restart))
+    with output():
+        if as_json:
+            typer.echo(json.dumps(report.as_json()))
+        else:
+            print_report(report)
+
+
+async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
+    from ingest_service.pipeline.run import jobs_of, run, sinks_of
+    from ingest_service.telemetry.listeners import listening
+    from ingest_service.telemetry.progress import observer_on_stderr
+
+    jobs = jobs_of(sources, settings, restart=restart)
+    sinks = sinks_of(settings.sink_urls())
+    stop = stop_on_signals()
+    with listening("run", settings) as listeners:
+        gc.enable()
+        gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
+        with observer_on_stderr(listeners) as observer:
+            return await run(jobs, sinks, stop, observer)
+
+
+@app.command()
+def check(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="Files to look at too: can they be read?"),
+    ] = None,
+    to: To = None,
+    create: Annotated[bool, typer.Option("--create", help="Make tables that are missing.")] = False,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    config: Config = None,
+) -> None:
+    """Is every sink reachable and permitted, are its tables there and right for the rows? A line each; 69 if not."""
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    findings = execute(_check(sources or [], settings, create=create))
+    print_findings(findings)
+
+
+async def _check(sources: Sequence[str], settings: "Settings", *, create: bool) -> "list[tuple[str, Finding]]":
+    from ingest_service.datasets import dataset_named
+    from ingest_service.pipeline.run import examine, examine_source, sinks_of
+
+    findings = [(name, await asyncio.to_thread(examine_source, name, settings)) for name in sources]
+    for sink in sinks_of(settings.sink_urls()):
+        found = await examine(sink, dataset_named(settings.dataset), create=create)
+        findings += [(sink.name, finding) for finding in found]
+    return findings
+
+
+@app.command()
+def preview(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, or archive.zip#member.")],
+    rows: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 5,
+    to: To = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    config: Config = None,
+) -> None:
+    """What the first rows would become in each sink, and the first refused rows; writes nothing."""
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    texts = execute(_preview(source, rows, settings))
+    with output():
+        for text in texts:
+            say(text)
+
+
+async def _preview(name: str, rows: int, settings: "Settings") -> list[str]:
+    from ingest_service.formats.delimited.blocks import BlockReader, parse_block
+    from ingest_service.pipeline.run import jobs_of, sinks_of
+
+    job = jobs_of([name], settings)[0]
+    reader = await asyncio.to_thread(lambda: BlockReader(job.source, job.dataset, columns=job.columns, limit=rows))
+    try:
+        block = await asyncio.to_thread(reader.next)
+        if block is None:
+            return ["The source has a header and no rows."]
+        chunk = parse_block(block, reader.layout)
+        texts = []
+        for sink in sinks_of(settings.sink_urls()):
+            texts += [f"{sink.name}:", *(f"  {text}" for text in sink.preview(chunk.columns))]
+            await sink.close()
+        texts += [f"refused: line {reject.line}: {reject.code}: {reject.reason}" for reject in chunk.rejects]
+        return texts
+    finally:
+        reader.close()
+
+
+@app.command()
+def status(
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="By default all that have a checkpoint.")
+    ] = None,
+    to: To = None,
+    checkpoint: CheckpointPlace = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Where each sink stands: offset, rows, percent, complete or not."""
+    settings = settings_of({"to": to or None, "checkpoint": checkpoint}, config)
+    lines = execute(_status(source, settings))
+    with output():
+        for line in lines:
+            typer.echo(json.dumps(line)) if as_json else say(_status_text(line))
+        if not lines:
+            say("No source has a checkpoint in these sinks yet.", err=as_json)
+
+
+async def _status(source: str | None, settings: "Settings") -> list[dict[str, Any]]:
+    from ingest_service.audit.status import status_of
+    from ingest_service.config import stream_named
+    from ingest_service.pipeline.run import sinks_of
+    from ingest_service.sources import sources_named
+
+    wanted = {stream_named(found.uri) for found in sources_named(source)} if source else None
+    sinks = sinks_of(settings.sink_urls())
+    return [line for sink in sinks for line in await status_of(sink, settings.checkpoint_dir, wanted)]
+
+
+def _status_text(line: dict[str, Any]) -> str:
+    state = "complete" if line["complete"] else "in work" if line["holder"] else "stopped"
+    percent = "?" if line["percent"] is None else f"{line['percent']}%"
+    counts = ", ".join(f"{line[name]:,} {name}" for name in ("read", "rejected", "written", "merged", "dead"))
+    return f"{line['sink']}  {line['source']}  {state}  {percent}  at byte {line['offset']:,}: {counts}"
+
+
+@app.command()
+def verify(
+    sources: Sources,
+    to: To = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="Only so many users, always the same ones; for big tables.")
+    ] = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    checkpoint: CheckpointPlace = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read sources again and compare every sink and the dead letters with them; exit 1 if there are differences."""
+    flags = {
+        "to": to or None,
+        "dataset": dataset,
+        "columns": _column_names(columns),
+        "checkpoint": checkpoint,
+        "state_dir": state_dir,
+    }
+    findings = execute(_verify(sources, settings_of(flags, config), sample))
+    with output():
+        for line in (json.dumps(findings.as_json()),) if as_json else findings.lines():
+            say(line)
+    if not findings.equal:
+        raise typer.Exit(1)
+
+
+async def _verify(sources: Sequence[str], settings: "Settings", sample: int | None) -> "Findings":
+    from ingest_service.audit.verify import verify
+    from ingest_service.pipeline.run import jobs_of, opened, sinks_of
+    from ingest_service.telemetry.ticker import Ticker
+
+    jobs = jobs_of(sources, settings)
+    sinks = sinks_of(settings.sink_urls())
+    stop = stop_on_signals()
+    with Ticker("verify") as progress:
+        async with opened(sinks):
+            return await verify(jobs, sinks, stop, progress, sample=sample)
+
+
+@app.command()
+def replay(
+    dead_letters: Annotated[Path, typer.Argument(metavar="DEAD_LETTERS", help="A file of dead letters.")],
+    to: To = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    checkpoint: CheckpointPlace = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try dead letters again, after they were edited or the sink was mended; what lands is removed from the file."""
+    flags = {"to": to or None, "dataset": dataset, "columns": _column_names(columns), "checkpoint": checkpoint}
+    report = execute(_replay(dead_letters, settings_of(flags, config)))
+    with output():
+        if as_json:
+            typer.echo(json.dumps(report.as_json()))
+            return
+        say(f"{report.letters:,} dead letters: {report.landed:,} landed, {report.left:,} left.")
+        if report.other:
+            say(f"{report.other:,} of those left are for sinks that were not named with --to.")
+
+
+async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
+    from ingest_service.audit.replay import replay
+    from ingest_service.datasets import dataset_named
+    from ingest_service.pipeline.run import opened, sinks_of, survey
+    from ingest_service.telemetry.listeners import listening
+    from ingest_service.telemetry.logs import warn_of_sink
+    from ingest_service.telemetry.ticker import Ticker
+
+    stop = stop_on_signals()
+    with listening("replay", settings), Ticker("replay") as progress:
+        if settings.mongodb_uri is not None:
+            from ingest_service.movielens.ratings import are_ratings, replay_ratings
+
+            if await asyncio.to_thread(are_ratings, path, settings):
+                return await replay_ratings(path, settings, stop, progress)
+        sinks, dataset = sinks_of(settings.sink_urls()), dataset_named(settings.dataset)
+        async with opened(sinks):
+            await survey(sinks, dataset, warn_of_sink)
+            return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
+
+
+@app.command(name="crash-test")
+def crash_test(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, or archive.zip#member.")],
+    to: To = None,
+    cycles: Annotated[int, typer.Option("--cycles", min=1, help="How often to kill a run.")] = 30,
+    seed: Annotated[int | None, typer.Option("--seed", help="Make the same choices as an earlier trial.")] = None,
+    dataset: Dataset = None,
+    columns: Columns = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="sink|file", help="Where checkpoints are kept; by default both in turn."),
+    ] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a file into scratch places of the sinks, kill the runs again and again, and see that nothing gets lost."""
+    if checkpoint not in (None, "sink", "file"):
+        raise UsageError("--checkpoint is 'sink' or 'file' here; the folder is a temporary one.")
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    arguments = [source, *(f"--column={column}" for column in columns or ())]
+    arguments += [f"--dataset={dataset}"] if dataset else []
+    arguments += [f"--config={config}"] if config else []
+    kinds = [checkpoint] if checkpoint else ["sink", "file"]
+    report = execute(_crash_test(source, settings, arguments, kinds, cycles, seed))
+    with output():
+        for line in (json.dumps(report.as_json()),) if as_json else report.lines():
+            say(line)
+    if not report.lossless:
+        raise typer.Exit(1)
+
+
+async def _crash_test(
+    source: str, settings: "Settings", arguments: list[str], checkpoints: list[str], cycles: int, seed: int | None
+) -> "CrashReport":
+    import secrets
+
+    from ingest_service.audit.crash_trial import crash_test
+    from ingest_service.pipeline.run import jobs_of
+    from ingest_service.telemetry.ticker import Ticker
+
+    jobs = jobs_of([source], settings)
+    if len(jobs) != 1:
+        raise UsageError(f"{source!r} names {len(jobs)} files; try them one at a time.")
+    stop = stop_on_signals()
+    with Ticker("crash-test") as progress:
+        return await crash_test(
+            jobs[0],
+            settings.sink_urls(),
+            arguments,
+            checkpoints,
+            cycles=cycles,
+            seed=secrets.randbelow(1 << 32) if seed is None else seed,
+            stop=stop,
+            progress=progress,
+        )
+
+
+def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], int | None]:
+    """`run file.csv 1000`: a bare integer after the files is the limit, unless a file has that name."""
+    last = sources[-1]
+    if limit is None and len(sources) > 1 and last.isascii() and last.isdigit() and not Path(last).exists():
+        if int(last) < 1:
+            raise UsageError("The limit must be at least 1.")
+        return sources[:-1], int(last)
+    return sources, limit
+
+
+def _column_names(columns: list[str] | None) -> dict[str, str] | None:
+    if not columns:
+        return None
+    names: dict[str, str] = {}
+    for column in columns:
+        role, mark, name = column.partition("=")
+        if not mark or not role or not name:
+            raise UsageError(f"--column {column!r} is not ROLE=NAME, for example user=uid.")
+        names[role] = name
+    return names
+
+
+app.command()(serve)
+app.add_typer(movielens)
+
+
+def main() -> None:
+    """The console script."""
+    open_all()
+    gc.disable()  # imports make much and throw little away; a run enables it again
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for algebra that is not done here
+    sys.exit(code_of(lambda: app(standalone_mode=False)))

@@ -1,0 +1,106 @@
+"""What commands have in common: options, settings from all their places, how they run and print."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from ingest_service.errors import LocalIOError
+from ingest_service.runtime.allocator import give_back_memory
+from ingest_service.runtime.escaped import escaped
+from ingest_service.telemetry.stderr import Stderr, discard
+
+if TYPE_CHECKING:
+    from ingest_service.config import Settings
+    from ingest_service.pipeline.report import Report, StreamReport
+    from ingest_service.sinks.base import Finding
+
+T = TypeVar("T")
+
+Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+def settings_of(flags: dict[str, Any], file: Path | None) -> "Settings":
+    from ingest_service.config import load_settings
+    from ingest_service.telemetry import logs
+
+    settings = load_settings(flags, file)
+    logs.configure(settings.log_level)
+    return settings
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line for a person: names and texts in it that others chose do nothing to a terminal."""
+    if err:
+        Stderr().write(f"{escaped(text)}\n")
+    else:
+        typer.echo(escaped(text))
+
+
+@contextmanager
+def output() -> Iterator[None]:
+    """What is printed inside may find nobody there, as with `| head`: no fault. A full disk is one."""
+    try:
+        yield
+    except OSError as error:
+        discard(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            raise LocalIOError(f"The output cannot be written ({error.strerror}).") from error
+
+
+def execute(job: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where there is one."""
+    give_back_memory()
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(job)
+    return uvloop.run(job)
+
+
+def print_findings(findings: "Sequence[tuple[str, Finding]]") -> None:
+    """What `check` found, a line each; exit 69 if something is not as it must be."""
+    with output():
+        for name, finding in findings:
+            verdict = "BAD" if not finding.ok else "WARN" if finding.warning else "ok"
+            say(f"{verdict:<4} {name}  {finding.what}: {finding.detail}")
+    if not all(finding.ok for _, finding in findings):
+        raise typer.Exit(69)
+
+
+def print_report(report: "Report") -> None:
+    for stream in report.streams:
+        _print_stream(stream)
+
+
+def _print_stream(stream: "StreamReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    state = "complete" if stream.complete else "as far as the limit"
+    title = Text(escaped(f"{stream.source.rpartition('/')[2]}: {state}"))  # a name is no markup
+    table = Table(title=title, title_justify="left")
+    names = ("read", "accepted", "rejected", "written", "merged", "dead")
+    for heading in ("sink", *names):
+        table.add_column(heading, justify="left" if heading == "sink" else "right")
+    for sink, numbers in stream.sinks.items():
+        table.add_row(sink, *(f"{getattr(numbers.counts, name):,}" for name in names))
+    pace = f" ({stream.rows_per_s:,.0f} rows/s)" if stream.rows_now else ""
+    console = Console()
+    with console.capture() as printed:  # its own answer to a closed pipe would be to exit with 1
+        console.print(table)
+        console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
+        for sink, numbers in stream.sinks.items():
+            for warning in numbers.warnings:
+                text = escaped(f"Warning: {sink}: {warning}")
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
+            text = escaped(f"Refused rows, with their reasons: {stream.dead_letters}")
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    typer.echo(printed.get(), nl=False)

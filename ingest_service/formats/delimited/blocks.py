@@ -1,0 +1,301 @@
+"""A source cut into blocks of whole records, and a block turned into a chunk.
+
+A block is what lies between its start and the last record's end within the next `BLOCK_BYTES`, and not more than one
+record for each `ROW_BYTES` of them: where it ends depends on nothing but where it begins. So a resumed run cuts the
+same blocks as one that was never interrupted.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest_service.datasets.base import Dataset
+from ingest_service.errors import ConfigurationError, RowError, SourceChanged
+from ingest_service.formats.delimited.layout import Layout, bind, specify
+from ingest_service.formats.delimited.records import MAX_RECORD_BYTES, Records, scan_record, split
+from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.sources.base import Source, Stream
+
+MEMORY_MB: Final = 350
+MIN_MEMORY_MB: Final = 182  # of which a block holds the longest record twice over
+# Measured peaks, whatever the file and the sinks: the program itself, and for each MiB of block what is made of it
+# in the two chunks and the two blocks that are there at a time (benchmarks, section memory).
+_PROGRAM_MB, _MB_PER_BLOCK_MB = 126, 28
+_MB_PER_SINK = 8  # more for each MiB of block, for each sink beyond two that encodes the same chunk
+_MIN_BLOCK_BYTES = 2 * MAX_RECORD_BYTES
+
+
+def block_bytes_within(memory_mb: int, n_sinks: int = 1) -> int:
+    """The length of the blocks with which a run into so many sinks stays within a peak of `memory_mb`."""
+    per_block_mb = _MB_PER_BLOCK_MB + _MB_PER_SINK * max(0, n_sinks - 2)
+    return max(_MIN_BLOCK_BYTES, ((memory_mb - _PROGRAM_MB) << 20) // per_block_mb)
+
+
+BLOCK_BYTES: Final = block_bytes_within(MEMORY_MB)
+ROW_BYTES: Final = 32  # a row takes memory by itself, so a block of shorter rows has no more of them
+TAIL_BYTES: Final = 1 << 20
+_HEADER_BYTES = 1 << 12
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole records between two positions; `data` begins at `start.offset`, and may go on beyond the last of them."""
+
+    start: Position
+    end: Position
+    data: bytes
+    records: Records
+
+
+class BlockReader:
+    """Reads one source from a position on. Blocks the caller; not thread-safe."""
+
+    def __init__(
+        self,
+        source: Source,
+        dataset: Dataset,
+        *,
+        columns: dict[str, str] | None = None,
+        limit: int | None = None,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        if block_bytes < 2 * MAX_RECORD_BYTES:
+            raise ValueError("a block must hold the longest record twice over")
+        self._dataset = dataset
+        self._columns = columns
+        self._limit = limit
+        self._block_bytes = block_bytes
+        self._source = source
+        self._stream: Stream = source.open()
+        self.source_size = source.size()
+        self._buffer = bytearray()
+        self._at_end = False
+        self._tail = b""
+        self.reached_end = False
+        try:
+            self.layout, header_bytes = self._read_header()
+        except BaseException:
+            self.close()
+            raise
+        header_lines = self._tail.count(b"\n")
+        self._first = self._position = Position(header_bytes, 0, header_lines, _tail_hash(self._tail))
+
+    @property
+    def first(self) -> Position:
+        """Where the first data row begins."""
+        return self._first
+
+    @property
+    def position(self) -> Position:
+        """Where the next block begins."""
+        return self._position
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is no next block: the end or the limit is reached."""
+        return self.reached_end or (self._limit is not None and self._position.row >= self._limit)
+
+    def stored_position(self) -> int:
+        return self._stream.stored_position()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def require_header(self, header: str) -> None:
+        """SourceChanged unless the source still has the header that was ingested."""
+        if header != self.layout.header:
+            raise SourceChanged(
+                "The source's header is not the one that was ingested; use --restart to start it again."
+            )
+
+    def resume(self, at: Position) -> None:
+        """Go on at `at`, which an earlier run reached. SourceChanged if this is not the file that it read."""
+        if at.offset <= self._first.offset:
+            return
+        tail_start = max(0, at.offset - TAIL_BYTES)
+        head = self._tail + bytes(self._buffer)  # the bytes from 0 on that reading the header took
+        if len(head) < at.offset:
+            skip = tail_start - len(head)
+            if skip > 0:
+                self._stream.skip(skip)
+                head, base = b"", tail_start
+            else:
+                base = 0
+            head += self._read_up_to(at.offset - base - len(head))
+        else:
+            base = 0
+        tail, rest = head[tail_start - base : at.offset - base], head[at.offset - base :]
+        if len(tail) < at.offset - tail_start:
+            raise SourceChanged(
+                f"The source ends before byte {at.offset}, up to which it was ingested; "
+                "use --restart to start it again."
+            )
+        if _tail_hash(tail) != at.tail_hash:
+            raise SourceChanged(
+                f"The source's bytes before {at.offset} are not those that were ingested; "
+                "use --restart to start it again."
+            )
+        self._buffer = bytearray(rest)
+        self._tail = tail
+        self._position = at
+        self._refuse_continued_line(tail)
+
+    def _refuse_continued_line(self, tail: bytes) -> None:
+        """A last line without an end was ingested as it stood; if the file grew by its rest, the row is another."""
+        if tail.endswith(b"\n"):
+            return
+        self._fill(2)
+        if self._buffer and not self._buffer.startswith((b"\n", b"\r\n")):
+            raise SourceChanged(
+                "The source's last line had no line end when it was ingested, and was continued since; "
+                "use --restart to start it again."
+            )
+
+    def next(self) -> Block | None:
+        """The next block, or None at the end or the limit (`reached_end` tells which)."""
+        if self.is_done:
+            return None
+        self.source_size = self._source.size()  # a file may grow while it is read
+        self._fill(self._block_bytes + 1)
+        if not self._buffer:
+            self.reached_end = True
+            return None
+        eof = self._at_end and len(self._buffer) <= self._block_bytes
+        data = bytes(memoryview(self._buffer)[: self._block_bytes])
+        records = split(data, self.layout.dialect, eof=eof)
+        if not records.consumed:
+            return self._giant(data)
+        rows = max(1, self._block_bytes // ROW_BYTES)
+        if self._limit is not None:
+            rows = min(rows, self._limit - self._position.row)
+        records = records.head(rows)
+        start = self._position
+        self._leave(data, records.consumed)
+        self._position = Position(
+            start.offset + records.consumed,
+            start.row + len(records),
+            start.line + records.lines_consumed,
+            _tail_hash(self._tail),
+        )
+        return Block(start, self._position, data, records)
+
+    def _giant(self, head: bytes) -> Block:
+        """A line longer than a block: pass over it, keep its first block."""
+        start, length, newline = self._position, 0, -1
+        while True:
+            newline = self._buffer.find(b"\n")
+            length += len(self._take(newline + 1 if newline >= 0 else len(self._buffer)))
+            if newline >= 0:
+                break
+            self._fill(self._block_bytes)
+            if not self._buffer:
+                break
+        reason = (
+            f"The record is longer than {MAX_RECORD_BYTES} bytes; of its {length} bytes the first {len(head)} are kept."
+        )
+        records = Records(
+            starts=np.zeros(1, np.int64),
+            ends=np.full(1, len(head)),
+            lines=np.zeros(1, np.int64),
+            plain=np.empty(0, np.int64),
+            delimiters=np.empty((0, self.layout.dialect.n_fields - 1), np.int64),
+            has_quotes=False,
+            scanned={0: RowError("parse", "record_too_long", reason)},
+            consumed=length,
+            lines_consumed=int(newline >= 0),
+        )
+        end_line = start.line + records.lines_consumed
+        self._position = Position(start.offset + length, start.row + 1, end_line, _tail_hash(self._tail))
+        return Block(start, self._position, head, records)
+
+    def _read_header(self) -> tuple[Layout, int]:
+        while b"\n" not in self._buffer and len(self._buffer) < MAX_RECORD_BYTES and not self._at_end:
+            self._fill(len(self._buffer) + 1, ahead=_HEADER_BYTES)
+        if not self._buffer:
+            raise ConfigurationError("The source is empty; it must begin with a header line.")
+        newline = self._buffer.find(b"\n")
+        if newline < 0 and len(self._buffer) >= MAX_RECORD_BYTES:
+            raise ConfigurationError("The source's first line is too long for a header; is this a text file?")
+        header = self._take(newline + 1 if newline >= 0 else len(self._buffer))
+        layout = bind(self._dataset, header.removeprefix(BOM).rstrip(b"\r\n"), self._columns)
+        return layout, len(header)
+
+    def _fill(self, n: int, ahead: int = 0) -> None:
+        """Have `n` bytes, if there are as many; up to `ahead` more are taken if they are there at once."""
+        while len(self._buffer) < n and not self._at_end:
+            data = self._stream.read(n + ahead - len(self._buffer))
+            self._buffer += data
+            self._at_end = not data
+
+    def _read_up_to(self, n: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < n and (data := self._stream.read(n - len(parts))):
+            parts += data
+        return bytes(parts)
+
+    def _take(self, n: int) -> bytes:
+        data = bytes(memoryview(self._buffer)[:n])
+        self._leave(data, n)
+        return data
+
+    def _leave(self, data: bytes, n: int) -> None:
+        """Go past the first `n` bytes of the buffer, which are those of `data`."""
+        del self._buffer[:n]
+        self._tail = data[n - TAIL_BYTES : n] if n >= TAIL_BYTES else (self._tail + data[:n])[-TAIL_BYTES:]
+
+
+def _tail_hash(tail: bytes) -> str:
+    return blake2b(tail, digest_size=16).hexdigest()
+
+
+def parse_block(block: Block, layout: Layout) -> Chunk:
+    """Typed columns for the rows that are plainly right; the specification decides on each of the others."""
+    records = block.records
+    n = len(records)
+    values: list[NDArray[Any]] = [np.zeros(n, column.dtype) for column in layout.dataset.columns]
+    accepted = np.zeros(n, np.bool_)
+    if len(records.plain):
+        columns, valid = layout.columns(block.data, records)
+        for column, plain_values in zip(values, columns, strict=True):
+            column[records.plain] = plain_values
+        accepted[records.plain[valid]] = True
+    rejects: list[DeadRow] = []
+    for index in np.flatnonzero(~accepted).tolist():
+        raw = block.data[records.starts[index] : records.ends[index]]
+        result = specify(record_fields(block, index, layout), layout)
+        if isinstance(result, RowError):
+            offset = block.start.offset + int(records.starts[index])
+            line = block.start.line + int(records.lines[index]) + 1
+            rejects.append(DeadRow(offset, line, raw, result.stage, result.code, result.reason))
+        else:
+            accepted[index] = True
+            for column, value in zip(values, result, strict=True):
+                column[index] = value
+    by_role = {c.role: column[accepted] for c, column in zip(layout.dataset.columns, values, strict=True)}
+    return Chunk(
+        block.start,
+        block.end,
+        block.data,
+        block.start.offset,
+        layout.dataset.records(by_role),
+        records.starts[accepted],
+        records.ends[accepted],
+        block.start.line + records.lines[accepted] + 1,
+        rejects,
+    )
+
+
+def record_fields(block: Block, index: int, layout: Layout) -> list[str] | RowError:
+    """The fields of one record as text, by the specification; or why it is refused."""
+    records = block.records
+    if index in records.scanned:
+        return records.scanned[index]
+    raw = block.data[records.starts[index] : records.ends[index]]
+    # With its line end again: without, a CR that ends the last field would be taken for one.
+    record = scan_record(raw + b"\r\n", 0, layout.dialect, eof=True)
+    assert record is not None and record.fields is not None, "a plain record is whole and not blank"
+    return record.fields

@@ -1,0 +1,118 @@
+"""A data set bound to one delimited file: its dialect, and at which field each of its columns stands."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest_service.datasets.base import Column, Dataset
+from ingest_service.errors import ConfigurationError, RowError
+from ingest_service.formats.delimited.records import Dialect, Records
+from ingest_service.rows import interaction, parse
+from ingest_service.rows.arrays import Bools
+from ingest_service.rows.interaction import micros_of
+
+DELIMITERS = b",\t;|"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A data set bound to one file: its dialect, and at which field each column stands."""
+
+    dataset: Dataset
+    dialect: Dialect
+    fields: tuple[int, ...]
+    header: str
+
+    def row(self, fields: Sequence[str]) -> list[Any]:
+        """The values of one row, in the order of the data set's columns; RowError says what is wrong with it."""
+        values: list[Any] = []
+        for column, index in zip(self.dataset.columns, self.fields, strict=True):
+            if column.kind == "id":
+                values.append(interaction.parse_id(fields[index], column.role))
+            elif column.kind == "rating":
+                values.append(interaction.parse_rating(fields[index], column.role))
+            elif column.kind == "text":
+                values.append(fields[index])
+            else:
+                at = interaction.parse_timestamp(fields[index], column.role, self.dataset.unit)
+                values.append(micros_of(at))
+        return values
+
+    def columns(self, data: bytes, records: Records) -> tuple[list[NDArray[Any]], Bools]:
+        """The values of all plain records: an array a column, and which rows are surely right."""
+        buffer = parse.padded(data)
+        n = len(records.plain)
+        valid = np.ones(n, np.bool_)
+        values: list[NDArray[Any]] = [np.empty(n, column.dtype) for column in self.dataset.columns]
+        for first in range(0, n, parse.SLICE_ROWS):
+            rows = slice(first, first + parse.SLICE_ROWS)
+            for column, index, column_values in zip(self.dataset.columns, self.fields, values, strict=True):
+                starts, ends = records.field(index, rows)
+                if column.kind == "text":
+                    column_values[rows], good = parse.texts(data, starts, ends, has_quotes=records.has_quotes)
+                    valid[rows] &= good
+                    continue
+                starts, ends = parse.bare(buffer, starts + parse.PAD, ends + parse.PAD, has_quotes=records.has_quotes)
+                if column.kind == "id":
+                    column_values[rows], good = parse.integers(buffer, starts, ends)
+                elif column.kind == "rating":
+                    column_values[rows], good = parse.ratings(buffer, starts, ends)
+                else:
+                    column_values[rows], good = parse.timestamps(buffer, starts, ends, self.dataset.unit)
+                valid[rows] &= good
+        return values, valid
+
+
+def bind(dataset: Dataset, header_line: bytes, names: Mapping[str, str] | None = None) -> Layout:
+    """Find the data set's columns in a file's header; `names` maps roles to the user's own column names."""
+    try:
+        header = header_line.decode().strip(" \r\n")  # not a tab, which may delimit a nameless last column
+    except UnicodeDecodeError:
+        raise ConfigurationError("The header is not valid UTF-8; is this a text file?") from None
+    best: Layout | None = None
+    missing = "nothing"
+    for delimiter in DELIMITERS:
+        found = [_bare_name(name) for name in _split_header(header, chr(delimiter))]
+        wanted = [_wanted_names(column, names) for column in dataset.columns]
+        fields = [next((i for i, name in enumerate(found) if name in want), -1) for want in wanted]
+        if all(index >= 0 for index in fields):
+            best = Layout(dataset, Dialect(bytes([delimiter]), len(found)), tuple(fields), header)
+            break
+        if delimiter == DELIMITERS[0]:
+            missing = ", ".join(column.role for column, index in zip(dataset.columns, fields, strict=True) if index < 0)
+    if best is None:
+        raise ConfigurationError(
+            f"The header has no column for: {missing}. Name your own with --column, for example "
+            f"--column {dataset.columns[0].role}=uid; the first line must be a header."
+        )
+    return best
+
+
+def _split_header(header: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error:  # a CR inside (line ends that are CR alone), or a name longer than the module takes
+        return []
+
+
+def _bare_name(name: str) -> str:
+    return name.strip(interaction.WHITESPACE).strip('"').strip(interaction.WHITESPACE).lower()
+
+
+def _wanted_names(column: Column, names: Mapping[str, str] | None) -> frozenset[str]:
+    own = (names or {}).get(column.role)
+    return frozenset({_bare_name(own)}) if own else column.names
+
+
+def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | RowError:
+    """One record through the specification: its values, or why not."""
+    if isinstance(fields, RowError):
+        return fields
+    try:
+        return layout.row(fields)
+    except RowError as error:
+        return error

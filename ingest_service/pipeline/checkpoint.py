@@ -1,0 +1,328 @@
+"""How far a sink has got, kept where only its one current writer can change it.
+
+One JSON document a stream and sink holds the watermark, the source's fingerprint and the lease. All changes are
+compare-and-swap on the whole text: whoever took the lease over has changed it, so a stale writer's next save fails.
+A lease is judged dead by watching its heartbeat on this process's monotonic clock, never by comparing wall clocks.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ingest_service.errors import CheckpointDamaged, LeaseHeld, LocalIOError, RowsGone
+from ingest_service.pipeline.tracker import Counts, Watermark
+from ingest_service.rows.chunk import Position
+from ingest_service.runtime import fault
+from ingest_service.runtime.durable import sync_folder, take_lock
+from ingest_service.sinks.checkpoints import CheckpointStore
+
+VERSION = 1
+LEASE_S = 15.0
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells one source from another, besides the watermark's `tail_hash`."""
+
+    uri: str
+    header: str
+    size: int | None
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that holds a lease. `started` tells it from a later process of the same number."""
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    stream: str
+    sink: str
+    source: Fingerprint
+    watermark: Watermark
+    complete: bool = False
+    fence: int = 0
+    beat: int = 0
+    holder: Holder | None = None
+    updated_at: str = ""
+    epoch: str = ""  # of the place where the rows are, if the checkpoint is kept elsewhere
+
+
+def encode(checkpoint: Checkpoint) -> str:
+    """JSON with a checksum over all the rest."""
+    position = checkpoint.watermark.position
+    content = {
+        "version": VERSION,
+        "stream": checkpoint.stream,
+        "sink": checkpoint.sink,
+        "source": asdict(checkpoint.source),
+        **asdict(position),
+        "counts": asdict(checkpoint.watermark.counts),
+        "complete": checkpoint.complete,
+        "fence": checkpoint.fence,
+        "beat": checkpoint.beat,
+        "holder": asdict(checkpoint.holder) if checkpoint.holder else None,
+        "updated_at": checkpoint.updated_at,
+        "epoch": checkpoint.epoch,
+    }
+    return json.dumps({**content, "checksum": _checksum(content)}, separators=(",", ":"))
+
+
+def decode(text: str, stream: str, sink: str) -> Checkpoint:
+    """CheckpointDamaged unless the text is whole, of this version, and about this stream and sink."""
+    where = f"The checkpoint of {stream} in {sink}"
+    advice = "restore it, or use --restart to load the source again from its start."
+    try:
+        content = json.loads(text)
+        checksum = content.pop("checksum")
+        version = content.pop("version")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise CheckpointDamaged(f"{where} is damaged; {advice}") from None
+    if isinstance(version, int) and version > VERSION and checksum == _checksum({"version": version, **content}):
+        raise CheckpointDamaged(f"{where} was written by a newer version of this program; upgrade, or {advice}")
+    if version != VERSION or checksum != _checksum({"version": version, **content}):
+        raise CheckpointDamaged(f"{where} is damaged; {advice}")
+    if content["stream"] != stream or content["sink"] != sink:
+        raise CheckpointDamaged(f"{where} belongs to {content['stream']} in {content['sink']}; {advice}")
+    position = Position(content["offset"], content["row"], content["line"], content["tail_hash"])
+    return Checkpoint(
+        stream,
+        sink,
+        Fingerprint(**content["source"]),
+        Watermark(position, Counts(**content["counts"])),
+        content["complete"],
+        content["fence"],
+        content["beat"],
+        Holder(**content["holder"]) if content["holder"] else None,
+        content["updated_at"],
+        content.get("epoch", ""),  # the first checkpoints had none
+    )
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class FileCheckpoints(CheckpointStore):
+    """`<folder>/<stream>.<sink>.json`: temporary file, fsync, rename, fsync of the folder, under a lock."""
+
+    def __init__(self, folder: Path, sink: str) -> None:
+        self._folder = folder
+        self._suffix = f".{sink.replace(':', '-')}.json"
+
+    async def read(self, stream: str) -> str | None:
+        return await asyncio.to_thread(self._read, stream)
+
+    async def swap(self, stream: str, old: str | None, new: str) -> bool:
+        return await asyncio.to_thread(self._swap, stream, old, new)
+
+    async def streams(self) -> list[str]:
+        found = await asyncio.to_thread(lambda: sorted(self._folder.glob(f"*{self._suffix}")))
+        return [path.name.removesuffix(self._suffix) for path in found]
+
+    def _read(self, stream: str) -> str | None:
+        try:
+            return self._path(stream).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LocalIOError(f"The checkpoint cannot be read ({error.strerror}).") from error
+
+    def _swap(self, stream: str, old: str | None, new: str) -> bool:
+        path = self._path(stream)
+        temporary = path.with_suffix(".tmp")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with path.with_suffix(".lock").open("w") as lock:
+                take_lock(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), path)
+                if self._read(stream) != old:
+                    return False
+                with temporary.open("w", encoding="utf-8") as file:
+                    file.write(new)
+                    file.flush()
+                    fault.point("checkpoint-temporary")
+                    os.fsync(file.fileno())
+                fault.point("checkpoint-synced")
+                temporary.rename(path)
+                fault.point("checkpoint-renamed")
+                sync_folder(self._folder)
+                fault.point("checkpoint-folder-synced")
+                return True
+        except OSError as error:
+            raise LocalIOError(
+                f"The checkpoint cannot be written ({error.strerror}); make room or name another folder."
+            ) from error
+
+    def _path(self, stream: str) -> Path:
+        return self._folder / f"{stream}{self._suffix}"
+
+
+class Lease:
+    """The right to write one stream into one sink, and the checkpoint that it found.
+
+    `epoch` is that of the sink, where it could lose its rows without the checkpoint.
+    """
+
+    def __init__(self, store: CheckpointStore, stream: str, sink: str, epoch: str = "") -> None:
+        self._store = store
+        self._stream = stream
+        self._sink = sink
+        self._epoch = epoch
+        self._text: str | None = None
+        self._current: Checkpoint | None = None
+
+    @property
+    def is_released(self) -> bool:
+        return self._current is not None and self._current.holder is None
+
+    async def acquire(
+        self, source: Fingerprint, start: Watermark, *, restart: bool, lease_s: float = LEASE_S
+    ) -> Checkpoint:
+        """Take the lease and return the checkpoint to go on from; `start` is for a stream without one.
+
+        LeaseHeld if another runner is alive. CheckpointDamaged and RowsGone unless `restart`, which begins again at
+        `start`.
+        """
+        watched: str | None = None
+        watched_since = time.monotonic()
+        while True:
+            text = await self._store.read(self._stream)
+            found = self._decode(text, restart=restart)
+            holder = found.holder if found else None
+            if holder is not None and not _is_dead(holder):
+                if watched is not None and text != watched:
+                    raise LeaseHeld(f"{holder} is loading this source into {self._sink}; wait for it or stop it.")
+                if watched is None:
+                    watched, watched_since = text, time.monotonic()
+                if time.monotonic() - watched_since < lease_s:
+                    await asyncio.sleep(_POLL_S)
+                    continue
+            if found is None or restart:
+                fence = found.fence if found else 0
+                mine = Checkpoint(self._stream, self._sink, source, start, fence=fence)
+            else:
+                mine = found
+                if found.epoch:
+                    self.require_epoch(found.epoch)
+            epoch = self._epoch or mine.epoch
+            mine = replace(mine, fence=mine.fence + 1, beat=0, holder=_this_process(), epoch=epoch)
+            if await self._swap(text, mine):
+                return mine
+
+    def require_epoch(self, epoch: str) -> None:
+        """RowsGone if the rows are, or were, in another place than that of this lease."""
+        if self._epoch and epoch != self._epoch:
+            raise RowsGone(
+                f"{self._sink} is not what it was when the checkpoint was written, so rows are gone; "
+                "restore them, or use --restart to load the source again from its start."
+            )
+
+    def _decode(self, text: str | None, *, restart: bool) -> Checkpoint | None:
+        if text is None:
+            return None
+        try:
+            return decode(text, self._stream, self._sink)
+        except CheckpointDamaged:
+            if restart:
+                return None
+            raise
+
+    async def save(self, source: Fingerprint, watermark: Watermark, *, complete: bool, release: bool = False) -> None:
+        """Store the watermark, which also is the heartbeat.
+
+        LeaseHeld if another runner has taken over; RowsGone if there is no checkpoint any more, nor what lay beside it.
+        """
+        assert self._current is not None, "acquire comes first"
+        if watermark.position.offset < self._current.watermark.position.offset:
+            raise ValueError("a watermark never falls")
+        new = replace(
+            self._current,
+            source=source,
+            watermark=watermark,
+            complete=complete,
+            beat=self._current.beat + 1,
+            holder=None if release else self._current.holder,
+        )
+        while not await self._swap(self._text, new):
+            text = await self._store.read(self._stream)
+            if text is None:
+                raise RowsGone(
+                    f"{self._sink} has lost the checkpoint of this source, so rows may be gone too; "
+                    "run the same command again to load it from its start."
+                )
+            if not self._is_mine(text):
+                raise LeaseHeld(
+                    f"Another runner has taken this source over in {self._sink}; this one stopped writing, "
+                    "and what it had stored is safe."
+                )
+            self._text = text  # an earlier save of ours, whose reply was lost or not waited for
+        fault.point("checkpoint-saved", self._sink, watermark.position.row, watermark.position.row)
+
+    def _is_mine(self, text: str) -> bool:
+        assert self._current is not None
+        found = decode(text, self._stream, self._sink)
+        return (found.fence, found.holder) == (self._current.fence, self._current.holder)
+
+    async def _swap(self, old: str | None, new: Checkpoint) -> bool:
+        new = replace(new, updated_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+        text = encode(new)
+        fault.point("checkpoint-swap")
+        # A reply may get lost after the swap was made: then the text is ours all the same.
+        if not await self._store.swap(self._stream, old, text) and await self._store.read(self._stream) != text:
+            return False
+        fault.point("checkpoint-swapped")
+        self._text, self._current = text, new
+        return True
+
+
+@cache
+def _this_process() -> Holder:
+    return Holder(socket.gethostname(), _boot_id(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex)
+
+
+def _is_dead(holder: Holder) -> bool:
+    """Surely dead: it ran on this very host since its last boot, and no such process is there any more."""
+    here = _this_process()
+    if (holder.host, holder.boot) != (here.host, here.boot) or not here.boot:
+        return False
+    return _started(holder.pid) != holder.started
+
+
+@cache
+def _boot_id() -> str:
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + f"/{namespace}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process started, in clock ticks since boot (proc(5), stat field 22); "" if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]

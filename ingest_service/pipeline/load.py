@@ -1,0 +1,372 @@
+"""START HERE: one source flows into its sinks.
+
+    source → blocks → chunks → one bounded queue a sink → consumers → settled spans → watermark → checkpoint
+                         └→ refused rows become dead letters first
+
+`load` wires it; every stage is a short function below it. What may block runs in a thread; asyncio only moves chunks.
+A stage that fails fails the run: the task group cancels the others, so nothing waits for a stage that is gone.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRejects
+from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
+from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, Fingerprint, Lease
+from ingest_service.pipeline.dead_letter import DeadLetters
+from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.ordering import KeyOrder
+from ingest_service.pipeline.report import SinkReport, StreamReport
+from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
+from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.runtime import fault
+from ingest_service.runtime.queues import BoundedQueue, Closed
+from ingest_service.runtime.tasks import task_group
+from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tracing import span
+from ingest_service.sinks.base import Sink, Written
+from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sources.base import Source
+
+QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
+CHECKPOINT_EVERY_S = 1.0
+RELEASE_S = 3.0
+STOPPED = "Stopped on request; run the same command again to go on."
+
+
+@dataclass(slots=True)
+class Lane:
+    """One sink's way: what is queued, in flight, settled and checkpointed."""
+
+    sink: Sink
+    lease: Lease
+    tracker: Tracker
+    found: Checkpoint
+    queue: BoundedQueue[Chunk]
+    order: KeyOrder = field(default_factory=KeyOrder)
+    in_flight_rows: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """What the metrics look at while a source is loaded."""
+
+    job: Job
+    reader: BlockReader
+    lanes: list[Lane]
+    dead_letters: DeadLetters
+    started: float = field(default_factory=time.monotonic)
+    read_to: Position = field(default_factory=Position)
+    first_stored: int = 0  # where in the stored bytes this run began, for its ETA
+    rejected: int = 0  # in this run, as is `dead`
+    dead: int = 0
+    writing_dead_letters: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def rows_rejected(self) -> int:
+        """Rows refused before any sink so far, those of earlier runs included."""
+        start = min((lane.found.watermark for lane in self.lanes), key=lambda mark: mark.position.offset)
+        return start.counts.rejected + self.rejected
+
+    @property
+    def refused(self) -> int:
+        """Rows refused anywhere so far."""
+        return self.rows_rejected + max(lane.found.watermark.counts.dead for lane in self.lanes) + self.dead
+
+
+class Observer(Protocol):
+    """Is told what a sink warns of before a row is sent, shown the state every so often, and the report at the end."""
+
+    every_s: float
+
+    def warning(self, sink: str, text: str) -> None: ...
+
+    def progress(self, state: State) -> None: ...
+
+    def report(self, report: StreamReport) -> None: ...
+
+
+async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> StreamReport:
+    """Load one source into open sinks, going on from each sink's checkpoint.
+
+    Stopped if `stop` was set before the end; any other IngestError if a stage failed. In each case what was settled is
+    checkpointed, and another call goes on from there.
+    """
+    async with AsyncExitStack() as opened:
+        opened.enter_context(span("load", source=job.source.uri, stream=job.stream))
+        with span("open source"):
+            reader = await _open_reader(job)
+        opened.push_async_callback(asyncio.to_thread, reader.close)
+        lanes: list[Lane] = []
+        for sink in sinks:
+            lane = await _open_lane(job, sink, reader)
+            opened.push_async_callback(_give_up_lease, lane, job, reader)
+            lanes.append(lane)
+        start = min((lane.found.watermark.position for lane in lanes), key=lambda position: position.offset)
+        dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
+        await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
+        opened.callback(dead_letters.close)
+        for lane in lanes:
+            reader.require_header(lane.found.source.header)
+        await finish_in_thread(reader.resume, start)
+        state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
+        await _run_stages(state, stop, observer)
+        for lane in lanes:
+            await _release_lease(lane, job, reader)
+        report = _report(state)
+        observer.report(report)
+        if stop.is_set() and not reader.is_done:
+            raise Stopped(STOPPED)
+        if not report.balanced:
+            raise IngestError("The rows do not add up; please report this with the report above.")
+        return report
+
+
+async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> None:
+    async with task_group() as stages:
+        helpers = [stages.create_task(_show(state, observer))]
+        helpers += [stages.create_task(_checkpoint(state, lane)) for lane in state.lanes]
+        consumers = [
+            stages.create_task(_consume(state, lane))
+            for lane in state.lanes
+            for _ in range(lane.sink.options.consumers)
+        ]
+        await _produce(state, stop)
+        for lane in state.lanes:
+            await lane.queue.close()
+        await asyncio.wait(consumers)
+        for helper in helpers:
+            helper.cancel()
+
+
+async def _open_reader(job: Job) -> BlockReader:
+    opening = asyncio.create_task(
+        asyncio.to_thread(
+            BlockReader,
+            job.source,
+            job.dataset,
+            columns=job.columns,
+            limit=job.limit,
+            block_bytes=job.block_bytes,
+        )
+    )
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        job.source.interrupt()  # standard input may stay silent for as long as it likes
+        await asyncio.wait((opening,))
+        if opening.exception() is None:
+            opening.result().close()
+        raise
+
+
+async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
+    store: CheckpointStore = sink.checkpoints
+    if job.checkpoint_dir is not None:
+        store = FileCheckpoints(job.checkpoint_dir, sink.name)
+    epoch = await sink.epoch() if _is_apart(job, sink) else ""
+    lease = Lease(store, job.stream, sink.name, epoch)
+    found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
+    if found.watermark.position.offset < reader.first.offset:
+        # The header had no line end yet when an earlier run saw it.
+        found = replace(found, watermark=Watermark(reader.first))
+    row = found.watermark.position.row
+    fault.point("lease-taken", sink.name, row, row)
+    return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
+
+
+async def _give_up_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
+    """After a failure, if the sink still answers: keep what it has settled, and let the next run begin at once."""
+    if lane.lease.is_released:
+        return
+    with suppress(IngestError, TimeoutError):
+        async with asyncio.timeout(RELEASE_S):
+            await _release_lease(lane, job, reader)
+
+
+async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
+    await _save(lane, job, reader, complete=_is_complete(lane, reader), release=True)
+
+
+async def _save(lane: Lane, job: Job, reader: BlockReader, *, complete: bool = False, release: bool = False) -> None:
+    watermark = lane.tracker.watermark
+    with span("checkpoint", sink=lane.sink.name, offset=watermark.position.offset):
+        await _assure_rows(lane, job)
+        await lane.lease.save(_fingerprint(job, reader), watermark, complete=complete, release=release)
+
+
+def _is_apart(job: Job, sink: Sink) -> bool:
+    """Whether the checkpoint could outlive the rows that it is about."""
+    return job.checkpoint_dir is not None or sink.is_apart
+
+
+async def _assure_rows(lane: Lane, job: Job) -> None:
+    """Before a checkpoint says so: what was written is there; if kept elsewhere, durable and of this place, too."""
+    await lane.sink.assure()
+    if _is_apart(job, lane.sink):
+        await lane.sink.flush()
+        lane.lease.require_epoch(await lane.sink.epoch())
+
+
+def _fingerprint(job: Job, reader: BlockReader) -> Fingerprint:
+    return Fingerprint(job.source.uri, reader.layout.header, reader.source_size, job.source.etag)
+
+
+def _is_complete(lane: Lane, reader: BlockReader) -> bool:
+    """Whether the sink has all rows of the source as it was at the end of this run."""
+    if lane.tracker.watermark.position == lane.found.watermark.position and not reader.reached_end:
+        return lane.found.complete
+    return reader.reached_end and lane.tracker.watermark.position.offset == reader.position.offset
+
+
+async def _produce(state: State, stop: asyncio.Event) -> None:
+    """Read blocks, each while the one before is parsed and passed on."""
+    async with asyncio.TaskGroup() as workers:
+        reading = workers.create_task(_read(state.reader))
+        while (block := await _unless_stopped(reading, state.job.source, stop)) is not None:
+            reading = workers.create_task(_read(state.reader))
+            for lane in state.lanes:  # a chunk takes several times the memory of its block, so it is not made to wait
+                await lane.queue.room()
+            await _pass_on(state, await _parse(block, state.reader))
+    if state.reader.is_done:
+        _refuse_too_many(state, at_end=True)
+        _refuse_lost_end(state)
+
+
+async def _read(reader: BlockReader) -> Block | None:
+    with span("read"):
+        return await finish_in_thread(reader.next)
+
+
+async def _parse(block: Block, reader: BlockReader) -> Chunk:
+    with span("parse") as parsing:
+        chunk = await asyncio.to_thread(parse_block, block, reader.layout)
+        parsing.set(offset=chunk.start.offset, rows=chunk.read, rejected=len(chunk.rejects))
+        return chunk
+
+
+async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, stop: asyncio.Event) -> Block | None:
+    """The block being read, or None once a stop was asked for."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            source.interrupt()
+            await asyncio.wait((reading,))
+            return None
+        return reading.result()
+    finally:
+        stopping.cancel()
+
+
+async def _pass_on(state: State, chunk: Chunk) -> None:
+    """Make the refused rows durable, then offer the chunk to every sink; the slowest one sets the pace."""
+    await _keep(state, chunk.rejects)
+    chunk = chunk.without_rejects()
+    state.rejected += chunk.rejected
+    state.read_to = chunk.end
+    _refuse_too_many(state)
+    for lane in state.lanes:
+        watermark = lane.found.watermark.position
+        if chunk.end.offset == watermark.offset and chunk.end.tail_hash != watermark.tail_hash:
+            raise SourceChanged(
+                f"The source's bytes before {watermark.offset} are not those that {lane.sink.name} has; "
+                "use --restart to start it again."
+            )
+        needed = chunk.after(watermark)
+        if needed is not None:
+            lane.tracker.expect(needed.start, needed.end)
+            await lane.queue.put(await asyncio.to_thread(lane.sink.prepare, needed))
+
+
+async def _consume(state: State, lane: Lane) -> None:
+    """Write chunks until the queue ends. One is settled when each of its rows is stored or kept as a dead letter."""
+    while True:
+        try:
+            chunk = await lane.queue.get()
+        except Closed:
+            return
+        async with lane.order.turn(chunk):
+            lane.in_flight_rows += chunk.accepted
+            try:
+                fault.point("before-write", lane.sink.name, chunk.start.row, chunk.end.row)
+                written = await _write(lane.sink, chunk)
+            finally:
+                lane.in_flight_rows -= chunk.accepted
+            fault.point("after-write", lane.sink.name, chunk.start.row, chunk.end.row)
+            await _keep(state, written.dead)
+        state.dead += len(written.dead)
+        dead = len(written.dead)
+        lane.tracker.settle(
+            chunk.start,
+            Counts(chunk.read, chunk.accepted, chunk.rejected, written.written, written.merged, dead),
+        )
+        fault.point("settled", lane.sink.name, chunk.start.row, chunk.end.row)
+        _refuse_too_many(state)
+        del chunk  # rather than hold it while waiting for the next
+
+
+async def _write(sink: Sink, chunk: Chunk) -> Written:
+    with span("write", sink=sink.name, offset=chunk.start.offset, rows=chunk.accepted) as writing:
+        written = await sink.write(chunk)
+        writing.set(written=written.written, merged=written.merged, dead=len(written.dead))
+        return written
+
+
+async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
+    if rows:
+        async with state.writing_dead_letters:
+            await finish_in_thread(state.dead_letters.append, rows)
+
+
+async def _checkpoint(state: State, lane: Lane) -> None:
+    """Save the sink's watermark every second, progress or not: it is the lease's heartbeat too."""
+    while True:
+        await asyncio.sleep(CHECKPOINT_EVERY_S)
+        await _save(lane, state.job, state.reader)
+
+
+async def _show(state: State, observer: Observer) -> None:
+    while True:
+        await asyncio.sleep(observer.every_s)
+        observer.progress(state)
+
+
+def _refuse_too_many(state: State, *, at_end: bool = False) -> None:
+    read = state.read_to.row
+    refused = state.refused
+    if state.job.max_rejects.exceeded(refused, read, at_end=at_end):
+        raise TooManyRejects(
+            f"{refused} of {read} rows were refused, more than --max-rejects allows; "
+            f"they are in {state.dead_letters.path}."
+        )
+
+
+def _refuse_lost_end(state: State) -> None:
+    for lane in state.lanes:
+        if state.reader.reached_end and lane.found.watermark.position.offset > state.read_to.offset:
+            raise SourceChanged(
+                f"The source ends before byte {lane.found.watermark.position.offset}, up to which {lane.sink.name} "
+                "has it; use --restart to start it again."
+            )
+
+
+def _report(state: State) -> StreamReport:
+    reports = {}
+    for lane in state.lanes:
+        watermark = lane.tracker.watermark
+        reports[lane.sink.name] = SinkReport(
+            watermark.counts,
+            watermark.position.offset,
+            _is_complete(lane, state.reader),
+            watermark.counts.read - lane.found.watermark.counts.read,
+            lane.sink.retrier.retries,
+            lane.sink.retrier.throttled,
+            list(lane.sink.warnings),
+        )
+    elapsed_s = time.monotonic() - state.started
+    return StreamReport(state.job.source.uri, state.job.stream, elapsed_s, str(state.dead_letters.path), reports)

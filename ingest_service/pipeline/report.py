@@ -1,0 +1,89 @@
+"""What a run did, so that the rows add up: read = accepted + rejected, accepted = written + merged + dead a sink."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ingest_service.pipeline.tracker import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class SinkReport:
+    """One sink, over all runs of the stream so far. `rows_now` were settled in this run."""
+
+    counts: Counts
+    offset: int
+    complete: bool
+    rows_now: int
+    retries: int
+    throttled: int
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReport:
+    """One source."""
+
+    source: str
+    stream: str
+    elapsed_s: float
+    dead_letters: str
+    sinks: dict[str, SinkReport] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return all(sink.complete for sink in self.sinks.values())
+
+    @property
+    def balanced(self) -> bool:
+        return all(sink.counts.balanced for sink in self.sinks.values())
+
+    @property
+    def rows_now(self) -> int:
+        return max((sink.rows_now for sink in self.sinks.values()), default=0)
+
+    @property
+    def rows_per_s(self) -> float:
+        return self.rows_now / self.elapsed_s if self.elapsed_s else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The `report` event and `run --json`, per source."""
+        return {
+            "source": self.source,
+            "stream": self.stream,
+            "complete": self.complete,
+            "balanced": self.balanced,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "rows_now": self.rows_now,
+            "rows_per_s": round(self.rows_per_s),
+            "dead_letters": self.dead_letters,
+            "sinks": {
+                name: {
+                    **asdict(sink.counts),
+                    "offset": sink.offset,
+                    "complete": sink.complete,
+                    "rows_now": sink.rows_now,
+                    "retries": sink.retries,
+                    "throttled": sink.throttled,
+                    "warnings": sink.warnings,
+                }
+                for name, sink in self.sinks.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole run over one source or several."""
+
+    streams: list[StreamReport]
+
+    def total(self, sink: str) -> Counts:
+        """The counts of one sink over all sources."""
+        return sum((stream.sinks[sink].counts for stream in self.streams), Counts())
+
+    @property
+    def balanced(self) -> bool:
+        return all(stream.balanced for stream in self.streams)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"balanced": self.balanced, "sources": [stream.as_json() for stream in self.streams]}

@@ -1,0 +1,182 @@
+"""From settings to a run: opens the sinks once and loads one source after the other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from ingest_service.config import Settings, load_settings, stream_named
+from ingest_service.datasets import dataset_named
+from ingest_service.datasets.base import Dataset
+from ingest_service.errors import ConfigurationError, IngestError, Stopped
+from ingest_service.formats.delimited.blocks import BlockReader, block_bytes_within
+from ingest_service.pipeline.job import Job, RejectLimit
+from ingest_service.pipeline.load import STOPPED, Observer, State, load
+from ingest_service.pipeline.report import Report, StreamReport
+from ingest_service.runtime.allocator import give_back_memory
+from ingest_service.runtime.supervised import is_supervised
+from ingest_service.runtime.tracing import span
+from ingest_service.sinks.base import Finding, Sink, sink_at
+from ingest_service.sources import source_allowed, sources_named
+from ingest_service.sources.base import Source
+
+EXAMINE_S = 5.0
+DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
+
+
+class Silent:
+    """An observer that looks away: for scripts."""
+
+    every_s = 3_600.0
+
+    def warning(self, sink: str, text: str) -> None:
+        pass
+
+    def progress(self, state: State) -> None:
+        pass
+
+    def report(self, report: StreamReport) -> None:
+        pass
+
+
+def sinks_of(urls: Sequence[str]) -> list[Sink]:
+    """The sinks at these URLs, not yet open. ConfigurationError if two have one name."""
+    sinks = [sink_at(url) for url in urls]
+    names = [sink.name for sink in sinks]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ConfigurationError(f"Two sinks are named {twice.pop()!r}; tell them apart with ?name=… in one URL.")
+    return sinks
+
+
+@asynccontextmanager
+async def opened(sinks: Sequence[Sink]) -> AsyncIterator[None]:
+    """The sinks, open inside and closed after."""
+    async with AsyncExitStack() as stack:
+        for sink in sinks:
+            stack.push_async_callback(sink.close)
+            with span("open sink", sink=sink.name):
+                await sink.open()
+        yield
+
+
+async def examine(sink: Sink, dataset: Dataset | None = None, *, create: bool = False) -> list[Finding]:
+    """What `check` finds out about a sink, within a short budget, and what it makes of a data set's records.
+
+    The sink is closed afterwards.
+    """
+    sink.retrier.budget_s = min(sink.retrier.budget_s, EXAMINE_S)
+    try:
+        findings = await sink.check(create=create)
+        if dataset is not None and all(finding.ok for finding in findings):
+            findings = findings + await sink.survey(dataset.shape)
+        return findings
+    except IngestError as error:
+        return [Finding("connection", False, str(error))]
+    finally:
+        await sink.close()
+
+
+def examine_source(name: str, settings: Settings) -> Finding:
+    """Whether a source can be opened and its header understood. Blocks."""
+    try:
+        for job in jobs_of([name], settings):
+            BlockReader(job.source, job.dataset, columns=job.columns).close()
+    except IngestError as error:
+        return Finding("source", False, str(error))
+    return Finding("source", True, "can be read")
+
+
+def jobs_of(
+    sources: Sequence[str], settings: Settings, *, restart: bool = False, n_sinks: int | None = None
+) -> list[Job]:
+    """One job for each source that the arguments name. Its memory is for so many sinks, by default the settings'."""
+    return [
+        Job(
+            source=source,
+            stream=stream_named(source.uri),
+            dataset=dataset_named(settings.dataset),
+            state_dir=settings.state_dir,
+            columns=settings.columns,
+            checkpoint_dir=settings.checkpoint_dir,
+            limit=settings.limit,
+            max_rejects=RejectLimit.parse(settings.max_rejects),
+            block_bytes=block_bytes_within(settings.memory_mb, n_sinks or len(settings.to)),
+            restart=restart,
+        )
+        for name in sources
+        for source in _sources_named(name, settings)
+    ]
+
+
+def _sources_named(name: str, settings: Settings) -> list[Source]:
+    """A run of the service is held to what the service may read."""
+    return [source_allowed(name, settings.allowed())] if is_supervised() else sources_named(name)
+
+
+async def run(jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> Report:
+    """Load the jobs in turn. The sinks are opened and closed here.
+
+    Once `stop` is set, what is in flight has `DRAIN_S`, and so has a sink that is still being waited for.
+    """
+    try:
+        async with asyncio.timeout(None) as deadline:
+            alarm = asyncio.create_task(_drain_in_time(stop, deadline))
+            try:
+                async with opened(sinks):
+                    for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
+                        await survey(sinks, dataset, observer.warning)
+                    return Report([await load(job, sinks, stop, observer) for job in jobs])
+            finally:
+                alarm.cancel()
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise Stopped(STOPPED) from None
+
+
+async def survey(sinks: Sequence[Sink], dataset: Dataset, warn: Callable[[str, str], None]) -> None:
+    """Look at open sinks before a row of a data set is sent. ConfigurationError where rows would get lost."""
+    for sink in sinks:
+        for finding in await sink.survey(dataset.shape):
+            if not finding.ok:
+                raise ConfigurationError(f"{sink.name}: {finding.what}: {finding.detail}")
+            if finding.warning:
+                text = f"{finding.what}: {finding.detail}"
+                sink.warnings.append(text)
+                warn(sink.name, text)
+
+
+async def _drain_in_time(stop: asyncio.Event, deadline: asyncio.Timeout) -> None:
+    await stop.wait()
+    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_S)
+
+
+async def ingest(
+    source: str | Path | Sequence[str | Path],
+    *,
+    to: Sequence[str] | None = None,
+    limit: int | None = None,
+    dataset: str | None = None,
+    restart: bool = False,
+    **settings: Any,
+) -> Report:
+    """Load one source or several, going on where an earlier call stopped; the `run` command as a function.
+
+    `to` are sink URLs, by default those of the configuration. Other settings go by their names in the configuration
+    file. Raises an IngestError where the command would exit with a code.
+    """
+    names = [source] if isinstance(source, str | Path) else list(source)
+    flags = {"to": list(to) if to else None, "limit": limit, "dataset": dataset, **settings}
+    loaded = load_settings(flags)
+    return await ingest_into(sinks_of(loaded.sink_urls()), names, loaded, restart=restart)
+
+
+async def ingest_into(
+    sinks: Sequence[Sink], sources: Sequence[str | Path], settings: Settings, *, restart: bool = False
+) -> Report:
+    """Load sources into these sinks, whatever the settings' are, within the settings' memory: as the command does."""
+    give_back_memory()
+    jobs = jobs_of([str(source) for source in sources], settings, restart=restart, n_sinks=len(sinks))
+    return await run(jobs, sinks, asyncio.Event(), Silent())

@@ -1,0 +1,96 @@
+"""Which spans of the source one sink has settled, and how far it may be checkpointed. Pure: no I/O, no clock.
+
+Spans are expected in source order, without gaps, and settled in any order. The watermark is the end of the longest
+unbroken run of settled spans from the start; everything before it is stored, kept as a dead letter, or refused.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from ingest_service.rows.chunk import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of rows: read = accepted + rejected, and accepted = written + merged + dead."""
+
+    read: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    written: int = 0
+    merged: int = 0
+    dead: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.read + other.read,
+            self.accepted + other.accepted,
+            self.rejected + other.rejected,
+            self.written + other.written,
+            self.merged + other.merged,
+            self.dead + other.dead,
+        )
+
+    @property
+    def balanced(self) -> bool:
+        return self.read == self.accepted + self.rejected and self.accepted == self.written + self.merged + self.dead
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """A position, and what became of all rows before it."""
+
+    position: Position
+    counts: Counts = Counts()
+
+
+@dataclass(slots=True)
+class _Span:
+    start: Position
+    end: Position
+    counts: Counts | None = None  # None until it is settled
+
+
+class Tracker:
+    """The spans of one sink from its first watermark on."""
+
+    def __init__(self, start: Watermark) -> None:
+        self._watermark = start
+        self._expected_to = start.position.offset
+        self._spans: deque[_Span] = deque()
+        self._open: dict[int, _Span] = {}
+
+    @property
+    def watermark(self) -> Watermark:
+        return self._watermark
+
+    @property
+    def outstanding(self) -> int:
+        """Spans that are expected and not settled."""
+        return len(self._open)
+
+    def expect(self, start: Position, end: Position) -> None:
+        """The next span. ValueError unless it begins where the last one ended, and is not empty."""
+        if start.offset != self._expected_to or end.offset <= start.offset:
+            raise ValueError(f"span {start.offset}-{end.offset} does not follow {self._expected_to}")
+        span = _Span(start, end)
+        self._spans.append(span)
+        self._open[start.offset] = span
+        self._expected_to = end.offset
+
+    def settle(self, start: Position, counts: Counts) -> None:
+        """Every row of the span that begins at `start` has its fate, durably.
+
+        Settling it again changes nothing. ValueError for a span that was never expected, or counts that do not add up.
+        """
+        if not counts.balanced:
+            raise ValueError(f"counts do not add up: {counts}")
+        span = self._open.pop(start.offset, None)
+        if span is None:
+            settled = start.offset < self._watermark.position.offset
+            if settled or any(span.start.offset == start.offset for span in self._spans):
+                return
+            raise ValueError(f"span at {start.offset} was never expected")
+        span.counts = counts
+        while self._spans and (done := self._spans[0].counts) is not None:
+            self._watermark = Watermark(self._spans.popleft().end, self._watermark.counts + done)

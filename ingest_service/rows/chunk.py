@@ -1,0 +1,119 @@
+"""What travels through the pipeline: a span of the source, its accepted rows as columns, its refused rows."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.columns import Columns
+
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: spreads neighbours (Fibonacci hashing)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place between two records: what lies before it, in decompressed bytes, data rows and physical lines.
+
+    `tail_hash` is the hash of the last MiB before it; with it a later run proves that the file is still the same.
+    """
+
+    offset: int = 0
+    row: int = 0
+    line: int = 0
+    tail_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A row that is kept aside, with where it stood and why: one line of the dead letters."""
+
+    offset: int
+    line: int
+    raw: bytes
+    stage: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows [start.row, end.row) of the source.
+
+    `columns` holds the accepted rows in file order. For accepted row i,
+    `starts[i]` and `ends[i]` bound its bytes in `data`, which begins at offset `data_offset`; `lines[i]` is its line.
+    `kept` are the offsets of refused rows that are in the dead letters already, and no longer in `rejects`.
+    """
+
+    start: Position
+    end: Position
+    data: bytes
+    data_offset: int
+    columns: Columns
+    starts: Ints
+    ends: Ints
+    lines: Ints
+    rejects: list[DeadRow] = field(default_factory=list)
+    kept: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @cached_property
+    def key_hashes(self) -> NDArray[np.uint64]:
+        """A 64-bit hash of each accepted row's key, ascending. Rows with one key have one hash."""
+        hashed = np.zeros(self.accepted, np.uint64)
+        for column in self.columns.key:
+            hashed ^= column.view(np.uint64)
+            hashed *= _MIX
+            hashed ^= hashed >> np.uint64(29)
+        hashed.sort()
+        return hashed
+
+    def last_of_each_key(self) -> Ints:
+        """Of rows with one key only the last: their indices, ascending."""
+        if (self.key_hashes[1:] != self.key_hashes[:-1]).all():
+            return np.arange(self.accepted)  # the usual file repeats no key
+        order = np.lexsort(self.columns.key)  # stable: equal keys stay in the order of the file
+        is_last = np.zeros(self.accepted, np.bool_)
+        is_last[-1] = True
+        for column in self.columns.key:
+            is_last[:-1] |= np.diff(column[order]) != 0
+        return np.sort(order[is_last])
+
+    @property
+    def accepted(self) -> int:
+        return len(self.columns)
+
+    @property
+    def read(self) -> int:
+        return self.accepted + self.rejected
+
+    @property
+    def rejected(self) -> int:
+        return len(self.rejects) + len(self.kept)
+
+    def without_rejects(self) -> "Chunk":
+        """What travels on once the refused rows are durable: a bad file's would fill the memory."""
+        return replace(self, rejects=[], kept=np.array([reject.offset for reject in self.rejects], np.int64))
+
+    def after(self, position: Position) -> "Chunk | None":
+        """The rows from `position` on, or None if there are none: what a sink that is ahead still needs."""
+        if position.offset <= self.start.offset:
+            return self
+        if position.offset >= self.end.offset:
+            return None
+        first = int(np.searchsorted(self.starts, position.offset - self.data_offset))
+        return replace(
+            self,
+            start=position,
+            columns=self.columns.take(slice(first, None)),
+            starts=self.starts[first:],
+            ends=self.ends[first:],
+            lines=self.lines[first:],
+            rejects=[reject for reject in self.rejects if reject.offset >= position.offset],
+            kept=self.kept[self.kept >= position.offset],
+        )
+
+    def dead_row(self, row: int, stage: str, code: str, reason: str) -> DeadRow:
+        """Accepted row `row`, refused by a sink."""
+        start, end = int(self.starts[row]), int(self.ends[row])
+        return DeadRow(self.data_offset + start, int(self.lines[row]), self.data[start:end], stage, code, reason)

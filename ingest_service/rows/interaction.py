@@ -1,0 +1,144 @@
+"""The record that users know, and the row-by-row specification of how a row becomes one.
+
+The functions here are the plain, slow truth: one row, Python values, one error in words. The columnar path in
+`parse.py` must give the same answers and hands every row that it does not accept to these functions.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from enum import StrEnum
+from typing import Literal
+from uuid import UUID, uuid5
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from ingest_service.errors import RowError
+
+NAMESPACE = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")  # uuid.NAMESPACE_DNS
+WHITESPACE = " \t\n\r\v\f"  # ASCII only: a no-break space is not trimmed
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+END_S = 9_214_646_400  # 2262-01-01T00:00:00Z, the first second that is out of range
+MS_DIGITS = 12  # an integer timestamp of this many digits or more counts milliseconds
+
+_MAX_DIGITS = 20  # without leading zeros; one more than int64 has
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_RATING = re.compile(r"([0-5])(?:\.([05])0*)?")
+_EPOCH_DIGITS = re.compile(r"[0-9]{1,19}")
+_ISO = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2}):([0-9]{2})"
+    r"(?:\.([0-9]{1,6}))?(?:(Z)|([+-])([0-9]{2}):([0-9]{2}))?"
+)
+
+
+class EventType(StrEnum):
+    CLICK = "click"
+    VIEW = "view"
+    LIKE = "like"
+    SHARE = "share"
+    RATE = "rate"
+    TAG = "tag"
+    LINK = "link"
+
+
+class Device(StrEnum):
+    MOBILE = "mobile"
+    DESKTOP = "desktop"
+    TABLET = "tablet"
+    TV = "tv"
+    UNKNOWN = "unknown"
+
+
+class VideoInteraction(BaseModel):
+    """One user's event on one video. `timestamp` is UTC, in microseconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    user_id: UUID
+    video_id: UUID
+    event_type: EventType
+    timestamp: AwareDatetime
+    device: Device
+    session_id: str
+
+
+def parse_id(text: str, column: str) -> int:
+    """An id: ASCII whitespace around it is trimmed, then an optional sign and digits, within int64."""
+    text = text.strip(WHITESPACE)
+    if not _INTEGER.fullmatch(text):
+        raise RowError("validate", "bad_id", f"{column} is not an integer within 64 bits.")
+    # int() refuses texts of thousands of digits, leading zeros included, with an error of its own.
+    digits = text.lstrip("+-").lstrip("0")[:_MAX_DIGITS] or "0"
+    value = -int(digits) if text.startswith("-") else int(digits)
+    if not INT64_MIN <= value <= INT64_MAX:
+        raise RowError("validate", "bad_id", f"{column} is not an integer within 64 bits.")
+    return value
+
+
+def parse_rating(text: str, column: str) -> int:
+    """Half stars: 0.5 to 5.0 stars in halves become 1 to 10."""
+    match = _RATING.fullmatch(text.strip(WHITESPACE))
+    halves = 2 * int(match[1]) + (match[2] == "5") if match else 0
+    if not 1 <= halves <= 10:
+        raise RowError("validate", "bad_rating", f"{column} is not 0.5 to 5.0 in halves.")
+    return halves
+
+
+TimeUnit = Literal["auto", "s", "ms"]
+
+
+def parse_timestamp(text: str, column: str, unit: TimeUnit = "auto") -> datetime:
+    """ISO 8601 date and time (no zone means UTC), or Unix seconds or milliseconds; years 1970 to 2261, UTC."""
+    text = text.strip(WHITESPACE)
+    if _EPOCH_DIGITS.fullmatch(text):
+        is_ms = unit == "ms" or (unit == "auto" and len(text) >= MS_DIGITS)
+        micros = int(text) * (1_000 if is_ms else 1_000_000)
+    else:
+        micros = _iso_micros(text, column)
+    if not 0 <= micros < END_S * 1_000_000:
+        raise RowError("validate", "timestamp_out_of_range", f"{column} is not within the years 1970 to 2261.")
+    return EPOCH + timedelta(microseconds=micros)
+
+
+def _iso_micros(text: str, column: str) -> int:
+    match = _ISO.fullmatch(text)
+    if not match:
+        raise RowError(
+            "validate",
+            "bad_timestamp",
+            f"{column} is neither an ISO 8601 date and time nor Unix seconds or milliseconds.",
+        )
+    year, month, day, hour, minute, second = (int(group) for group in match.groups()[:6])
+    fraction, _, sign, zone_hours, zone_minutes = match.groups()[6:]
+    offset = timedelta(0)
+    if sign:
+        if int(zone_hours) > 23 or int(zone_minutes) > 59:
+            raise RowError("validate", "bad_timestamp", f"{column} has an impossible zone.")
+        offset = timedelta(hours=int(zone_hours), minutes=int(zone_minutes)) * (-1 if sign == "-" else 1)
+    micros = int((fraction or "").ljust(6, "0"))
+    try:
+        at = datetime(year, month, day, hour, minute, second, micros, tzinfo=timezone(offset))
+    except ValueError:
+        raise RowError("validate", "bad_timestamp", f"{column} is a date or time that does not exist.") from None
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+def timestamp_text(at: datetime) -> str:
+    """The stored form: 27 characters that sort as text."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def microlens_interaction(user: int, item: int, at: datetime) -> VideoInteraction:
+    """What a row of a MicroLens file becomes (a contract: stored ids depend on it)."""
+    return VideoInteraction(
+        user_id=uuid5(NAMESPACE, f"user_{user}"),
+        video_id=uuid5(NAMESPACE, f"video_{item}"),
+        event_type=EventType.CLICK,
+        timestamp=at,
+        device=Device.MOBILE,
+        session_id=f"session_{user}_{at:%Y-%m-%d}",
+    )
+
+
+def micros_of(at: datetime) -> int:
+    return (at - EPOCH) // timedelta(microseconds=1)

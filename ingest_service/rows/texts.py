@@ -1,0 +1,176 @@
+"""Columns of texts as bytes, and their concatenation row by row without a Python object a row.
+
+A column is a buffer and a window into it for each row, so a repeated text (a user's UUID) is kept once. Rows whose
+texts have the same widths are concatenated as a matrix and copied to their places: a dozen nanoseconds for a piece.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.parse import SLICE_ROWS, Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """n texts in UTF-8: text i is `buffer[starts[i] : starts[i] + widths[i]]`. One width may stand for all."""
+
+    buffer: Bytes
+    starts: Ints
+    widths: Ints | int
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "Texts":
+        encoded = [text.encode() for text in texts]
+        widths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), np.cumsum(widths) - widths, widths)
+
+    @classmethod
+    def constant(cls, text: str, n: int) -> "Texts":
+        """One text n times, in no more memory than once."""
+        data = text.encode()
+        return cls(np.frombuffer(data, np.uint8), np.broadcast_to(np.zeros(1, np.int64), n), len(data))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def take(self, rows: Ints | slice) -> "Texts":
+        widths = self.widths if isinstance(self.widths, int) else self.widths[rows]
+        return Texts(self.buffer, self.starts[rows], widths)
+
+    def prefixes(self) -> NDArray[np.uint64]:
+        """The first 8 bytes of each text as a number: these sort as the texts do, as far as they go."""
+        if not len(self) or int(np.min(self.widths)) < 8:
+            return np.zeros(len(self), np.uint64)
+        return _windows(self.buffer, 8)[self.starts].view(">u8").astype(np.uint64)
+
+    def to_list(self) -> list[str]:
+        """As Python strings. Neighbours that share a window share the string."""
+        runs = np.flatnonzero(np.append(True, self.starts[1:] != self.starts[:-1])) if len(self) else np.empty(0, int)
+        if isinstance(self.widths, int) and 2 * len(runs) < len(self):
+            distinct = np.array(self.take(runs)._decoded(), np.object_)
+            shared: list[str] = np.repeat(distinct, np.diff(runs, append=len(self))).tolist()
+            return shared
+        return self._decoded()
+
+    def _decoded(self) -> list[str]:
+        joined = concatenate([self, b"\n"]).buffer.tobytes() if len(self) else b""
+        if joined.count(b"\n") == len(self):  # no text holds one itself
+            return joined.decode().split("\n")[:-1]
+        ends = np.cumsum(np.broadcast_to(self.widths, len(self)) + 1).tolist()
+        return [joined[start : end - 1].decode() for start, end in zip([0, *ends], ends, strict=False)]
+
+
+Piece = bytes | Texts
+
+
+def lengths(pieces: Sequence[Piece]) -> Ints | int:
+    """The length of each row's concatenation, or one for all."""
+    return sum((len(piece) if isinstance(piece, bytes) else piece.widths for piece in pieces), 0)
+
+
+def concatenate(pieces: Sequence[Piece]) -> Texts:
+    """Each row's pieces one after the other, and the rows one after the other in a buffer of their own."""
+    n = next(len(piece) for piece in pieces if isinstance(piece, Texts))
+    widths = lengths(pieces)
+    ends = np.cumsum(np.broadcast_to(np.asarray(widths, np.int64), n))
+    out = np.empty(int(ends[-1]) if n else 0, np.uint8)
+    starts = ends - widths
+    for first in range(0, n, SLICE_ROWS):
+        rows = slice(first, first + SLICE_ROWS)
+        write(out, starts[rows], [piece if isinstance(piece, bytes) else piece.take(rows) for piece in pieces])
+    return Texts(out, starts, widths)
+
+
+def write(out: Bytes, at: Ints, pieces: Sequence[Piece]) -> None:
+    """Write each row's concatenation into `out`, row i from position `at[i]` on. A bytes piece is in every row.
+
+    Takes as much memory again as it writes, so many rows are better written in slices.
+    """
+    texts = [piece for piece in pieces if isinstance(piece, Texts)]
+    for rows in _rows_by_shape(texts, len(at)):
+        places = at[rows]
+        if not len(places):
+            continue
+        parts = [piece if isinstance(piece, bytes) else piece.take(rows) for piece in pieces]
+        template = b"".join(part if isinstance(part, bytes) else bytes(_width(part)) for part in parts)
+        if not template:
+            continue
+        matrix = np.empty(len(places), _void(len(template)))
+        matrix[:] = np.void(template)
+        column = 0
+        for part in parts:
+            if isinstance(part, bytes):
+                column += len(part)
+            elif width := _width(part):
+                field: NDArray[Any] = np.ndarray(len(places), _void(width), matrix.data, column, matrix.strides)
+                field[:] = _windows(part.buffer, width)[part.starts]
+                column += width
+        _windows(out, len(template))[places] = matrix
+
+
+def _rows_by_shape(texts: Sequence[Texts], n: int) -> Iterator[Ints | slice]:
+    """The rows in groups of equal widths."""
+    shape = np.zeros(n, np.int64)
+    for widths in (text.widths for text in texts if not isinstance(text.widths, int)):
+        if int(shape.max(initial=0)) >= 1 << 31:  # would not fit with another width on top
+            shape = np.unique(shape, return_inverse=True)[1]
+        shape = shape * (int(widths.max(initial=0)) + 1) + widths
+    low, high = (int(shape.min()), int(shape.max())) if n else (0, 0)
+    if low == high:
+        yield slice(None)
+        return
+    small = shape.astype(np.uint16) if high < 1 << 16 else shape  # numpy sorts 16 bits by radix
+    order = np.argsort(small, kind="stable")
+    edges = np.flatnonzero(np.diff(shape[order])) + 1
+    yield from np.split(order, edges)
+
+
+def _width(texts: Texts) -> int:
+    """The width of all these texts, which is the same."""
+    return texts.widths if isinstance(texts.widths, int) else int(texts.widths[0])
+
+
+def _windows(buffer: Bytes, width: int) -> NDArray[Any]:
+    """All windows of a width into the buffer, as one overlapping array: index it by where they start."""
+    return np.ndarray(max(len(buffer) - width + 1, 0), _void(width), buffer.data, 0, (1,))
+
+
+@cache
+def _void(width: int) -> np.dtype[np.void]:
+    return np.dtype(f"V{width}")
+
+
+_DIGITS = 4  # made at once
+_ZEROS = np.frombuffer("".join(f"{number:0{_DIGITS}}" for number in range(10**_DIGITS)).encode(), f"V{_DIGITS}")
+_POWERS = 10 ** np.arange(1, 20, dtype=np.uint64)
+
+
+def decimals(values: Ints) -> Texts:
+    """int64[n] as decimal text."""
+    negative = values < 0
+    rest = np.abs(values).view(np.uint64)  # abs(-2**63) overflows to itself, which reads right unsigned
+    low, high = int(rest.min(initial=0)), int(rest.max(initial=0))
+    groups = -(-len(str(high)) // _DIGITS)
+    row_bytes = (groups + 1) * _DIGITS  # room for a sign
+    table = np.empty((len(values), groups + 1), _void(_DIGITS))
+    if len(str(low)) == len(str(high)):
+        widths: Ints | int = len(str(high))
+    else:
+        widths = np.searchsorted(_POWERS, rest, side="right") + 1
+    for group in range(groups, 1, -1):
+        rest, digits = np.divmod(rest, np.uint64(10**_DIGITS))
+        table[:, group] = _ZEROS[digits]
+    table[:, 1] = _ZEROS[rest]
+    buffer: Bytes = table.view(np.uint8).reshape(-1)
+    starts = np.arange(1, len(values) + 1) * row_bytes - widths
+    if negative.any():
+        buffer[starts[negative] - 1] = ord("-")
+        starts = starts - negative
+        widths = widths + negative.astype(np.int64)
+    return Texts(buffer, starts, widths)

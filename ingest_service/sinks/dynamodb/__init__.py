@@ -1,0 +1,1 @@
+from ingest_service.sinks.dynamodb.sink import DynamoDBSink as DynamoDBSink

@@ -1,0 +1,1 @@
+from ingest_service.sinks.mongodb.sink import MongoDBSink as MongoDBSink

@@ -1,0 +1,1 @@
+from ingest_service.sinks.redis.sink import RedisSink as RedisSink

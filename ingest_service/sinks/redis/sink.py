@@ -1,0 +1,319 @@
+"""Redis: each user's newest interactions in a sorted set, written in pipelines grouped by user."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import numpy as np
+from pydantic import Field
+from redis.asyncio import ConnectionPool
+
+from ingest_service.errors import ConfigurationError, IngestError, Retry
+from ingest_service.rows.chunk import Chunk
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.rows.texts import Piece, concatenate, decimals
+from ingest_service.runtime.tasks import task_group
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
+from ingest_service.sinks.redis.commands import COMMANDS_PER_USER, Batch, member
+from ingest_service.sinks.redis.nodes import PASSING, RedisNodes, connection_of, errors_translated, refusal
+from ingest_service.sinks.retry import Retrier
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_PIECE_ROWS = 1 << 12  # rows made into commands at once: bounds the text in memory, and fits the CPU's cache
+_PIECE_USERS = 1_000  # asked for in one pipeline
+_MEMBER_TAG = ',"tag":"'  # a quote within a text has a backslash
+_MEMBER_KEY = r'^\{"video_id":"([^"]*)","timestamp":"([^"]*)"'
+
+# KEYS: the checkpoint; ARGV: the text that must be there ("" for none), the new one.
+_SWAP = """
+local now = redis.call('GET', KEYS[1])
+if (now or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+"""
+
+# Takes a database for a trial, if it is empty. KEYS: the mark that it is taken.
+_CLAIM = """
+if redis.call('DBSIZE') ~= 0 then return 0 end
+redis.call('SET', KEYS[1], 'taken')
+return 1
+"""
+_CLAIM_KEY = "ingest:trial"
+_DATABASES = 16  # what a server has unless it is told otherwise
+
+
+class RedisOptions(SinkOptions):
+    recent_limit: int = Field(100, ge=1, description="interactions kept for each user")
+    recent_ttl_s: int = Field(86_400, ge=1, description="a user's interactions expire so long after the last write")
+    timeout_s: float = Field(30, gt=0, description="a connection that moves nothing for so long is given up")
+    ca_file: str = Field("", description="a file of certificates to trust for rediss://, instead of the system's")
+
+
+class RedisSink(Sink):
+    """`redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS."""
+
+    scheme: ClassVar[str] = "redis"
+    options: RedisOptions
+
+    def __init__(self, url: str) -> None:
+        parts, self.options = parse_options(url, RedisOptions)
+        self.nodes = RedisNodes(parts, self.options.timeout_s, self.options.ca_file)
+        self.name = self.options.name or self.scheme
+        self.retrier = Retrier(self.name, self.options.retry_budget_s)
+        self.limit = AdaptiveLimit(self.options.consumers)
+        self._rate = RateLimit(self.options.rate)
+        self.checkpoints: CheckpointStore = _Checkpoints(self)
+        self.forgets = f"a user's key expires {self.options.recent_ttl_s:,} s after its last write"
+
+    async def open(self) -> None:
+        await self.retrier.call(self.nodes.discover)
+
+    def prepare(self, chunk: Chunk) -> "_Grouped":
+        rows = chunk.last_of_each_key()
+        batch = Batch.of(chunk.columns, rows) if len(rows) else None
+        parts = {part.name: getattr(chunk, part.name) for part in fields(Chunk)}
+        parts["columns"] = Columns(chunk.columns.key, {}, {})  # the batch has the texts
+        return _Grouped(**parts, batch=batch)
+
+    async def write(self, chunk: Chunk) -> Written:
+        grouped = chunk if isinstance(chunk, _Grouped) else await asyncio.to_thread(self.prepare, chunk)
+        if grouped.batch is None:
+            return Written(0)
+        pending = grouped.batch
+        n_rows = len(pending.rows)
+        dead: list[int] = []
+
+        async def attempt() -> None:
+            nonlocal pending
+            await self.nodes.refresh()
+            outcome = await self._exchange_all(pending)
+            dead.extend(outcome.dead)
+            if len(outcome.again) < len(pending.rows):
+                self.retrier.progressed()
+            if outcome.fault is not None:
+                self.limit.throttled(len(outcome.again) / len(pending.rows))
+                pending = pending.only(np.array(outcome.again, np.int64))
+                raise outcome.fault
+
+        await self.retrier.call(attempt)
+        reason = "The user's key holds something that is no sorted set."
+        rows = [chunk.dead_row(row, self.name, "wrong_type", reason) for row in sorted(dead)]
+        return Written(n_rows - len(rows), chunk.accepted - n_rows, rows)
+
+    async def _exchange_all(self, batch: Batch) -> "_Outcome":
+        """Each node's part of a batch in one round trip, side by side. A node that fails holds up its own part only."""
+        outcome = _Outcome()
+        parts = await asyncio.to_thread(self.nodes.split, batch)
+
+        async def exchange(node: ConnectionPool, part: Batch) -> None:
+            try:
+                errors = await self._exchange(node, part)
+            except Retry as fault:
+                self.nodes.is_stale = True
+                outcome.again += part.rows.tolist()
+                outcome.fault = fault
+                return
+            refused, again, code = _sort_out(errors)
+            outcome.dead += part.of_users(refused).tolist()
+            if again:
+                await self.nodes.answered(node, code)
+                outcome.again += part.of_users(again).tolist()
+                outcome.fault = Retry(f"the server answers {code}", throttled=code == "OOM")
+
+        async with self.limit.slot(), task_group() as exchanges:
+            for node, part in parts:
+                exchanges.create_task(exchange(node, part))
+        return outcome
+
+    async def _exchange(self, node: ConnectionPool, batch: Batch) -> dict[int, str]:
+        """All of a batch in one round trip; its commands are made while earlier ones are on their way."""
+
+        async def payloads() -> AsyncIterator[memoryview]:
+            for piece in batch.pieces(self._rate.piece(_PIECE_ROWS)):
+                await self._rate.take(batch.rows_in(piece))
+                limit, ttl_s = self.options.recent_limit, self.options.recent_ttl_s
+                yield (await asyncio.to_thread(batch.commands, piece, limit, ttl_s)).data
+
+        n_replies = batch.n_users * COMMANDS_PER_USER
+        with errors_translated():
+            async with connection_of(node) as connection:
+                return await connection.exchange(payloads(), n_replies, self.options.timeout_s)
+
+    async def command(self, *arguments: str | int, key: str = "") -> object:
+        """One command and its reply, retried: at the node that holds the key, or at any."""
+        return await self.retrier.call(lambda: self.nodes.command(*arguments, key=key))
+
+    async def check(self, *, create: bool) -> list[Finding]:
+        await self.open()
+        probe = "ingest:check:{probe}"
+        try:
+            for arguments in (
+                ("ZADD", probe, 1, "x"),
+                ("EXPIRE", probe, 1),
+                ("ZREMRANGEBYRANK", probe, 0, -1),
+            ):
+                await self.command(*arguments, key=probe)
+        except IngestError as error:
+            return [Finding("writes", False, str(error))]
+        return [Finding("writes", True, "permitted")]
+
+    def preview(self, columns: Columns) -> list[str]:
+        key: list[Piece] = [b"ZADD recent:{", columns.texts["user_id"], b"} "]
+        return concatenate([*key, decimals(columns.numbers["epoch_ms"]), b" ", *member(columns)]).to_list()
+
+    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+        """Each user's newest, in the order that Redis gives them: by score, then by member."""
+        import polars as pl
+
+        from ingest_service.sinks.readback import event_key_of, member_of
+
+        frame = frame.with_columns(event_key_of(frame), member_of(frame), pl.lit(False).alias("expired"))
+        frame = frame.with_columns(pl.concat_str("epoch_ms", pl.lit(" "), "member").alias("value"))
+        is_crowded = pl.len().over("user_id") > self.options.recent_limit
+        if frame.select(is_crowded.any()).item():
+            newest = pl.struct("epoch_ms", "member").rank("ordinal", descending=True).over("user_id")
+            frame = frame.filter(~is_crowded | (newest <= self.options.recent_limit))
+        return frame.drop("member")
+
+    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+        import polars as pl
+
+        from ingest_service.sinks.readback import STORED_SCHEMA
+
+        pieces = [users[first : first + _PIECE_USERS] for first in range(0, len(users), _PIECE_USERS)]
+        return pl.concat([pl.DataFrame(schema=STORED_SCHEMA), *[await self._stored_piece(piece) for piece in pieces]])
+
+    async def _stored_piece(self, users: Sequence[str]) -> "pl.DataFrame":
+        import polars as pl
+
+        keys = [f"recent:{{{user}}}" for user in users]
+        sets = await self.retrier.call(lambda: self.nodes.sorted_sets(keys))
+        owners: list[str] = []
+        members: list[str] = []
+        scores: list[float] = []
+        for user, found in zip(users, sets, strict=True):
+            owners += [user] * len(found)
+            members += [member for member, _ in found]
+            scores += [score for _, score in found]
+        kinds = {"user_id": pl.String, "member": pl.String, "score": pl.Float64}
+        frame = pl.DataFrame({"user_id": owners, "member": members, "score": scores}, schema=kinds)
+        score, member = pl.col("score"), pl.col("member")
+        # A score of ours is a whole number; what is no member of ours has no key, and is compared all the same.
+        whole = pl.when(score == score.round()).then(score.cast(pl.Int64, strict=False).cast(pl.String))
+        key = pl.concat_str(member.str.extract(_MEMBER_KEY, 2), pl.lit("#"), member.str.extract(_MEMBER_KEY, 1))
+        tag = pl.when(member.str.contains(_MEMBER_TAG, literal=True)).then(member.str.json_path_match("$.tag"))
+        key = pl.when(tag.is_null()).then(key).otherwise(pl.concat_str(key, pl.lit("#"), tag))
+        value = pl.concat_str(whole.otherwise(score.cast(pl.String)), pl.lit(" "), member)
+        return frame.select("user_id", key.fill_null("").alias("event_key"), value.alias("value"))
+
+    async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
+        """A user's newest interactions, newest first."""
+        key = f"recent:{{{user_id}}}"
+        found = await self.command("ZREVRANGE", key, 0, limit - 1, key=key)
+        members = [json.loads(member) for member in cast("list[str]", found)]
+        return [VideoInteraction(user_id=UUID(str(user_id)), **member) for member in members]
+
+    @asynccontextmanager
+    async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
+        """An empty database of the same server, claimed by a key, and emptied on leaving.
+
+        A database that holds anything is never taken; what is removed is only what sinks write.
+        """
+        await self.open()
+        if self.nodes.is_cluster:
+            raise ConfigurationError(f"{self.name} is a cluster, which has no second database; try on a single server.")
+        parts = urlsplit(url)
+        own = int(parts.path.strip("/") or "0")
+        for number in range(_DATABASES - 1, -1, -1):
+            if number == own:
+                continue
+            sink = RedisSink(trial := parts._replace(path=f"/{number}").geturl())
+            try:
+                if await sink.command("EVAL", _CLAIM, 1, _CLAIM_KEY) == 1:
+                    try:
+                        yield trial
+                    finally:
+                        await _empty(sink)
+                    return
+            finally:
+                await sink.close()
+        raise ConfigurationError(f"{self.name} has no empty database for a trial; name a server of its own for it.")
+
+    async def close(self) -> None:
+        await self.nodes.close()
+
+
+def _sort_out(errors: dict[int, str]) -> tuple[list[int], list[int], str]:
+    """Users whose rows are refused for good, users to try again, and the error of one of the latter."""
+    refused: list[int] = []
+    again: list[int] = []
+    code = ""
+    first_errors: dict[int, str] = {}
+    for index, error in sorted(errors.items()):
+        first_errors.setdefault(index // COMMANDS_PER_USER, error)
+    for user, error in first_errors.items():
+        if error == "WRONGTYPE":
+            refused.append(user)
+        elif error in PASSING:
+            again.append(user)
+            code = error
+        else:
+            raise refusal(error)
+    return refused, again, code
+
+
+@dataclass(frozen=True)
+class _Grouped(Chunk):
+    """A chunk with what is to be written of it, if anything, by user."""
+
+    batch: Batch | None = None
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of a batch: rows refused for good and rows to try again, by index in the chunk, and why."""
+
+    dead: list[int] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+    fault: Retry | None = None
+
+
+async def _empty(sink: RedisSink) -> None:
+    """Remove everything that sinks write from a database that was claimed for a trial, and the claim last."""
+    for pattern in ("recent:*", "ingest:checkpoint:*", _CLAIM_KEY):
+        keys = sorted(await sink.nodes.keys(pattern))
+        for first in range(0, len(keys), _PIECE_USERS):
+            await sink.command("DEL", *keys[first : first + _PIECE_USERS])
+
+
+class _Checkpoints(CheckpointStore):
+    """Keys `ingest:checkpoint:{<stream>}`."""
+
+    def __init__(self, sink: RedisSink) -> None:
+        self._sink = sink
+
+    async def read(self, stream: str) -> str | None:
+        key = self._key(stream)
+        return cast("str | None", await self._sink.command("GET", key, key=key))
+
+    async def swap(self, stream: str, old: str | None, new: str) -> bool:
+        key = self._key(stream)
+        return await self._sink.command("EVAL", _SWAP, 1, key, old or "", new, key=key) == 1
+
+    async def streams(self) -> list[str]:
+        keys = await self._sink.retrier.call(lambda: self._sink.nodes.keys(self._key("*")))
+        return sorted(key.removeprefix("ingest:checkpoint:{").removesuffix("}") for key in keys)
+
+    def _key(self, stream: str) -> str:
+        return f"ingest:checkpoint:{{{stream}}}"

@@ -1,0 +1,1 @@
+from ingest_service.sinks.sqlite.sink import SQLiteSink as SQLiteSink

@@ -1,0 +1,311 @@
+"""SQLite: the sink that needs no server.
+
+Rows and checkpoint share one transaction: rows wait in it until the checkpoint of the second commits both. After a
+crash both fall back together, so nothing is ever half there.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from ingest_service.errors import ConfigurationError, LocalIOError, Retry
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.chunk import Chunk
+from ingest_service.rows.columns import Columns, stable_order
+from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.runtime import fault
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.fields import FIELDS
+from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
+from ingest_service.sinks.retry import Retrier
+from ingest_service.sinks.sqlite.rows import Insertion, insertions, values
+
+if TYPE_CHECKING:
+    import polars as pl
+
+T = TypeVar("T")
+
+_TABLES = (
+    f"""CREATE TABLE IF NOT EXISTS interactions ({", ".join(f"{name} TEXT NOT NULL" for name in FIELDS)},
+        PRIMARY KEY (user_id, event_key)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS ingest_checkpoints (stream TEXT NOT NULL, sink TEXT NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (stream, sink)) WITHOUT ROWID""",
+)
+_PIECE_ROWS = 1 << 14  # rows in one statement
+_PIECE_USERS = 500  # asked for in one statement
+# With 16 KiB a quarter less time a row than with SQLite's 4, with 32 a tenth less again: each chunk touches most pages.
+_PAGE_BYTES = 1 << 15
+_WAL_BYTES = 1 << 29  # a page that many chunks change is copied from the log into the file once
+_BUSY_TIMEOUT_S = 1  # the retrier goes on from there
+
+
+class SQLiteSink(Sink):
+    """`sqlite:///relative.db` or `sqlite:////absolute.db`; the file and its tables are made when missing."""
+
+    scheme: ClassVar[str] = "sqlite"
+
+    def __init__(self, url: str) -> None:
+        parts, self.options = parse_options(url, SinkOptions)
+        path = unquote(parts.path.removeprefix("/"))
+        if parts.netloc or not path:
+            raise ConfigurationError("A SQLite URL has three slashes and a path: sqlite:///interactions.db.")
+        self.path = Path(path)
+        self.name = self.options.name or self.scheme
+        self.retrier = Retrier(self.name, self.options.retry_budget_s)
+        self.limit = AdaptiveLimit(1)
+        self._rate = RateLimit(self.options.rate)
+        # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self._is_closed = False
+        self.checkpoints: CheckpointStore = _Checkpoints(self)
+
+    async def open(self) -> None:
+        if self._connection is None:
+            await self.run(self._open)
+
+    def _open(self) -> None:
+        if not self.path.parent.is_dir():
+            raise ConfigurationError(f"There is no folder {self.path.parent} for {self.path.name}; make it first.")
+        self._connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a new file; an old one keeps its own
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_BYTES // _PAGE_BYTES}")
+        for statement in _TABLES:
+            self._connection.execute(statement)
+
+    async def write(self, chunk: Chunk) -> Written:
+        rows = await asyncio.to_thread(_in_key_order, chunk)
+        size = self._rate.piece(_PIECE_ROWS)
+        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
+
+        async def made_of(number: int) -> list[Insertion]:
+            return await asyncio.to_thread(lambda: list(insertions(chunk.columns.take(pieces[number]))))
+
+        ahead = asyncio.create_task(made_of(0)) if pieces else None
+        try:
+            for number, piece in enumerate(pieces, 1):
+                assert ahead is not None, "there is one ahead of each piece"
+                made = await ahead
+                ahead = asyncio.create_task(made_of(number)) if number < len(pieces) else None
+                await self._rate.take(len(piece))
+                await self.run(lambda made=made: self._insert(made))  # type: ignore[misc]
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+        return Written(len(rows), merged=chunk.accepted - len(rows))
+
+    def _insert(self, insertions: Sequence[Insertion]) -> None:
+        connection = self.begin()
+        for insertion in insertions:
+            if len(insertion.names) > len(FIELDS):
+                _add_columns(connection, insertion.names)
+            connection.execute(insertion.statement, insertion.parameters)
+        fault.point("sqlite-inserted")
+
+    def begin(self) -> sqlite3.Connection:
+        """The connection, in a transaction."""
+        connection = self.connected()
+        if not connection.in_transaction:
+            connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    def connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise RuntimeError("the sink is not open")
+        return self._connection
+
+    async def flush(self) -> None:
+        await self.run(lambda: self.connected().commit())
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """A job on the connection's thread, tried again while another program holds the file."""
+
+        def translated() -> T:
+            with _errors_translated(self.path):
+                return job()
+
+        async def attempt() -> T:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, translated)
+
+        return await self.retrier.call(attempt)
+
+    async def check(self, *, create: bool) -> list[Finding]:
+        if not create and not self.path.exists():
+            return [Finding(str(self.path), True, "will be made by the first run")]
+        await self.open()
+        await self.run(lambda: self.connected().execute("SELECT 1 FROM interactions LIMIT 1").fetchall())
+        return [Finding(str(self.path), True, "can be written")]
+
+    def preview(self, columns: Columns) -> list[str]:
+        stored = {name: texts.to_list() for name, texts in values(columns).items()}
+        return [str(dict(zip(stored, row, strict=True))) for row in zip(*stored.values(), strict=True)]
+
+    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+        import polars as pl
+
+        from ingest_service.sinks.readback import STORED_SCHEMA
+
+        own = await self.run(lambda: sorted(_columns(self.connected()) - set(FIELDS)))
+        columns = ", ".join((*FIELDS, *(f'"{name}"' for name in own)))
+        frames = [pl.DataFrame(schema=STORED_SCHEMA)]
+        for first in range(0, len(users), _PIECE_USERS):
+            piece = users[first : first + _PIECE_USERS]
+            where = f"WHERE user_id IN ({', '.join('?' * len(piece))})"
+            select = f"SELECT {columns} FROM interactions {where}"
+            rows = await self.run(lambda: self.connected().execute(select, piece).fetchall())  # noqa: B023
+            frames.append(await asyncio.to_thread(_stored_frame, rows, own))
+        return pl.concat(frames)
+
+    async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
+        """A user's newest interactions, newest first."""
+        return await self._select("WHERE user_id = ? ORDER BY event_key DESC LIMIT ?", (str(user_id), limit))
+
+    async def history(
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+    ) -> list[VideoInteraction]:
+        """A user's interactions in [since, until), oldest first."""
+        low = timestamp_text(since) if since else ""
+        high = timestamp_text(until) if until else "~"
+        return await self._select(
+            "WHERE user_id = ? AND event_key >= ? AND event_key < ? ORDER BY event_key",
+            (str(user_id), low, high),
+        )
+
+    async def _select(self, where: str, values: Sequence[object]) -> list[VideoInteraction]:
+        statement = f"SELECT user_id, video_id, event_type, timestamp, device, session_id FROM interactions {where}"
+        names = ("user_id", "video_id", "event_type", "timestamp", "device", "session_id")
+        rows = await self.run(lambda: self.connected().execute(statement, values).fetchall())
+        return [VideoInteraction.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+
+    @asynccontextmanager
+    async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
+        """A file of its own in `folder`, which goes with the folder."""
+        path = quote(str((folder / f"{uuid4().hex}.db").resolve()))
+        query = urlsplit(url).query
+        yield f"sqlite:///{path}" + (f"?{query}" if query else "")
+
+    async def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            # On the thread, after whatever still runs there; an open that was cancelled may.
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _in_key_order(chunk: Chunk) -> Ints:
+    """The rows to store, user by user as in the primary key: so fewer pages are touched."""
+    rows = chunk.last_of_each_key()
+    users = chunk.columns.texts["user_id"].take(rows).prefixes() >> np.uint64(32)
+    return rows[stable_order(users)]
+
+
+def _add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    """Give the table what a data set has beyond `FIELDS`, where it has not got it yet."""
+    there = _columns(connection)
+    for name in names:
+        if name not in there:
+            connection.execute(f'ALTER TABLE interactions ADD COLUMN "{name}"')
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(interactions)")}
+
+
+def _stored_frame(rows: Sequence[tuple[Any, ...]], own: Sequence[str]) -> "pl.DataFrame":
+    """Rows of `FIELDS` and of a data set's own columns, which are null in rows of another one."""
+    import polars as pl
+
+    from ingest_service.sinks.readback import STORED_SCHEMA, value_text
+
+    n = len(FIELDS)
+    stored = []
+    for row in rows:
+        # A value that is no text was not written by this program; as text it compares as another one.
+        user, key, *texts = ["" if value is None else str(value) for value in row[:n]]
+        others = {name: value for name, value in zip(own, row[n:], strict=True) if value is not None}
+        stored.append((user, key, value_text(texts, others)))
+    return pl.DataFrame(stored, schema=STORED_SCHEMA, orient="row")
+
+
+class _Checkpoints(CheckpointStore):
+    """Table `ingest_checkpoints`. A swap commits the rows that wait, or takes them back with it."""
+
+    def __init__(self, sink: SQLiteSink) -> None:
+        self._sink = sink
+
+    async def read(self, stream: str) -> str | None:
+        def select() -> str | None:
+            row = (
+                self._sink.connected()
+                .execute(
+                    "SELECT body FROM ingest_checkpoints WHERE stream = ? AND sink = ?",
+                    (stream, self._sink.name),
+                )
+                .fetchone()
+            )
+            return None if row is None else str(row[0])
+
+        return await self._sink.run(select)
+
+    async def swap(self, stream: str, old: str | None, new: str) -> bool:
+        return await self._sink.run(lambda: self._swap(stream, old, new))
+
+    def _swap(self, stream: str, old: str | None, new: str) -> bool:
+        connection = self._sink.begin()
+        if old is None:
+            cursor = connection.execute(
+                "INSERT OR IGNORE INTO ingest_checkpoints VALUES (?, ?, ?)", (stream, self._sink.name, new)
+            )
+        else:
+            cursor = connection.execute(
+                "UPDATE ingest_checkpoints SET body = ? WHERE stream = ? AND sink = ? AND body = ?",
+                (new, stream, self._sink.name, old),
+            )
+        if cursor.rowcount == 1:
+            fault.point("sqlite-commit")
+            connection.commit()
+            fault.point("sqlite-committed")
+            return True
+        connection.rollback()
+        return False
+
+    async def streams(self) -> list[str]:
+        rows = await self._sink.run(
+            lambda: (
+                self._sink.connected()
+                .execute("SELECT stream FROM ingest_checkpoints WHERE sink = ? ORDER BY stream", (self._sink.name,))
+                .fetchall()
+            )
+        )
+        return [row[0] for row in rows]
+
+
+@contextmanager
+def _errors_translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorname", "") or type(error).__name__
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise Retry("another program holds the file") from error
+        if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            raise LocalIOError(f"{path} cannot be written ({code}); make room, then run again.") from error
+        raise ConfigurationError(f"{path} cannot be used as a database ({code}); check its path and rights.") from error
