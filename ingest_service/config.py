@@ -75,7 +75,9 @@ class ServeSettings(BaseModel):
     token_file: Path | None = None
     runs_at_once: int = Field(default=1, ge=1, le=64)
     keep_runs: int = Field(default=100_000, ge=100)
+    public_url: str = Field(default="", pattern=r"^(https?://[^/?#@\s]+/?)?$")
     roots: list[Path] = []
+    refuse_hard_links: bool = False
     allowed_urls: list[str] = []
     inbox: list[InboxSettings] = []
     schedule: list[ScheduleSettings] = []
@@ -139,7 +141,12 @@ class Settings(BaseSettings):
         """What the service and its runs may read."""
         from ingest_service.sources.allowed import Allowed
 
-        return Allowed.of([*self.serve.roots, *self.serve.allowed_urls, *(inbox.url for inbox in self.serve.inbox)])
+        places: list[str | Path] = [
+            *self.serve.roots,
+            *self.serve.allowed_urls,
+            *(inbox.url for inbox in self.serve.inbox),
+        ]
+        return Allowed.of(places, refuse_hard_links=self.serve.refuse_hard_links)
 
     def redis_address(self) -> str:
         if self.redis_url is None or not self.redis_url.get_secret_value():

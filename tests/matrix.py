@@ -75,6 +75,26 @@ MATRIX: dict[int, Fault] = {
     27: Fault("wall clock jumps", "checkpoints dated 1999; a clock of the test's own", "only monotonic time decides"),
     28: Fault("a bug raises", "an exception out of a sink", "the run fails without hanging, and the next goes on"),
     29: Fault("little memory", "RLIMIT_DATA of 500 MB; `--memory` with a slow sink", "within the bound"),
+    31: Fault(
+        "a name that looks like an event",
+        "an inbox, a request; a source that breaks off",
+        "that run fails, nothing else",
+    ),
+    32: Fault("heads without end", "many headers, long ones, blank lines", "431 after 64 KiB, in no memory"),
+    33: Fault(
+        "connections without end",
+        "half-sent requests, byte by byte; watchers",
+        "those that wait longest give way; the service answers, runs start",
+    ),
+    34: Fault("no descriptor for a run", "RLIMIT_NOFILE of the service", "it is queued again, and done later"),
+    35: Fault(
+        "hosts that say nothing",
+        "requests of an allowed URL, more than there are threads",
+        "nobody else waits for them",
+    ),
+    36: Fault(
+        "no room for runs", "RLIMIT_FSIZE of the service", "not ready, a metric and an alert; 503; goes on with room"
+    ),
     55: Fault("a source that is mostly refused", "wrong ids, times, delimiters", "exit 65 with the commonest reason"),
     56: Fault("a sink that refuses all rows", "a poisoned key", "exit 65 with the sink's reason"),
 }

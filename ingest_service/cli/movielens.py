@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, settings_of
+from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
 from ingest_service.errors import Stopped, UsageError
 from ingest_service.runtime.signals import stop_on_signals
 
@@ -238,6 +238,6 @@ def _do(name: str, flags: dict[str, Any], config: Path | None, as_json: bool, st
             typer.echo(json.dumps(steps.results if name == "all" else steps.results[name]))
             return
         for text in steps.texts:
-            typer.echo(text)
+            say(text)
         for report in steps.reports:
             print_report(report)
