@@ -75,4 +75,30 @@ MATRIX: dict[int, Fault] = {
     27: Fault("wall clock jumps", "checkpoints dated 1999; a clock of the test's own", "only monotonic time decides"),
     28: Fault("a bug raises", "an exception out of a sink", "the run fails without hanging, and the next goes on"),
     29: Fault("little memory", "RLIMIT_DATA of 500 MB; `--memory` with a slow sink", "within the bound"),
+    43: Fault(
+        "a proxy between us and DynamoDB",
+        "a proxy that tunnels, with a login",
+        "all requests take it, and it is said",
+    ),
+    44: Fault(
+        "no credentials that hold",
+        "profiles without a login, keys that fail to renew",
+        "exit 78 at once; in the middle of a run 69 after the budget",
+    ),
+    45: Fault(
+        "wrong authority, name or protocol",
+        "TLS and other servers in DynamoDB's place",
+        "exit 78 at once, with its cause",
+    ),
+    46: Fault("answers that nobody foresaw", "a shim before DynamoDB, to every call", "exit 78; never taken for a bug"),
+    47: Fault(
+        "an index that refuses every row, rows stuck behind checkpoints that work",
+        "an index on a number; bulk writes that fail, a master of three away",
+        "exit 78 before a row is sent; exit 69 after the budget",
+    ),
+    48: Fault(
+        "a server that falls silent; rows that expire as they are written",
+        "SIGSTOP of each server; `ttl_s`",
+        "exit 69 when the budget is spent, 75 within 8 s of SIGTERM; it is said",
+    ),
 }
