@@ -95,6 +95,32 @@ MATRIX: dict[int, Fault] = {
     36: Fault(
         "no room for runs", "RLIMIT_FSIZE of the service", "not ready, a metric and an alert; 503; goes on with room"
     ),
+    43: Fault(
+        "a proxy between us and DynamoDB",
+        "a proxy that tunnels, with a login",
+        "all requests take it, and it is said",
+    ),
+    44: Fault(
+        "no credentials that hold",
+        "profiles without a login, keys that fail to renew",
+        "exit 78 at once; in the middle of a run 69 after the budget",
+    ),
+    45: Fault(
+        "wrong authority, name or protocol",
+        "TLS and other servers in DynamoDB's place",
+        "exit 78 at once, with its cause",
+    ),
+    46: Fault("answers that nobody foresaw", "a shim before DynamoDB, to every call", "exit 78; never taken for a bug"),
+    47: Fault(
+        "an index that refuses every row, rows stuck behind checkpoints that work",
+        "an index on a number; bulk writes that fail, a master of three away",
+        "exit 78 before a row is sent; exit 69 after the budget",
+    ),
+    48: Fault(
+        "a server that falls silent; rows that expire as they are written",
+        "SIGSTOP of each server; `ttl_s`",
+        "exit 69 when the budget is spent, 75 within 8 s of SIGTERM; it is said",
+    ),
     55: Fault("a source that is mostly refused", "wrong ids, times, delimiters", "exit 65 with the commonest reason"),
     56: Fault("a sink that refuses all rows", "a poisoned key", "exit 65 with the sink's reason"),
 }

@@ -36,6 +36,7 @@ from ingest_service.sources.base import Source
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
 CHECKPOINT_EVERY_S = 1.0
 RELEASE_S = 3.0
+_LAST_TRY_S = 1.0  # the same where the end is near already: the sink was given up, or its process is to stop
 STOPPED = "Stopped on request; run the same command again to go on."
 
 
@@ -105,9 +106,9 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
             reader = await _open_reader(job)
         opened.push_async_callback(asyncio.to_thread, reader.close)
         lanes: list[Lane] = []
+        opened.push_async_callback(_give_up_leases, lanes, job, reader, stop)
         for sink in sinks:
             lane = await _open_lane(job, sink, reader)
-            opened.push_async_callback(_give_up_lease, lane, job, reader)
             lanes.append(lane)
         start = min((lane.found.watermark.position for lane in lanes), key=lambda position: position.offset)
         dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
@@ -184,13 +185,22 @@ async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
     return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
 
 
-async def _give_up_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
-    """After a failure, if the sink still answers: keep what it has settled, and let the next run begin at once."""
-    if lane.lease.is_released:
-        return
-    with suppress(IngestError, TimeoutError):
-        async with asyncio.timeout(RELEASE_S):
-            await _release_lease(lane, job, reader)
+async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, stop: asyncio.Event) -> None:
+    """After a failure, where a sink still answers: keep what it has settled, and let the next run begin at once.
+
+    Side by side, since each may be one that has fallen silent.
+    """
+
+    async def give_up(lane: Lane) -> None:
+        hurries = stop.is_set() or lane.sink.retrier.is_spent
+        with suppress(IngestError, TimeoutError):
+            async with asyncio.timeout(_LAST_TRY_S if hurries else RELEASE_S):
+                await _release_lease(lane, job, reader)
+
+    async with task_group() as tasks:
+        for lane in lanes:
+            if not lane.lease.is_released:
+                tasks.create_task(give_up(lane))
 
 
 async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:

@@ -23,7 +23,8 @@ from ingest_service.sources import source_allowed, sources_named
 from ingest_service.sources.base import Source
 
 EXAMINE_S = 5.0
-DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
+DRAIN_S = 7.0  # how long a run goes on after a stop, at most; a container has 8 to 10 seconds
+_CLOSING_S = 1.5  # how much of that is left for leases and connections once chunks in flight are given up
 
 
 class Silent:
@@ -151,7 +152,7 @@ async def survey(sinks: Sequence[Sink], dataset: Dataset, warn: Callable[[str, s
 
 async def _drain_in_time(stop: asyncio.Event, deadline: asyncio.Timeout) -> None:
     await stop.wait()
-    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_S)
+    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_S - _CLOSING_S)
 
 
 async def ingest(

@@ -176,7 +176,7 @@ class MongoDBSink(Sink):
                         raise
                     self.limit.answered(time.monotonic() - began)
 
-        await self.retrier.call(attempt)
+        await self.retrier.call(attempt, moves_rows=True)
         return batch.refused
 
     async def _write_once(self, batch: Batch) -> None:
@@ -187,9 +187,9 @@ class MongoDBSink(Sink):
         with _errors_translated():
             again = batch.answered(rows, await _finished(self.database.command(command)))
         fault.point("mongodb-reply")
+        if batch.left < left:
+            self.retrier.progressed()
         if again is not None:
-            if batch.left < left:
-                self.retrier.progressed()
             raise again
 
     async def epoch(self) -> str:

@@ -61,7 +61,7 @@ class SQLiteSink(Sink):
             raise ConfigurationError("A SQLite URL has three slashes and a path: sqlite:///interactions.db.")
         self.path = Path(path)
         self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s)
+        self.retrier = Retrier(self.name, self.options.retry_budget_s, can_hang=False)
         self.limit = AdaptiveLimit(1)
         self._rate = RateLimit(self.options.rate)
         # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
