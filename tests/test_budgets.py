@@ -90,11 +90,7 @@ def test_rows_of_a_master_that_is_away(cli: Cli, tmp_path: Path) -> None:
 FINDERS = {"redis": find_redis, "dynamodb": find_dynamodb, "mongodb": find_mongodb}
 
 
-# A load into a silent MongoDB was not seen to end yet: to be looked into before this is taken out.
-_OPEN = pytest.param("mongodb", marks=pytest.mark.skip(reason="OPEN: a silent MongoDB is not given up in time"))
-
-
-@pytest.fixture(params=["redis", "dynamodb", _OPEN])
+@pytest.fixture(params=FINDERS)
 def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Server]]:
     """A server of the test's own, which it may stop."""
     (tmp_path / "server").mkdir()
@@ -137,7 +133,7 @@ def test_a_silent_server_is_given_up_when_the_budget_is_spent(cli: Cli, own_serv
     finally:
         server.send(signal.SIGCONT)
     assert (outcome.code, f"did not recover within {BUDGET_S} s" in outcome.message) == (69, True)
-    assert took_s < BUDGET_S + 5, "after as long as 30 s before"
+    assert took_s < 20, "a time-out of the connection's own, 30 s, came on top"
 
 
 @pytest.mark.fault(3, 48)
@@ -153,4 +149,4 @@ def test_a_stop_is_heard_while_the_server_is_silent(cli: Cli, own_server: tuple[
     finally:
         server.send(signal.SIGCONT)
     assert outcome.code == 75, outcome.stderr
-    assert took_s < 8
+    assert took_s < 10, "7 s are the program's own; the rest is for a busy machine"

@@ -47,6 +47,7 @@ _BATCH_ROWS = 1_000
 _SLICE_ROWS = 16 * _BATCH_ROWS  # rows that are encoded at once
 _PIECE_USERS = 100  # asked for in one request
 _FINISH_S = 1.0
+_CLOSE_S = 1.0  # the driver says good-bye to the server, which may be silent
 _NAMESPACE_EXISTS = 48
 _REFUSED_LOGIN = frozenset({13, 18, 8000})  # Unauthorized, AuthenticationFailed, AtlasError
 # Written data must survive a failover and a crash before a checkpoint says so; who writes w= in the URL knows better.
@@ -270,7 +271,9 @@ class MongoDBSink(Sink):
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await client.close()
 
 
 def _stored_row(document: Document) -> tuple[str, str, str]:
