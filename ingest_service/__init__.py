@@ -3,12 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ingest_service.api import InteractionStore, MicroLensIngestor, MicroLensPairsReader
-    from ingest_service.errors import IngestError
-    from ingest_service.pipeline.report import Report
-    from ingest_service.pipeline.run import ingest
-    from ingest_service.rows.interaction import Device, EventType, VideoInteraction
-    from ingest_service.sinks.base import Sink
+    from ingest_service.api import InteractionStore as InteractionStore
+    from ingest_service.api import MicroLensIngestor as MicroLensIngestor
+    from ingest_service.api import MicroLensPairsReader as MicroLensPairsReader
+    from ingest_service.errors import IngestError as IngestError
+    from ingest_service.pipeline.report import Report as Report
+    from ingest_service.pipeline.run import ingest as ingest
+    from ingest_service.rows.interaction import Device as Device
+    from ingest_service.rows.interaction import EventType as EventType
+    from ingest_service.rows.interaction import VideoInteraction as VideoInteraction
+    from ingest_service.sinks.base import Sink as Sink
 
 _HOME = {
     "Device": "rows.interaction",
@@ -23,18 +27,7 @@ _HOME = {
     "ingest": "pipeline.run",
 }
 
-__all__ = [
-    "Device",
-    "EventType",
-    "IngestError",
-    "InteractionStore",
-    "MicroLensIngestor",
-    "MicroLensPairsReader",
-    "Report",
-    "Sink",
-    "VideoInteraction",
-    "ingest",
-]
+__all__ = [*_HOME]  # noqa: PLE0604 (they are strings)
 
 
 def __getattr__(name: str) -> Any:
