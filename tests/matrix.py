@@ -75,4 +75,9 @@ MATRIX: dict[int, Fault] = {
     27: Fault("wall clock jumps", "checkpoints dated 1999; a clock of the test's own", "only monotonic time decides"),
     28: Fault("a bug raises", "an exception out of a sink", "the run fails without hanging, and the next goes on"),
     29: Fault("little memory", "RLIMIT_DATA of 500 MB; `--memory` with a slow sink", "within the bound"),
+    37: Fault(
+        "server evicts keys",
+        "`maxmemory` with policies that evict, in a run and between runs",
+        "exit 78, now and on every run until `--restart`; counted with `?evict=allow`",
+    ),
 }
