@@ -80,4 +80,7 @@ MATRIX: dict[int, Fault] = {
         "`maxmemory` with policies that evict, in a run and between runs",
         "exit 78, now and on every run until `--restart`; counted with `?evict=allow`",
     ),
+    38: Fault(
+        "versions of a row", "one key with other fields, in different chunks, loaded again", "the later one alone"
+    ),
 }
