@@ -4,7 +4,7 @@ import json
 import uuid
 from typing import cast
 
-from ingest_service.errors import Retry, RowsGone
+from ingest_service.errors import RowsGone
 from ingest_service.sinks.base import Finding
 from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore
 from ingest_service.sinks.redis.about import About, Evictions, limits_of
@@ -22,18 +22,16 @@ redis.call('SET', KEYS[1], ARGV[2])
 return 1
 """
 _ADVICE = "give it more memory or the policy noeviction, or take it for a cache with ?evict=allow"
-WAIT_MS = 1_000  # for replicas, before it is tried again
 
 
 class RedisCheckpoints(CheckpointStore):
     """Keys `<prefix>ingest:checkpoint:{<stream>}`."""
 
-    def __init__(self, nodes: RedisNodes, retrier: Retrier, options: RedisOptions, replicas: int) -> None:
+    def __init__(self, nodes: RedisNodes, retrier: Retrier, options: RedisOptions) -> None:
         self._nodes = nodes
         self._retrier = retrier
         self._begin = f"{options.prefix}ingest:checkpoint:{{"
         self._kind = "cache" if options.evict == "allow" else ""
-        self._replicas = replicas
 
     async def read(self, stream: str) -> str | None:
         key = self._key(stream)
@@ -42,13 +40,13 @@ class RedisCheckpoints(CheckpointStore):
     async def swap(self, stream: str, old: str | None, new: str) -> bool:
         key = self._key(stream)
         commands: list[tuple[str | int, ...]] = [("EVAL", _SWAP, 1, key, old or "", new, self._kind)]
-        if self._replicas:
-            commands.append(("WAIT", self._replicas, WAIT_MS))
+        if self._nodes.replicas:
+            commands.append(("WAIT", self._nodes.replicas, self._nodes.wait_ms))
 
         async def attempt() -> bool:
             made, *acknowledged = await self._nodes.commands(commands, key)
-            if made == 1 and acknowledged and acknowledged[0] < self._replicas:
-                raise too_few(acknowledged[0], self._replicas)
+            if made == 1 and acknowledged:
+                await self._nodes.require_replicas(acknowledged[0])
             return bool(made == 1)
 
         return await self._retrier.call(attempt)
@@ -59,10 +57,6 @@ class RedisCheckpoints(CheckpointStore):
 
     def _key(self, stream: str) -> str:
         return f"{self._begin}{stream}}}"
-
-
-def too_few(acknowledged: int, wanted: int) -> Retry:
-    return Retry(f"{acknowledged} of the {wanted} replicas that are to have each write have it")
 
 
 class Guard:

@@ -59,6 +59,10 @@ class RedisNodes:
         self._owners: list[Address] | None = None  # of each hash slot; None where there is no cluster
         self._has_met = False
         self.is_stale = False
+        # A failover would lose what only the old primary had.
+        self.replicas = options.replicas if options.replicas is not None else 1 if self._sentinels else 0
+        self._are_required = options.replicas is not None
+        self.wait_ms = int(500 * min(2, common["socket_timeout"]))  # for them, before the write is tried again
 
     def _pool_of(self, address: Address) -> ConnectionPool:
         if address not in self._pools:
@@ -213,6 +217,15 @@ class RedisNodes:
             self.is_stale = True
             await node.disconnect(inuse_connections=False)
 
+    async def require_replicas(self, acknowledged: int) -> None:
+        """Retry if fewer replicas have a write than should, unless no Sentinel knows one that could take over."""
+        if acknowledged >= self.replicas:
+            return
+        if self._sentinels is not None and not self._are_required and await self._sentinels.stands_alone(self._seed):
+            return
+        self.is_stale = True
+        raise Retry(f"{acknowledged} of the {self.replicas} replicas that are to have each write have it")
+
     async def command(self, *arguments: str | int, key: str = "") -> Any:
         """One command: at the node that holds the key, or at any. Retry if it may succeed later."""
         return (await self.commands([arguments], key))[0]
@@ -276,10 +289,6 @@ class RedisNodes:
     @property
     def is_cluster(self) -> bool:
         return self._owners is not None
-
-    @property
-    def has_sentinels(self) -> bool:
-        return self._sentinels is not None
 
     def _client(self, pool: ConnectionPool) -> Redis:
         return Redis(connection_pool=pool)

@@ -50,5 +50,21 @@ class Sentinels:
                 raise ConfigurationError(f"The Sentinels know no service of the URL's name; they know: {names}.")
             return
 
+    async def stands_alone(self, primary: Address) -> bool:
+        """Whether a Sentinel that answers believes in this primary and in no replica of it."""
+        for one in self._sentinel.sentinels:
+            try:
+                with errors_translated():
+                    known = dict(await one.sentinel_masters())
+                    replicas = await one.sentinel_slaves(self._service)
+            except Retry:
+                continue
+            state: Any = known.get(self._service, {})
+            is_up = not (state.get("is_sdown") or state.get("is_odown"))
+            return (
+                is_up and (state.get("ip"), state.get("port")) == primary and not self._sentinel.filter_slaves(replicas)
+            )
+        return False
+
     async def close(self) -> None:
         await self._sentinel.aclose()

@@ -24,7 +24,7 @@ from ingest_service.sinks.checkpoints import CheckpointStore
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.redis.about import limits_of
 from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
-from ingest_service.sinks.redis.checkpoints import WAIT_MS, Guard, RedisCheckpoints, too_few
+from ingest_service.sinks.redis.checkpoints import Guard, RedisCheckpoints
 from ingest_service.sinks.redis.commands import Batch, Keeping, member
 from ingest_service.sinks.redis.errors import PASSING, errors_translated, refusal
 from ingest_service.sinks.redis.nodes import RedisNodes, connection_of
@@ -65,9 +65,7 @@ class RedisSink(Sink):
         self.limit = AdaptiveLimit(self.options.consumers)
         self.keeping = Keeping(self.options.prefix, self.options.recent_limit, self.options.recent_ttl_s)
         self._rate = RateLimit(self.options.rate)
-        default = 1 if self.nodes.has_sentinels else 0  # a failover would else lose what only the old primary had
-        self._replicas = default if self.options.replicas is None else self.options.replicas
-        self.checkpoints: CheckpointStore = RedisCheckpoints(self.nodes, self.retrier, self.options, self._replicas)
+        self.checkpoints: CheckpointStore = RedisCheckpoints(self.nodes, self.retrier, self.options)
         self._guard = Guard(self.name, self.nodes, self.retrier, self.checkpoints, self.options)
         self._evicted = ""  # the last warning of it
         self.forgets = f"a user's key expires {self.options.recent_ttl_s:,} s after its last write"
@@ -142,10 +140,9 @@ class RedisSink(Sink):
         with errors_translated():
             async with connection_of(node) as connection:
                 replies = await connection.exchange(writing.payloads, self.options.timeout_s)
-                if self._replicas:
-                    acknowledged = await connection.acknowledged(self._replicas, WAIT_MS)
-                    if acknowledged < self._replicas:
-                        raise too_few(acknowledged, self._replicas)
+                if self.nodes.replicas:
+                    acknowledged = await connection.acknowledged(self.nodes.replicas, self.nodes.wait_ms)
+                    await self.nodes.require_replicas(acknowledged)
         return writing.errors(replies)
 
     async def command(self, *arguments: str | int, key: str = "") -> object:
@@ -154,10 +151,10 @@ class RedisSink(Sink):
 
     async def survey(self, columns: Columns) -> list[Finding]:
         findings = [await self._guard.survey()]
-        if self._replicas and (servers := await self.retrier.call(self.nodes.about_masters)) is not None:
+        if self.nodes.replicas and (servers := await self.retrier.call(self.nodes.about_masters)) is not None:
             fewest = min(one.replicas for one in servers.values())
-            text = f"{fewest} are connected, and each write waits for {self._replicas} (?replicas=)"
-            findings.append(Finding("replicas", True, text, warning=fewest < self._replicas))
+            text = f"{fewest} are connected, and each write waits for {self.nodes.replicas} (?replicas=)"
+            findings.append(Finding("replicas", True, text, warning=fewest < self.nodes.replicas))
         return findings
 
     async def assure(self) -> None:
