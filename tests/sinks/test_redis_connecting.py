@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -14,6 +13,7 @@ import trustme
 
 from ingest_service.errors import ConfigurationError
 from ingest_service.sinks.base import Written, sink_at
+from ingest_service.sinks.redis.address import with_database
 from tests.helpers import Cli, chunk_of, interactions, opened, redis_sets, write_pairs
 from tests.servers import CANARY_PASSWORD, Redis, find_redis, free_port
 
@@ -183,12 +183,15 @@ def test_a_socket_is_as_good_as_a_port(tmp_path: Path, cli: Cli) -> None:
             arguments = [] if command == "check" else [pairs.path]
             outcome = cli.here(command, *arguments, "--to", url)
             assert outcome.code == 0, outcome.stderr
+        outcome = cli.run("crash-test", pairs.path, "--cycles", "1", "--to", url)
+        assert outcome.code == 0, outcome.stderr
         assert redis_sets(server.url.removesuffix("/0") + "/2")
         assert not redis_sets(server.url)
 
 
 @pytest.mark.parametrize(
-    "url", ["redis+unix://host/redis.sock", "redis+unix:///", "redis+sentinel://host/", "redis://h/1?db=2"]
+    "url",
+    ["redis+unix://host/redis.sock", "redis+unix:///", "redis+sentinel://host/", "redis://h/1?db=2", "redis://a,b/0"],
 )
 def test_impossible_places_are_refused(url: str) -> None:
     """Without connecting."""
@@ -209,4 +212,16 @@ def test_hosts_of_a_url_keep_their_words() -> None:
     sink = sink_at("redis+sentinel://user:p%40ss@[::1]:1234,two/service/3")
     place = sink.nodes._place  # type: ignore[attr-defined]
     assert (place.addresses, place.service, place.database) == ((("::1", 1234), ("two", 26379)), "service", 3)
-    assert urlsplit("redis+sentinel://a,b/c").netloc == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("url", "other"),
+    [
+        ("redis://u:p@host:1/0?prefix=a&db=0", "redis://u:p@host:1/7?prefix=a"),
+        ("redis+sentinel://a,b:2/service?replicas=0", "redis+sentinel://a,b:2/service/7?replicas=0"),
+        ("redis+unix://:p@/run/redis.sock?db=1&name=x", "redis+unix://:p@/run/redis.sock?name=x&db=7"),
+    ],
+)
+def test_another_database_of_the_same_place(url: str, other: str) -> None:
+    """For trials, whichever way the place is named."""
+    assert with_database(url, 7) == other

@@ -3,7 +3,7 @@
 import ssl
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from pydantic import Field
 from redis.asyncio.retry import Retry as RedisRetry
@@ -72,7 +72,20 @@ class Place:
         return cls(addresses, int(database or db or 0), service, scheme == "rediss", False)
 
 
+def with_database(url: str, number: int) -> str:
+    """The same place, but for the database."""
+    parts = urlsplit(url)
+    kind = parts.scheme.partition("+")[2]
+    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "db"]
+    if kind == "unix":
+        return parts._replace(query=urlencode([*query, ("db", str(number))])).geturl()
+    service = f"/{parts.path.strip('/').partition('/')[0]}" if kind == "sentinel" else ""
+    return parts._replace(path=f"{service}/{number}", query=urlencode(query)).geturl()
+
+
 def _address(text: str, default_port: int) -> Address:
+    if "," in text:
+        raise ConfigurationError("A Redis URL names one host; several are for Sentinels, redis+sentinel://….")
     try:
         parts = urlsplit(f"//{text}")
         return parts.hostname or "", parts.port or default_port

@@ -58,7 +58,7 @@ class RedisNodes:
             self._pool_of(self._seed)
         self._owners: list[Address] | None = None  # of each hash slot; None where there is no cluster
         self._has_met = False
-        self.is_stale = False
+        self.is_stale = self._sentinels is not None  # who the primary is must be asked first
         # A failover would lose what only the old primary had.
         self.replicas = options.replicas if options.replicas is not None else 1 if self._sentinels else 0
         self._are_required = options.replicas is not None
@@ -285,6 +285,10 @@ class RedisNodes:
 
     def _masters(self) -> list[Address]:
         return [self._seed] if self._owners is None else sorted(set(self._owners))
+
+    @property
+    def database(self) -> int:
+        return self._place.database
 
     @property
     def is_cluster(self) -> bool:

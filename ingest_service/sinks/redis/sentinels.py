@@ -55,7 +55,7 @@ class Sentinels:
         for one in self._sentinel.sentinels:
             try:
                 with errors_translated():
-                    known = dict(await one.sentinel_masters())
+                    known: Any = await one.sentinel_masters()
                     replicas = await one.sentinel_slaves(self._service)
             except Retry:
                 continue

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import numpy as np
@@ -24,6 +23,7 @@ from ingest_service.sinks.checkpoints import CheckpointStore
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.redis.about import limits_of
 from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
+from ingest_service.sinks.redis.address import with_database
 from ingest_service.sinks.redis.checkpoints import Guard, RedisCheckpoints
 from ingest_service.sinks.redis.commands import Batch, Keeping, member
 from ingest_service.sinks.redis.errors import PASSING, errors_translated, refusal
@@ -245,12 +245,10 @@ class RedisSink(Sink):
         await self.open()
         if self.nodes.is_cluster:
             raise ConfigurationError(f"{self.name} is a cluster, which has no second database; try on a single server.")
-        parts = urlsplit(url)
-        own = int(parts.path.strip("/") or "0")
         for number in range(_DATABASES - 1, -1, -1):
-            if number == own:
+            if number == self.nodes.database:
                 continue
-            sink = RedisSink(trial := parts._replace(path=f"/{number}").geturl())
+            sink = RedisSink(trial := with_database(url, number))
             try:
                 if await sink.command("EVAL", _CLAIM, 1, sink.options.prefix + _CLAIM_KEY) == 1:
                     try:
