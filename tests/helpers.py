@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,11 @@ def interactions(n: int, users: int = 7) -> list[VideoInteraction]:
     return [interaction(1 + i % users, 100 + i, FIRST_MS + i) for i in range(n)]
 
 
-def chunk_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Chunk:
+def chunk_of(rows: Sequence[VideoInteraction], *, follow_from_key: bool = True, **texts: Sequence[str]) -> Chunk:
     """A chunk that a parser might have made of these rows; `texts` replace some of its columns.
 
-    The bytes of row i are `row i`, on line i + 2.
+    The bytes of row i are `row i`, on line i + 2. Rows that are different versions of one record do not follow from
+    their key.
     """
     raw = [f"row {i}".encode() for i in range(len(rows))]
     ends = np.cumsum([len(text) + 1 for text in raw])
@@ -63,7 +64,8 @@ def chunk_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Chunk:
     lines = np.arange(2, len(rows) + 2)
     end = Position(len(data), len(rows), len(rows) + 1)
     starts = ends - [len(text) + 1 for text in raw]
-    return Chunk(Position(0, 0, 1), end, data, 0, columns_of(rows, **texts), starts, ends - 1, lines)
+    columns = replace(columns_of(rows, **texts), follow_from_key=follow_from_key)
+    return Chunk(Position(0, 0, 1), end, data, 0, columns, starts, ends - 1, lines)
 
 
 def columns_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Columns:

@@ -95,6 +95,29 @@ MATRIX: dict[int, Fault] = {
     36: Fault(
         "no room for runs", "RLIMIT_FSIZE of the service", "not ready, a metric and an alert; 503; goes on with room"
     ),
+    37: Fault(
+        "server evicts keys",
+        "`maxmemory` with policies that evict, in a run and between runs",
+        "exit 78, now and on every run until `--restart`; counted with `?evict=allow`",
+    ),
+    38: Fault(
+        "versions of a row", "one key with other fields, in different chunks, loaded again", "the later one alone"
+    ),
+    39: Fault(
+        "Redis that cannot be used as it is",
+        "TLS on one side, certificates, passwords, HTTP, a replica, a Sentinel, CLUSTER renamed",
+        "exit 78 at once, by what it is; without CLUSTER a plain server",
+    ),
+    40: Fault(
+        "failover behind Sentinels",
+        "SIGKILL of a primary whose replica lags; SENTINEL FAILOVER",
+        "the same process goes on; what no replica had is written again",
+    ),
+    41: Fault(
+        "a server falls silent",
+        "SIGSTOP of one Redis and of two, then SIGTERM; a budget of 5 s",
+        "exit 75 in 8 s; exit 69 by the budget, the release of the lease included",
+    ),
     43: Fault(
         "a proxy between us and DynamoDB",
         "a proxy that tunnels, with a login",

@@ -6,9 +6,11 @@ python -m benchmarks.peers.redis_pipe pairs.csv --to commands.resp
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from ingest_service.datasets import dataset_named
 from ingest_service.formats.delimited.blocks import BlockReader, parse_block
-from ingest_service.sinks.redis.commands import Batch
+from ingest_service.sinks.redis.commands import Batch, Keeping
 from ingest_service.sinks.redis.sink import RedisOptions
 from ingest_service.sources.local import FileSource
 
@@ -19,13 +21,15 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     redis = RedisOptions.model_validate({})
+    keeping = Keeping(redis.prefix, redis.recent_limit, redis.recent_ttl_s)
     reader = BlockReader(FileSource(options.file), dataset_named("microlens"))
     with options.to.open("wb") as file:
         while (block := reader.next()) is not None:
             chunk = parse_block(block, reader.layout)
             batch = Batch.of(chunk.columns, chunk.last_of_each_key())
             for piece in batch.pieces(1 << 14):
-                file.write(batch.commands(piece, redis.recent_limit, redis.recent_ttl_s).data)
+                file.write(batch.commands(piece, keeping).data)
+                file.write(batch.expiries(np.arange(*piece), keeping).data)
     reader.close()
 
 

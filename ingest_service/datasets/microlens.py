@@ -30,7 +30,7 @@ def _records(values: Mapping[str, Ints]) -> Columns:
         "device": Texts.constant(Device.MOBILE.value, len(user)),
         "session_id": concatenate([b"session_", decimals(user), b"_", dates]),
     }
-    return Columns((user, item, micros), texts, {"epoch_ms": micros // 1_000})
+    return Columns((user, item, micros), texts, {"epoch_ms": micros // 1_000}, follow_from_key=True)
 
 
 def _interaction(values: Mapping[str, int]) -> VideoInteraction:

@@ -59,7 +59,8 @@ def _tags(values: Values) -> Columns:
     user, micros, tags = values["user"], values["timestamp"], values["tag"]
     texts = _events(EventType.TAG, values) | {"tag": Texts.of(tags.tolist())}
     # A user may give a movie several tags in one second, so the tag is part of the key.
-    return Columns((user, _hashes(values["item"], tags.tolist()), micros), texts, {"epoch_ms": micros // 1_000})
+    key = user, _hashes(values["item"], tags.tolist()), micros
+    return Columns(key, texts, {"epoch_ms": micros // 1_000}, follow_from_key=True)
 
 
 def _links(values: Values) -> Columns:

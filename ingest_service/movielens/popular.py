@@ -49,7 +49,8 @@ async def popular(
         stored = bool(movies) or allow_empty
         if stored:
             expiry: list[Any] = [] if expire_s is None else ["EX", expire_s]
-            await redis.command("SET", POPULAR_KEY, json.dumps(movies), *expiry, key=POPULAR_KEY)
+            key = redis.options.prefix + POPULAR_KEY
+            await redis.command("SET", key, json.dumps(movies), *expiry, key=key)
         return Popular(until, movies, stored)
 
 

@@ -280,6 +280,12 @@ class Lease:
             self._text = text  # an earlier save of ours, whose reply was lost or not waited for
         fault.point("checkpoint-saved", self._sink, watermark.position.row, watermark.position.row)
 
+    async def give_back(self) -> None:
+        """End the lease, and leave the checkpoint as it was saved last."""
+        assert self._current is not None, "acquire comes first"
+        saved = self._current
+        await self.save(saved.source, saved.watermark, complete=saved.complete, release=True)
+
     def _is_mine(self, text: str) -> bool:
         assert self._current is not None
         found = decode(text, self._stream, self._sink)

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ingest_service.errors import IngestError, SourceChanged, Stopped, TooManyRejects
+from ingest_service.errors import IngestError, RowsGone, SourceChanged, Stopped, TooManyRejects
 from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
 from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, Fingerprint, Lease
 from ingest_service.pipeline.dead_letter import DeadLetters
@@ -186,7 +186,7 @@ async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
 
 
 async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, stop: asyncio.Event) -> None:
-    """After a failure, where a sink still answers: keep what it has settled, and let the next run begin at once.
+    """After a failure, where a sink still answers: keep what it has settled, if that is there; the next run may begin.
 
     Side by side, since each may be one that has fallen silent.
     """
@@ -195,7 +195,10 @@ async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, 
         hurries = stop.is_set() or lane.sink.retrier.is_spent
         with suppress(IngestError, TimeoutError):
             async with asyncio.timeout(_LAST_TRY_S if hurries else RELEASE_S):
-                await _release_lease(lane, job, reader)
+                try:
+                    await _release_lease(lane, job, reader)
+                except RowsGone:
+                    await lane.lease.give_back()
 
     async with task_group() as tasks:
         for lane in lanes:

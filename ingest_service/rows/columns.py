@@ -26,6 +26,7 @@ class Columns:
     key: tuple[Ints, Ints, Ints]
     texts: Mapping[str, Texts]
     numbers: Mapping[str, NDArray[Any]]
+    follow_from_key: bool = False  # whether records with equal keys have all else equal, in every file of the data set
 
     def __len__(self) -> int:
         return len(self.key[0])
@@ -36,6 +37,7 @@ class Columns:
             (user[rows], item[rows], time_us[rows]),
             {name: texts.take(rows) for name, texts in self.texts.items()},
             {name: numbers[rows] for name, numbers in self.numbers.items()},
+            self.follow_from_key,
         )
 
     def frame(self) -> "pl.DataFrame":

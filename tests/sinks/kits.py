@@ -40,7 +40,6 @@ class Kit(ABC):
 
     url: str  # set up, empty
     down_url: str  # cannot be opened
-    keeps_versions_of_a_key: ClassVar[bool] = False  # a known defect, see the test that uses it
 
     async def set_up(self) -> None:
         """Make the tables."""
@@ -94,8 +93,6 @@ class SQLiteKit(Kit):
 
 
 class RedisKit(Kit):
-    keeps_versions_of_a_key = True
-
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.url = request.getfixturevalue("redis_db_url")
         self.down_url = f"redis://{UNREACHABLE}/0?retry_budget_s=0.2"

@@ -186,12 +186,17 @@ async def test_a_cluster_has_one_database(cluster: Cluster) -> None:
         await sink.close()
 
 
-async def test_a_user_without_the_right_to_ask_is_told_so(cluster: Cluster) -> None:
-    """Without CLUSTER SLOTS a cluster looks like one server until it says MOVED."""
+@pytest.mark.parametrize("denied", [[], ["-info"]])
+async def test_a_user_without_the_right_to_ask_is_told_so(cluster: Cluster, denied: list[str]) -> None:
+    """At once if the server says that it is a cluster; else it looks like one server until it says MOVED."""
     for node in cluster.nodes:
-        cluster.ask(node, "ACL", "SETUSER", "narrow", "on", ">pw", "~*", "+@all", "-cluster")
+        cluster.ask(node, "ACL", "SETUSER", "narrow", "on", ">pw", "~*", "+@all", "-cluster", *denied)
     sink = sink_at(cluster.url.replace(f"default:{CANARY_PASSWORD}@", "narrow:pw@"))
     try:
+        if not denied:
+            with pytest.raises(ConfigurationError, match="CLUSTER SLOTS"):
+                await sink.open()
+            return
         await sink.open()
         with pytest.raises(ConfigurationError, match="CLUSTER SLOTS"):
             await sink.write(chunk_of(interactions(200, users=100)))

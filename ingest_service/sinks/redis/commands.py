@@ -8,10 +8,55 @@ import numpy as np
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns, stable_order
 from ingest_service.rows.parse import Bytes
-from ingest_service.rows.texts import Piece, Texts, decimals, lengths, write
+from ingest_service.rows.texts import Piece, Texts, concatenate, decimals, lengths, write
 from ingest_service.sinks.fields import json_escaped, own_number_texts, own_texts
 
-COMMANDS_PER_USER = 3  # ZADD, ZREMRANGEBYRANK, EXPIRE
+# Adds rows, of which those with a key that is there already replace what is there. The member holds all of a row, its
+# key first and a tag, if any, further behind, so a later version of a row is another member, of the same score.
+# KEYS: a user's set; ARGV: how many to keep, for how many seconds, then score and member of each row.
+_REPLACE = b"""
+local function key_of(member)
+  local key = string.match(member, '^{"video_id":"[^"]*","timestamp":"[^"]*"')
+  if key and string.find(member, ',"tag":"', 1, true) then
+    local whole, content = pcall(cjson.decode, member)
+    if whole and type(content) == 'table' then key = key .. tostring(content.tag) end
+  end
+  return key or member
+end
+local latest, looked_at = {}, {}
+for i = 4, #ARGV, 2 do
+  local answer = redis.pcall('ZADD', KEYS[1], ARGV[i - 1], ARGV[i])
+  if type(answer) == 'table' then return answer end
+  latest[key_of(ARGV[i])] = ARGV[i]
+end
+for i = 3, #ARGV, 2 do
+  if not looked_at[ARGV[i]] then
+    looked_at[ARGV[i]] = true
+    for _, member in ipairs(redis.call('ZRANGE', KEYS[1], ARGV[i], ARGV[i], 'BYSCORE')) do
+      local wanted = latest[key_of(member)]
+      if wanted and wanted ~= member then redis.call('ZREM', KEYS[1], member) end
+    end
+  end
+end
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[1] - 1)
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How a user's set is kept: under which key, how many rows, for how long after the last write."""
+
+    prefix: str
+    limit: int
+    ttl_s: int
+
+    def key(self, user_id: object) -> str:
+        return f"{self.prefix}recent:{{{user_id}}}"
+
+    def key_pieces(self, user_ids: Texts) -> list[Piece]:
+        return [f"{self.prefix}recent:{{".encode(), user_ids, b"}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +119,54 @@ class Batch:
         end = len(self.rows) if last == self.n_users else int(self.starts[last])
         return end - int(self.starts[first])
 
-    def commands(self, piece: tuple[int, int], limit: int, ttl_s: int) -> Bytes:
-        """RESP commands that add the rows of a piece, trim its users' sets and renew their expiry, user by user."""
+    @property
+    def replies_per_user(self) -> int:
+        """Of `commands`: where rows may replace others one script does it all, else ZADD and ZREMRANGEBYRANK."""
+        return 2 if self.columns.follow_from_key else 1
+
+    def commands(self, piece: tuple[int, int], keeping: Keeping) -> Bytes:
+        """RESP commands that add the rows of a piece and trim its users' sets, user by user.
+
+        Where rows have all but their key in common nothing else need be looked at, and `expiries` follow.
+        """
         first, last = piece
         start = int(self.starts[first])
         n_rows = self.rows_in(piece)
         columns = self.columns.take(slice(start, start + n_rows))
         begins = self.starts[first:last] - start
         ends = np.append(begins[1:], n_rows)
-        pairs = _pairs(columns)
-        key: list[Piece] = [b"recent:{", columns.texts["user_id"].take(begins), b"}"]
-        head = [b"*", decimals(2 + 2 * (ends - begins)), b"\r\n$4\r\nZADD\r\n", *_bulk(key)]
-        tail = [
-            b"*4\r\n$15\r\nZREMRANGEBYRANK\r\n", *_bulk(key), b"$1\r\n0\r\n", *_bulk([str(-limit - 1).encode()]),
-            b"*3\r\n$6\r\nEXPIRE\r\n", *_bulk(key), *_bulk([str(ttl_s).encode()]),
-        ]  # fmt: skip
-        sizes = np.zeros(n_rows, np.int64) + lengths(pairs)
-        head_bytes, tail_bytes = lengths(head), lengths(tail)
-        sizes[begins] += head_bytes
-        sizes[ends - 1] += tail_bytes
-        row_ends = np.cumsum(sizes)
-        row_starts = row_ends - sizes
-        out = np.empty(int(row_ends[-1]), np.uint8)
-        write(out, row_starts[begins], head)
-        row_starts[begins] += head_bytes
-        write(out, row_starts, pairs)
-        write(out, row_ends[ends - 1] - tail_bytes, tail)
-        return out
+        key = _bulk(keeping.key_pieces(columns.texts["user_id"].take(begins)))
+        if columns.follow_from_key:
+            head = [b"*", decimals(2 + 2 * (ends - begins)), b"\r\n$4\r\nZADD\r\n", *key]
+            lowest = str(-keeping.limit - 1).encode()
+            tail = [b"*4\r\n$15\r\nZREMRANGEBYRANK\r\n", *key, b"$1\r\n0\r\n", *_bulk([lowest])]
+        else:
+            numbers = [*_bulk([str(keeping.limit).encode()]), *_bulk([str(keeping.ttl_s).encode()])]
+            script = [b"\r\n$4\r\nEVAL\r\n", *_bulk([_REPLACE]), b"$1\r\n1\r\n"]
+            head = [b"*", decimals(6 + 2 * (ends - begins)), *script, *key, *numbers]
+            tail = []
+        return _laid_out(_pairs(columns), begins, ends, head, tail)
+
+    def expiries(self, users: Ints, keeping: Keeping) -> Bytes:
+        """RESP commands that renew these users' expiry: once a set is known to be one."""
+        key = _bulk(keeping.key_pieces(self.columns.texts["user_id"].take(self.starts[users])))
+        return concatenate([b"*3\r\n$6\r\nEXPIRE\r\n", *key, *_bulk([str(keeping.ttl_s).encode()])]).buffer
+
+
+def _laid_out(rows: Sequence[Piece], begins: Ints, ends: Ints, head: Sequence[Piece], tail: Sequence[Piece]) -> Bytes:
+    """The texts of all rows, each user's (from row `begins[i]` to `ends[i]`) between a head and a tail of his own."""
+    sizes = np.zeros(int(ends[-1]), np.int64) + lengths(rows)
+    head_bytes, tail_bytes = lengths(head), lengths(tail)
+    sizes[begins] += head_bytes
+    sizes[ends - 1] += tail_bytes
+    row_ends: Ints = np.cumsum(sizes)
+    row_starts = row_ends - sizes
+    out = np.empty(int(row_ends[-1]), np.uint8)
+    write(out, row_starts[begins], head)
+    row_starts[begins] += head_bytes
+    write(out, row_starts, rows)
+    write(out, row_ends[ends - 1] - tail_bytes, tail)
+    return out
 
 
 def _pairs(columns: Columns) -> list[Piece]:

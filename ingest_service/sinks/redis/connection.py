@@ -2,19 +2,54 @@
 
 redis-py packs every command and awaits every reply as Python objects, which costs more than Redis needs to run them.
 These connections log in, encrypt and close as redis-py's do, and add one method that sends bytes which are already
-RESP (redis.io, "Redis serialization protocol specification") and counts the replies; another is mended.
+RESP (redis.io, "Redis serialization protocol specification") and counts the replies; others are mended.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from redis.asyncio import Connection, SSLConnection
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
 
 from ingest_service.runtime import fault
 
 _SLICE_BYTES = 1 << 18  # what is handed to the transport at once: bounds its copy of what waits
 _READ_BYTES = 1 << 18
+_CLOSE_S = 0.2
+
+
+class Replies:
+    """What was asked on a connection and what has been answered: how many replies, and the errors among them.
+
+    Errors go by their index and are the first word of each, since the rest may quote the row.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.n = 0
+        self.errors: dict[int, str] = {}
+        self.is_all_asked = False
+        self._changed = asyncio.Event()
+
+    def change(self) -> None:
+        """Wake whoever waits for a reply, or for something to be asked."""
+        self._changed.set()
+
+    async def changed(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def reach(self, n: int) -> None:
+        """Wait for so many replies in all."""
+        while self.n < n:
+            await self.changed()
+
+
+# Commands, and how many replies they have: each an integer or an error.
+Payloads = Callable[[Replies], AsyncIterator[tuple[memoryview, int]]]
 
 
 class _Bulk(AbstractConnection):
@@ -30,43 +65,65 @@ class _Bulk(AbstractConnection):
         """
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
-        await super().send_packed_command(command, check_health)
+        with _closed_by_peer():
+            await super().send_packed_command(command, check_health)
         if task and task.cancelling() > before:
             await self.disconnect(nowait=True)  # as redis-py does: nobody will read the reply
             raise asyncio.CancelledError
 
-    async def exchange(
-        self, payloads: AsyncIterator[memoryview], n_replies: int, idle_timeout_s: float, heard: Callable[[], None]
-    ) -> dict[int, str]:
-        """Send commands and read as many replies, each an integer or an error; `heard` is called as they come.
-
-        Returns the errors by their index: the first word of each, since the rest may quote the row. OSError, EOFError
-        or TimeoutError if the connection breaks or no reply comes for `idle_timeout_s`. Then, and after a cancellation,
-        the connection must be dropped: what was applied is unknown.
-        """
-        sender = asyncio.create_task(self._send(payloads))
+    async def disconnect(self, nowait: bool = False, *arguments: Any, **options: Any) -> None:
+        """As redis-py's, but it does not wait for a server that has fallen silent to take what is still to be sent."""
+        writer = self._writer
+        if nowait or asyncio.current_task() is None:
+            await super().disconnect(nowait, *arguments, **options)
+            return
         try:
-            errors = await self._receive(n_replies, idle_timeout_s, heard)
+            async with asyncio.timeout(_CLOSE_S):
+                await super().disconnect(nowait, *arguments, **options)
+        except (TimeoutError, RedisError):
+            if writer is not None:
+                writer.transport.abort()
+
+    async def exchange(self, payloads: Payloads, idle_timeout_s: float, heard: Callable[[], None]) -> Replies:
+        """Send commands and read all their replies, which `payloads` sees as they come; `heard` is called then.
+
+        OSError, EOFError or TimeoutError if the connection breaks or no reply comes for `idle_timeout_s`. Then, and
+        after a cancellation, the connection must be dropped: what was applied is unknown.
+        """
+        replies = Replies()
+        sender = asyncio.create_task(self._send(payloads(replies), replies))
+        try:
+            await self._receive(replies, idle_timeout_s, heard)
             await sender
-            return errors
+            return replies
         finally:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
 
-    async def _send(self, payloads: AsyncIterator[memoryview]) -> None:
+    async def _send(self, payloads: AsyncIterator[tuple[memoryview, int]], replies: Replies) -> None:
         assert self._writer is not None, "the pool hands out connected connections"
-        async for payload in payloads:
-            for first in range(0, len(payload), _SLICE_BYTES):
-                self._writer.write(payload[first : first + _SLICE_BYTES])
-                await self._writer.drain()
-                fault.point("redis-sending")
+        try:
+            async for payload, n_replies in payloads:
+                replies.asked += n_replies
+                replies.change()
+                for first in range(0, len(payload), _SLICE_BYTES):
+                    with _closed_by_peer():
+                        self._writer.write(payload[first : first + _SLICE_BYTES])
+                        await self._writer.drain()
+                    fault.point("redis-sending")
+        finally:
+            replies.is_all_asked = True
+            replies.change()
 
-    async def _receive(self, n_replies: int, idle_timeout_s: float, heard: Callable[[], None]) -> dict[int, str]:
+    async def _receive(self, replies: Replies, idle_timeout_s: float, heard: Callable[[], None]) -> None:
         assert self._reader is not None, "the pool hands out connected connections"
-        errors: dict[int, str] = {}
-        index = 0
         begun = b""  # a reply whose end has not come yet
-        while index < n_replies:
+        while True:
+            if replies.n == replies.asked:
+                if replies.is_all_asked:
+                    return
+                await replies.changed()
+                continue
             async with asyncio.timeout(idle_timeout_s):
                 data = await self._reader.read(_READ_BYTES)
             if not data:
@@ -81,9 +138,26 @@ class _Bulk(AbstractConnection):
             if b"-" in data:
                 for number, line in enumerate(data.split(b"\n")):
                     if line.startswith(b"-"):
-                        errors[index + number] = line[1:].split(maxsplit=1)[0].decode("ascii", "replace")
-            index += data.count(b"\n")
-        return errors
+                        code = line[1:].split(maxsplit=1)[0].decode("ascii", "replace")
+                        replies.errors[replies.n + number] = code
+            replies.n += data.count(b"\n")
+            replies.change()
+
+    async def acknowledged(self, replicas: int, timeout_ms: int) -> int:
+        """How many replicas have all that was written on this connection, waiting for so many (WAIT)."""
+        await self.send_command("WAIT", replicas, timeout_ms)
+        return int(await self.read_response())
+
+
+@contextmanager
+def _closed_by_peer() -> Iterator[None]:
+    """uvloop calls a transport that the peer has just closed a programming error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise ConnectionResetError("the server closed the connection") from error
 
 
 class BulkConnection(_Bulk, Connection):
@@ -91,4 +165,8 @@ class BulkConnection(_Bulk, Connection):
 
 
 class BulkSSLConnection(_Bulk, SSLConnection):
+    pass
+
+
+class BulkSocketConnection(_Bulk, UnixDomainSocketConnection):
     pass

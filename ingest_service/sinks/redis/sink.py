@@ -7,11 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import numpy as np
-from pydantic import Field
 from redis.asyncio import ConnectionPool
 
 from ingest_service.errors import ConfigurationError, IngestError, Retry
@@ -20,28 +18,25 @@ from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.rows.texts import Piece, concatenate, decimals
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.base import Finding, Sink, Written, parse_options
 from ingest_service.sinks.checkpoints import CheckpointStore
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
-from ingest_service.sinks.redis.commands import COMMANDS_PER_USER, Batch, member
-from ingest_service.sinks.redis.nodes import PASSING, RedisNodes, connection_of, errors_translated, refusal
+from ingest_service.sinks.redis.about import limits_of
+from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
+from ingest_service.sinks.redis.address import with_database
+from ingest_service.sinks.redis.checkpoints import Guard, RedisCheckpoints
+from ingest_service.sinks.redis.commands import Batch, Keeping, member
+from ingest_service.sinks.redis.errors import PASSING, errors_translated, refusal
+from ingest_service.sinks.redis.nodes import RedisNodes, connection_of
+from ingest_service.sinks.redis.writing import Writing
 from ingest_service.sinks.retry import Retrier
 
 if TYPE_CHECKING:
     import polars as pl
 
-_PIECE_ROWS = 1 << 12  # rows made into commands at once: bounds the text in memory, and fits the CPU's cache
 _PIECE_USERS = 1_000  # asked for in one pipeline
 _MEMBER_TAG = ',"tag":"'  # a quote within a text has a backslash
 _MEMBER_KEY = r'^\{"video_id":"([^"]*)","timestamp":"([^"]*)"'
-
-# KEYS: the checkpoint; ARGV: the text that must be there ("" for none), the new one.
-_SWAP = """
-local now = redis.call('GET', KEYS[1])
-if (now or '') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2])
-return 1
-"""
 
 # Takes a database for a trial, if it is empty. KEYS: the mark that it is taken.
 _CLAIM = """
@@ -53,31 +48,33 @@ _CLAIM_KEY = "ingest:trial"
 _DATABASES = 16  # what a server has unless it is told otherwise
 
 
-class RedisOptions(SinkOptions):
-    recent_limit: int = Field(100, ge=1, description="interactions kept for each user")
-    recent_ttl_s: int = Field(86_400, ge=1, description="a user's interactions expire so long after the last write")
-    timeout_s: float = Field(30, gt=0, description="a connection that moves nothing for so long is given up")
-    ca_file: str = Field("", description="a file of certificates to trust for rediss://, instead of the system's")
-
-
 class RedisSink(Sink):
-    """`redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS."""
+    """`redis://[user:password@]host[:port][/db]`, `rediss://` for TLS, `redis+unix:///path`, or
+    `redis+sentinel://host[:port][,host…]/service[/db]`, also with `rediss`.
+    """
 
     scheme: ClassVar[str] = "redis"
+    is_apart: ClassVar[bool] = True  # rows expire and may be evicted, checkpoints of old would stay
     options: RedisOptions
 
     def __init__(self, url: str) -> None:
         parts, self.options = parse_options(url, RedisOptions)
-        self.nodes = RedisNodes(parts, self.options.timeout_s, self.options.ca_file)
+        self.nodes = RedisNodes(parts, self.options)
         self.name = self.options.name or self.scheme
         self.retrier = Retrier(self.name, self.options.retry_budget_s)
         self.limit = AdaptiveLimit(self.options.consumers)
+        self.keeping = Keeping(self.options.prefix, self.options.recent_limit, self.options.recent_ttl_s)
         self._rate = RateLimit(self.options.rate)
-        self.checkpoints: CheckpointStore = _Checkpoints(self)
+        self.checkpoints: CheckpointStore = RedisCheckpoints(self.nodes, self.retrier, self.options)
+        self._guard = Guard(self.name, self.nodes, self.retrier, self.checkpoints, self.options)
+        self._evicted = ""  # the last warning of it
         self.forgets = f"a user's key expires {self.options.recent_ttl_s:,} s after its last write"
 
     async def open(self) -> None:
-        await self.retrier.call(self.nodes.discover)
+        await self.retrier.call(self.nodes.meet)
+        servers = await self._guard.look()
+        if evicted := sum(one.evicted for one in servers):
+            self.forgets += f", and {evicted:,} keys were evicted since the server started ({limits_of(servers)})"
 
     def prepare(self, chunk: Chunk) -> "_Grouped":
         rows = chunk.last_of_each_key()
@@ -96,7 +93,8 @@ class RedisSink(Sink):
 
         async def attempt() -> None:
             nonlocal pending
-            await self.nodes.refresh()
+            if await self.nodes.refresh():
+                await self._guard.look()  # before a new master gets rows
             outcome = await self._exchange_all(pending)
             dead.extend(outcome.dead)
             if len(outcome.again) < len(pending.rows):
@@ -137,26 +135,40 @@ class RedisSink(Sink):
         return outcome
 
     async def _exchange(self, node: ConnectionPool, batch: Batch) -> dict[int, str]:
-        """All of a batch in one round trip; its commands are made while earlier ones are on their way."""
-
-        async def payloads() -> AsyncIterator[memoryview]:
-            for piece in batch.pieces(self._rate.piece(_PIECE_ROWS)):
-                await self._rate.take(batch.rows_in(piece))
-                limit, ttl_s = self.options.recent_limit, self.options.recent_ttl_s
-                yield (await asyncio.to_thread(batch.commands, piece, limit, ttl_s)).data
-
-        n_replies = batch.n_users * COMMANDS_PER_USER
+        """All of a batch over one connection: the first error of each user that had one."""
+        writing = Writing(batch, self.keeping, self._rate)
         with errors_translated():
             async with connection_of(node) as connection:
-                return await connection.exchange(payloads(), n_replies, self.options.timeout_s, self.retrier.answered)
+                replies = await connection.exchange(writing.payloads, self.options.timeout_s, self.retrier.answered)
+                if self.nodes.replicas:
+                    acknowledged = await connection.acknowledged(self.nodes.replicas, self.nodes.wait_ms)
+                    await self.nodes.require_replicas(acknowledged)
+        return writing.errors(replies)
 
     async def command(self, *arguments: str | int, key: str = "") -> object:
         """One command and its reply, retried: at the node that holds the key, or at any."""
         return await self.retrier.call(lambda: self.nodes.command(*arguments, key=key))
 
+    async def survey(self, columns: Columns) -> list[Finding]:
+        findings = [await self._guard.survey()]
+        if self.nodes.replicas and (servers := await self.retrier.call(self.nodes.about_masters)) is not None:
+            fewest = min(one.replicas for one in servers.values())
+            text = f"{fewest} are connected, and each write waits for {self.nodes.replicas} (?replicas=)"
+            findings.append(Finding("replicas", True, text, warning=fewest < self.nodes.replicas))
+        return findings
+
+    async def assure(self) -> None:
+        evicted = await self._guard.assure()
+        if evicted:
+            self.warnings = [one for one in self.warnings if one != self._evicted] + [evicted]
+            self._evicted = evicted
+
+    async def epoch(self) -> str:
+        return await self._guard.epoch()
+
     async def check(self, *, create: bool) -> list[Finding]:
         await self.open()
-        probe = "ingest:check:{probe}"
+        probe = f"{self.options.prefix}ingest:check:{{probe}}"
         try:
             for arguments in (
                 ("ZADD", probe, 1, "x"),
@@ -169,7 +181,7 @@ class RedisSink(Sink):
         return [Finding("writes", True, "permitted")]
 
     def preview(self, columns: Columns) -> list[str]:
-        key: list[Piece] = [b"ZADD recent:{", columns.texts["user_id"], b"} "]
+        key: list[Piece] = [b"ZADD ", *self.keeping.key_pieces(columns.texts["user_id"]), b" "]
         return concatenate([*key, decimals(columns.numbers["epoch_ms"]), b" ", *member(columns)]).to_list()
 
     def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
@@ -197,7 +209,7 @@ class RedisSink(Sink):
     async def _stored_piece(self, users: Sequence[str]) -> "pl.DataFrame":
         import polars as pl
 
-        keys = [f"recent:{{{user}}}" for user in users]
+        keys = [self.keeping.key(user) for user in users]
         sets = await self.retrier.call(lambda: self.nodes.sorted_sets(keys))
         owners: list[str] = []
         members: list[str] = []
@@ -219,7 +231,7 @@ class RedisSink(Sink):
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
         """A user's newest interactions, newest first."""
-        key = f"recent:{{{user_id}}}"
+        key = self.keeping.key(user_id)
         found = await self.command("ZREVRANGE", key, 0, limit - 1, key=key)
         members = [json.loads(member) for member in cast("list[str]", found)]
         return [VideoInteraction(user_id=UUID(str(user_id)), **member) for member in members]
@@ -233,14 +245,12 @@ class RedisSink(Sink):
         await self.open()
         if self.nodes.is_cluster:
             raise ConfigurationError(f"{self.name} is a cluster, which has no second database; try on a single server.")
-        parts = urlsplit(url)
-        own = int(parts.path.strip("/") or "0")
         for number in range(_DATABASES - 1, -1, -1):
-            if number == own:
+            if number == self.nodes.database:
                 continue
-            sink = RedisSink(trial := parts._replace(path=f"/{number}").geturl())
+            sink = RedisSink(trial := with_database(url, number))
             try:
-                if await sink.command("EVAL", _CLAIM, 1, _CLAIM_KEY) == 1:
+                if await sink.command("EVAL", _CLAIM, 1, sink.options.prefix + _CLAIM_KEY) == 1:
                     try:
                         yield trial
                     finally:
@@ -259,10 +269,7 @@ def _sort_out(errors: dict[int, str]) -> tuple[list[int], list[int], str]:
     refused: list[int] = []
     again: list[int] = []
     code = ""
-    first_errors: dict[int, str] = {}
-    for index, error in sorted(errors.items()):
-        first_errors.setdefault(index // COMMANDS_PER_USER, error)
-    for user, error in first_errors.items():
+    for user, error in errors.items():
         if error == "WRONGTYPE":
             refused.append(user)
         elif error in PASSING:
@@ -291,29 +298,7 @@ class _Outcome:
 
 async def _empty(sink: RedisSink) -> None:
     """Remove everything that sinks write from a database that was claimed for a trial, and the claim last."""
-    for pattern in ("recent:*", "ingest:checkpoint:*", _CLAIM_KEY):
-        keys = sorted(await sink.nodes.keys(pattern))
+    for pattern in ("recent:*", "ingest:checkpoint:*", "ingest:evicted", _CLAIM_KEY):
+        keys = sorted(await sink.nodes.keys(sink.options.prefix + pattern))
         for first in range(0, len(keys), _PIECE_USERS):
             await sink.command("DEL", *keys[first : first + _PIECE_USERS])
-
-
-class _Checkpoints(CheckpointStore):
-    """Keys `ingest:checkpoint:{<stream>}`."""
-
-    def __init__(self, sink: RedisSink) -> None:
-        self._sink = sink
-
-    async def read(self, stream: str) -> str | None:
-        key = self._key(stream)
-        return cast("str | None", await self._sink.command("GET", key, key=key))
-
-    async def swap(self, stream: str, old: str | None, new: str) -> bool:
-        key = self._key(stream)
-        return await self._sink.command("EVAL", _SWAP, 1, key, old or "", new, key=key) == 1
-
-    async def streams(self) -> list[str]:
-        keys = await self._sink.retrier.call(lambda: self._sink.nodes.keys(self._key("*")))
-        return sorted(key.removeprefix("ingest:checkpoint:{").removesuffix("}") for key in keys)
-
-    def _key(self, stream: str) -> str:
-        return f"ingest:checkpoint:{{{stream}}}"
