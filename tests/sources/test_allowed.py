@@ -232,7 +232,7 @@ def server() -> Iterator[ObjectServer]:
 
 def test_an_object_is_read_in_ranges_of_one_version(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """As from any store: ranges, each retried; a version that changes is noticed; an empty one is empty."""
-    monkeypatch.setattr("ingest_service.sources.objects.RANGE_BYTES", 1 << 16)
+    monkeypatch.setattr("ingest_service.sources.object_file.RANGE_BYTES", 1 << 16)
     rows = HEADER + b"".join(b"%d,%d,1583366400000\n" % (row % 97, row) for row in range(20_000))
     server.objects.update({"/in/a.csv": rows, "/in/empty.csv": b""})
     allowed = Allowed.of([f"{server.url}/in/"])
