@@ -75,4 +75,10 @@ MATRIX: dict[int, Fault] = {
     27: Fault("wall clock jumps", "checkpoints dated 1999; a clock of the test's own", "only monotonic time decides"),
     28: Fault("a bug raises", "an exception out of a sink", "the run fails without hanging, and the next goes on"),
     29: Fault("little memory", "RLIMIT_DATA of 500 MB; `--memory` with a slow sink", "within the bound"),
+    55: Fault(
+        "a file that is something else",
+        "tar, Excel, Parquet, UTF-16, HTML, packed twice, rubbish at its end, lines before its header",
+        "named with what to do; read where that is certain",
+    ),
+    56: Fault("a column there twice, or for two", "headers and `--column`", "exit 78 or 2; its place decides"),
 }

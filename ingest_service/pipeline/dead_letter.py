@@ -24,6 +24,7 @@ _NEEDED = {"source": str, "line": int, "offset": int, "raw": str, "stage": str, 
 
 CODES = {
     "wrong_arity": "fewer or more fields than the header",
+    "header_again": "the header once more, in the middle: files that were put together",
     "unclosed_quote": "a quoted field that never ends",
     "bad_quote": "text after a closing quote",
     "invalid_utf8": "bytes that are not UTF-8",

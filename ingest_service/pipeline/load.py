@@ -369,4 +369,11 @@ def _report(state: State) -> StreamReport:
             list(lane.sink.warnings),
         )
     elapsed_s = time.monotonic() - state.started
-    return StreamReport(state.job.source.uri, state.job.stream, elapsed_s, str(state.dead_letters.path), reports)
+    return StreamReport(
+        state.job.source.uri,
+        state.job.stream,
+        elapsed_s,
+        str(state.dead_letters.path),
+        reports,
+        list(state.reader.warnings),
+    )

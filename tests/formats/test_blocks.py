@@ -457,6 +457,8 @@ def codes(data: bytes) -> list[str]:
     [
         (b"1,2", "wrong_arity"),
         (b"1,2,3,4", "wrong_arity"),
+        (b"user,item,timestamp", "header_again"),
+        (b'\xef\xbb\xbf"User" , "item",TIMESTAMP', "header_again"),
         (b'"1,2,3', "unclosed_quote"),
         (b'"1"x,2,3', "bad_quote"),
         (b"1,2\xff,3", "invalid_utf8"),

@@ -5,6 +5,8 @@ record for each `ROW_BYTES` of them: where it ends depends on nothing but where 
 same blocks as one that was never interrupted.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, RowError, SourceChanged
 from ingest_service.formats.delimited.layout import Layout, bind, specify
-from ingest_service.formats.delimited.records import MAX_RECORD_BYTES, Records, scan_record, split
+from ingest_service.formats.delimited.records import BLANKS, MAX_RECORD_BYTES, Records, scan_record, split
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.sources.base import Source, Stream
+from ingest_service.sources.kinds import binary_kind, likely_kind
 
 MEMORY_MB: Final = 350
 MIN_MEMORY_MB: Final = 182  # of which a block holds the longest record twice over
@@ -39,6 +42,7 @@ ROW_BYTES: Final = 32  # a row takes memory by itself, so a block of shorter row
 TAIL_BYTES: Final = 1 << 20
 _HEADER_BYTES = 1 << 12
 BOM = b"\xef\xbb\xbf"
+_SEPARATOR_LINE = re.compile(rb"\"?sep=.\"?[\s,;|]*", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,11 @@ class BlockReader:
         self._tail = b""
         self.reached_end = False
         try:
-            self.layout, header_bytes = self._read_header()
+            self.layout, head = self._read_header()
         except BaseException:
             self.close()
             raise
-        header_lines = self._tail.count(b"\n")
-        self._first = self._position = Position(header_bytes, 0, header_lines, _tail_hash(self._tail))
+        self._first = self._position = Position(len(head), 0, head.count(b"\n"), _tail_hash(self._tail))
 
     @property
     def first(self) -> Position:
@@ -98,6 +101,11 @@ class BlockReader:
     def is_done(self) -> bool:
         """Whether there is no next block: the end or the limit is reached."""
         return self.reached_end or (self._limit is not None and self._position.row >= self._limit)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What of the source was passed over so far."""
+        return self._stream.warnings
 
     def stored_position(self) -> int:
         return self._stream.stored_position()
@@ -212,17 +220,49 @@ class BlockReader:
         self._position = Position(start.offset + length, start.row + 1, end_line, _tail_hash(self._tail))
         return Block(start, self._position, head, records)
 
-    def _read_header(self) -> tuple[Layout, int]:
-        while b"\n" not in self._buffer and len(self._buffer) < MAX_RECORD_BYTES and not self._at_end:
+    def _read_header(self) -> tuple[Layout, bytes]:
+        """The header, and all bytes up to its end: what stands before it is passed over."""
+        start = 0
+        while True:
+            end = self._line_end(start)
+            if not start:
+                self._refuse_what_is_no_text()
+            line = bytes(self._buffer[start:end]).removeprefix(b"" if start else BOM).rstrip(b"\r\n")
+            if not _stands_before_a_header(line):
+                layout = self._bind(line)
+                if layout is not None:
+                    return layout, self._take(end)
+            start = end
+
+    def _line_end(self, start: int) -> int:
+        """One past the line that begins at `start`. ConfigurationError if there is none that could be a header."""
+        while (newline := self._buffer.find(b"\n", start)) < 0 and not self._at_end:
+            if len(self._buffer) >= MAX_RECORD_BYTES:
+                break
             self._fill(len(self._buffer) + 1, ahead=_HEADER_BYTES)
-        if not self._buffer:
+        if start >= len(self._buffer):
             raise ConfigurationError("The source is empty; it must begin with a header line.")
-        newline = self._buffer.find(b"\n")
         if newline < 0 and len(self._buffer) >= MAX_RECORD_BYTES:
+            self._refuse_what_is_no_text(likely=True)
             raise ConfigurationError("The source's first line is too long for a header; is this a text file?")
-        header = self._take(newline + 1 if newline >= 0 else len(self._buffer))
-        layout = bind(self._dataset, header.removeprefix(BOM).rstrip(b"\r\n"), self._columns)
-        return layout, len(header)
+        return newline + 1 if newline >= 0 else len(self._buffer)
+
+    def _bind(self, line: bytes) -> Layout | None:
+        """None for a comment. Some mark their header like one, so a line that can be a header is one."""
+        is_comment = line.startswith(b"#")
+        try:
+            return bind(self._dataset, line, self._columns, by_position=not is_comment)
+        except ConfigurationError:
+            if is_comment:
+                return None
+            self._refuse_what_is_no_text(likely=True)
+            raise
+
+    def _refuse_what_is_no_text(self, *, likely: bool = False) -> None:
+        head = bytes(self._buffer[:_HEADER_BYTES])
+        kind = binary_kind(head) or (likely_kind(head) if likely else "")
+        if kind:
+            raise ConfigurationError(f"The source is {kind}.")
 
     def _fill(self, n: int, ahead: int = 0) -> None:
         """Have `n` bytes, if there are as many; up to `ahead` more are taken if they are there at once."""
@@ -246,6 +286,11 @@ class BlockReader:
         """Go past the first `n` bytes of the buffer, which are those of `data`."""
         del self._buffer[:n]
         self._tail = data[n - TAIL_BYTES : n] if n >= TAIL_BYTES else (self._tail + data[:n])[-TAIL_BYTES:]
+
+
+def _stands_before_a_header(line: bytes) -> bool:
+    """Whether a line is blank, or says the delimiter as Excel wants it."""
+    return not line.strip(BLANKS) or _SEPARATOR_LINE.fullmatch(line) is not None
 
 
 def _tail_hash(tail: bytes) -> str:
