@@ -81,4 +81,5 @@ MATRIX: dict[int, Fault] = {
         "named with what to do; read where that is certain",
     ),
     56: Fault("a column there twice, or for two", "headers and `--column`", "exit 78 or 2; its place decides"),
+    58: Fault("SIGTERM while modules are imported", "a signal from within an import, as PID 1 too", "exit 75 at once"),
 }
