@@ -81,5 +81,10 @@ MATRIX: dict[int, Fault] = {
         "named with what to do; read where that is certain",
     ),
     56: Fault("a column there twice, or for two", "headers and `--column`", "exit 78 or 2; its place decides"),
+    57: Fault(
+        "a last line goes on after it was loaded",
+        "files cut anywhere, then whole; grown by pieces; crashes in between",
+        "half a row is taken back, out of the sink and the dead letters; `verify` finds nothing",
+    ),
     58: Fault("SIGTERM while modules are imported", "a signal from within an import, as PID 1 too", "exit 75 at once"),
 }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.datasets.base import Dataset
-from ingest_service.errors import ConfigurationError, RowError, SourceChanged
+from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.delimited.layout import Layout, bind, specify
 from ingest_service.formats.delimited.records import BLANKS, MAX_RECORD_BYTES, Records, scan_record, split
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
@@ -47,12 +47,16 @@ _SEPARATOR_LINE = re.compile(rb"\"?sep=.\"?[\s,;|]*", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole records between two positions; `data` begins at `start.offset`, and may go on beyond the last of them."""
+    """Whole records between two positions; `data` begins at `start.offset`, and may go on beyond the last of them.
+
+    `is_unended`: they are records only because the source ends here, and others if it goes on.
+    """
 
     start: Position
     end: Position
     data: bytes
     records: Records
+    is_unended: bool = False
 
 
 class BlockReader:
@@ -120,8 +124,11 @@ class BlockReader:
                 "The source's header is not the one that was ingested; use --restart to start it again."
             )
 
-    def resume(self, at: Position) -> None:
-        """Go on at `at`, which an earlier run reached. SourceChanged if this is not the file that it read."""
+    def resume(self, at: Position, *, was_unended: bool = False) -> None:
+        """Go on at `at`, which an earlier run reached. SourceChanged if this is not the file that it read.
+
+        LineContinued if its last line, or with `was_unended` its last record, had no end then, and went on since.
+        """
         if at.offset <= self._first.offset:
             return
         tail_start = max(0, at.offset - TAIL_BYTES)
@@ -150,17 +157,18 @@ class BlockReader:
         self._buffer = bytearray(rest)
         self._tail = tail
         self._position = at
-        self._refuse_continued_line(tail)
+        self._refuse_continued_line(tail, was_unended)
 
-    def _refuse_continued_line(self, tail: bytes) -> None:
+    def _refuse_continued_line(self, tail: bytes, was_unended: bool) -> None:
         """A last line without an end was ingested as it stood; if the file grew by its rest, the row is another."""
-        if tail.endswith(b"\n"):
+        is_within_quotes = was_unended and tail.endswith(b"\n")
+        if tail.endswith(b"\n") and not is_within_quotes:
             return
         self._fill(2)
-        if self._buffer and not self._buffer.startswith((b"\n", b"\r\n")):
-            raise SourceChanged(
+        if self._buffer and (is_within_quotes or not self._buffer.startswith((b"\n", b"\r\n"))):
+            raise LineContinued(
                 "The source's last line had no line end when it was ingested, and was continued since; "
-                "use --restart to start it again."
+                + ("load it again first." if was_unended else "use --restart to start it again.")
             )
 
     def next(self) -> Block | None:
@@ -174,12 +182,17 @@ class BlockReader:
             return None
         eof = self._at_end and len(self._buffer) <= self._block_bytes
         data = bytes(memoryview(self._buffer)[: self._block_bytes])
-        records = split(data, self.layout.dialect, eof=eof)
+        records = split(data, self.layout.dialect, eof=False)
+        # What only the end decides comes last, by itself: it may be taken back when the source goes on.
+        is_unended = eof and not records.consumed
+        if is_unended:
+            records = split(data, self.layout.dialect, eof=True)
         if not records.consumed:
             return self._giant(data)
         rows = max(1, self._block_bytes // ROW_BYTES)
         if self._limit is not None:
             rows = min(rows, self._limit - self._position.row)
+        is_unended &= len(records) <= rows
         records = records.head(rows)
         start = self._position
         self._leave(data, records.consumed)
@@ -189,7 +202,7 @@ class BlockReader:
             start.line + records.lines_consumed,
             _tail_hash(self._tail),
         )
-        return Block(start, self._position, data, records)
+        return Block(start, self._position, data, records, is_unended)
 
     def _giant(self, head: bytes) -> Block:
         """A line longer than a block: pass over it, keep its first block."""
@@ -218,7 +231,7 @@ class BlockReader:
         )
         end_line = start.line + records.lines_consumed
         self._position = Position(start.offset + length, start.row + 1, end_line, _tail_hash(self._tail))
-        return Block(start, self._position, head, records)
+        return Block(start, self._position, head, records, is_unended=newline < 0)
 
     def _read_header(self) -> tuple[Layout, bytes]:
         """The header, and all bytes up to its end: what stands before it is passed over."""
@@ -331,6 +344,7 @@ def parse_block(block: Block, layout: Layout) -> Chunk:
         records.ends[accepted],
         block.start.line + records.lines[accepted] + 1,
         rejects,
+        is_unended=block.is_unended,
     )
 
 

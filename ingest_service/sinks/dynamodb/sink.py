@@ -200,6 +200,12 @@ class DynamoDBSink(Sink):
             self.limit.answered(time.monotonic() - began)
         return unprocessed
 
+    async def remove(self, columns: Columns) -> None:
+        users, keys = columns.texts["user_id"].to_list(), concatenate(event_key(columns)).to_list()
+        for user, key in zip(users, keys, strict=True):
+            item = {"user_id": {"S": user}, "event_key": {"S": key}}
+            await self.retrier.call(lambda item=item: self.client.call("delete_item", TableName=self.table, Key=item))  # type: ignore[misc]
+
     async def _is_active(self, table: str) -> bool:
         async def attempt() -> bool:
             try:
