@@ -18,8 +18,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ingest_service.datasets import DATASETS, dataset_named
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.delimited.blocks import MEMORY_MB, MIN_MEMORY_MB
+from ingest_service.formats.delimited.layout import require_roles
 from ingest_service.runtime.supervised import PARENT_PID
 
 if TYPE_CHECKING:
@@ -194,7 +196,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = No
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file)
 
     try:
-        return _Loaded(**{name: value for name, value in (flags or {}).items() if value is not None})
+        settings = _Loaded(**{name: value for name, value in (flags or {}).items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -204,6 +206,20 @@ def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = No
             known = ", ".join(sorted(Settings.model_fields))
             raise ConfigurationError(f"There is no setting {name!r}; there are: {known}.") from None
         raise ConfigurationError(f"Setting {name!r} is wrong: {first['msg']}.") from None
+    _refuse_unknown_roles(settings, (flags or {}).get("columns") or {})
+    return settings
+
+
+def _refuse_unknown_roles(settings: Settings, asked: Mapping[str, str]) -> None:
+    """What is asked for is held to the data set at hand; settings that stay are for all of them."""
+    if asked:
+        require_roles(dataset_named(settings.dataset), asked)
+    roles = {column.role for dataset in DATASETS.values() for column in dataset.columns}
+    for role in settings.columns:
+        if role not in roles:
+            raise ConfigurationError(
+                f"Setting 'columns' names {role!r}, which no data set has; there are: {', '.join(sorted(roles))}."
+            )
 
 
 def _load_dotenv(path: Path) -> None:

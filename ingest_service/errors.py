@@ -10,6 +10,7 @@
     ├── Stopped              75   stopped on request: run again to go on
     └── ConfigurationError   78   a setting, a permission or a missing table: fix it
         ├── SourceChanged    78   the file is not the one that the checkpoint is about
+        │   └── LineContinued 78  its last line had no end when it was loaded, and went on since
         ├── CheckpointDamaged 78  the checkpoint cannot be trusted
         └── RowsGone     78  the sink no longer has the rows that the checkpoint is about
     RowError                      one row is refused; the run goes on
@@ -60,6 +61,10 @@ class ConfigurationError(IngestError):
 
 
 class SourceChanged(ConfigurationError):
+    pass
+
+
+class LineContinued(SourceChanged):
     pass
 
 

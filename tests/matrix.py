@@ -144,6 +144,18 @@ MATRIX: dict[int, Fault] = {
         "SIGSTOP of each server; `ttl_s`",
         "exit 69 when the budget is spent, 75 within 8 s of SIGTERM; it is said",
     ),
-    55: Fault("a source that is mostly refused", "wrong ids, times, delimiters", "exit 65 with the commonest reason"),
-    56: Fault("a sink that refuses all rows", "a poisoned key", "exit 65 with the sink's reason"),
+    55: Fault(
+        "a file that is something else",
+        "tar, Excel, Parquet, UTF-16, HTML, packed twice, rubbish at its end, lines before its header",
+        "named with what to do; read where that is certain",
+    ),
+    56: Fault("a column there twice, or for two", "headers and `--column`", "exit 78 or 2; its place decides"),
+    57: Fault(
+        "a last line goes on after it was loaded",
+        "files cut anywhere, then whole; grown by pieces; crashes in between",
+        "half a row is taken back, out of the sink and the dead letters; `verify` finds nothing",
+    ),
+    58: Fault("SIGTERM while modules are imported", "a signal from within an import, as PID 1 too", "exit 75 at once"),
+    59: Fault("a source that is mostly refused", "wrong ids, times, delimiters", "exit 65 with the commonest reason"),
+    60: Fault("a sink that refuses all rows", "a poisoned key", "exit 65 with the sink's reason"),
 }

@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import bz2
 import gzip
 import json
+import lzma
 import os
 import pty
 import select
@@ -62,6 +64,10 @@ ISO_FILE = "userID,videoID,timestamp\n1,2,2020-03-05T00:00:00\n30,40,2020-03-05 
         pytest.param(gzip.compress(MS_FILE.encode()), id="gzip"),
         pytest.param(gzip.compress(MS_FILE[:40].encode()) + gzip.compress(MS_FILE[40:].encode()), id="gzip members"),
         pytest.param(zstd.compress(ISO_FILE.encode()), id="zstd"),
+        pytest.param(bz2.compress(ISO_FILE.encode()), id="bzip2"),
+        pytest.param(lzma.compress(ISO_FILE.encode()), id="xz"),
+        pytest.param("sep=;\r\n" + MS_FILE.replace(",", ";"), id="sep="),
+        pytest.param("\n# exported\n" + ISO_FILE, id="comments"),
     ],
 )
 def test_files_of_every_kind_are_loaded(cli: Cli, content: str | bytes) -> None:
@@ -73,6 +79,16 @@ def test_files_of_every_kind_are_loaded(cli: Cli, content: str | bytes) -> None:
     }  # fmt: skip
     assert outcome.report["balanced"]
     assert outcome.report["sources"][0]["complete"]
+
+
+def test_what_was_passed_over_is_told(cli: Cli) -> None:
+    """Bytes after a whole gzip file: its rows are loaded, and the report warns, in JSON and for people."""
+    file = cli.file("pairs.csv.gz", gzip.compress(MS_FILE.encode()) + b"rubbish")
+    (warning,) = cli.load(file).report["sources"][0]["warnings"]
+    assert warning == "pairs.csv.gz has bytes after the end of its gzip data; they were passed over"
+    assert cli.rows.keys() == keys(ONE, TWO)
+    again = cli.here("run", file, "--restart")
+    assert (again.code, f"Warning: {warning}\n" in again.stdout) == (0, True)
 
 
 def test_standard_input_is_loaded(cli: Cli) -> None:
@@ -190,7 +206,7 @@ def ending(cli: Cli, *arguments: str) -> tuple[int, str]:
 GOOD, BAD = f"1,2,{FIRST_MS}\n", "x1,2,1583366400000\n"
 
 
-@pytest.mark.fault(55)
+@pytest.mark.fault(59)
 @pytest.mark.parametrize(
     ("rows", "code"),
     [
@@ -239,7 +255,7 @@ def test_what_most_rows_are_refused_for_is_said_once(cli: Cli, row: str, says: s
     assert "50 of 50 rows are refused" in message
 
 
-@pytest.mark.fault(56)
+@pytest.mark.fault(60)
 def test_a_sink_that_refuses_all_is_no_success(cli: Cli, redis_db_url: str) -> None:
     """65 with the sink's reason, though another sink took everything; the rows are kept, and a limit allows it."""
     user = interaction(1, 2).user_id
@@ -318,6 +334,16 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a state folder that is a file": (["run", "good.csv", "--state-dir", "empty.csv"], 74, "dead letters"),
     "checkpoints in a file": (["run", "good.csv", "--checkpoint", "file:empty.csv"], 74, "checkpoint cannot be"),
     "a bad column": (["run", "good.csv", "--column", "user"], 2, "is not ROLE=NAME"),
+    "a role of no data set": (["run", "good.csv", "--column", "usr=user"], 2, "has no column 'usr'"),
+    "a role of another data set": (["run", "good.csv", "--column", "rating=item"], 2, "no column 'rating'"),
+    "a role twice": (["run", "good.csv", "--column", "user=a", "--column", "user=b"], 2, "names user twice"),
+    "a column twice": (["run", "good.csv", "--column", "user=a", "--column", "item=a"], 2, "to two roles"),
+    "a column for two": (["run", "good.csv", "--column", "user=item"], 2, "would be both user and item"),
+    "a checked column for two": (["check", "good.csv", "--column", "user=item"], 2, "would be both user and item"),
+    "a role of no data set to check": (["check", "--column", "usr=user"], 2, "has no column 'usr'"),
+    "a configured role of none": (["run", "good.csv", "--config", "roles.toml"], 78, "which no data set has"),
+    "a column there twice": (["run", "twice.csv"], 78, "--column user=#1"),
+    "a tar archive": (["run", "rows.tar"], 78, "a tar archive"),
     "a limit of none": (["run", "good.csv", "0"], 2, "at least 1"),
     "an address of another kind": (["run", "ftp://localhost/a.csv"], 2, "There are no ftp:// sources"),
     "redis is down": (["run", "good.csv", "--to", f"redis://{UNREACHABLE}?retry_budget_s=0.2"], 69, "did not recover"),
@@ -337,7 +363,10 @@ def test_a_mistake_is_one_sentence_and_a_code(cli: Cli, name: str) -> None:
     cli.file("short.csv", "user,item\n1,2\n")
     cli.file("unknown.toml", "colour = 'red'\n")
     cli.file("impossible.toml", "limit = 0\n")
-    cli.file("broken.gz", gzip.compress(os.urandom(10_000))[:5_000])
+    cli.file("roles.toml", "columns = {usr = 'a'}\n")
+    cli.file("twice.csv", MS_FILE.replace("item", "item,user"))
+    cli.file("rows.tar", b"rows.csv".ljust(257, b"\0") + b"ustar\x0000".ljust(255, b"\0") + MS_FILE.encode())
+    cli.file("broken.gz", gzip.compress(HEADER.encode() + b"\n" + os.urandom(10_000))[:5_000])
     cli.file("broken.zst", zstd.compress(HEADER.encode() + b"\n" + os.urandom(10_000))[:5_000])
     arguments, code, words = MISTAKES[name]
     outcome = cli.here(*arguments)

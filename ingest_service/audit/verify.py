@@ -27,8 +27,9 @@ from ingest_service.formats.delimited.layout import Layout
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints
 from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.arrays import Bools, Ints
-from ingest_service.rows.chunk import Chunk, Position
+from ingest_service.rows.chunk import Chunk
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Sink
 from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore
@@ -102,8 +103,8 @@ async def _open_stream(number: int, job: Job, sinks: Sequence[Sink]) -> _Stream:
     if not job.source.resumable:
         raise UsageError("Standard input cannot be read again, so it cannot be compared; name a file.")
     checkpoints = {sink.name: await checkpoint_of(job.stream, sink, _store(sink, job)) for sink in sinks}
-    for header, position in {(found.source.header, found.watermark.position) for found in checkpoints.values()}:
-        await asyncio.to_thread(_require_same_source, job, header, position)
+    for header, mark in {(found.source.header, found.watermark) for found in checkpoints.values()}:
+        await asyncio.to_thread(_require_same_source, job, header, mark)
     return _Stream(number, job, checkpoints, await asyncio.to_thread(_Letters, job))
 
 
@@ -115,11 +116,11 @@ def _reader(job: Job) -> BlockReader:
     return BlockReader(job.source, job.dataset, columns=job.columns, block_bytes=job.block_bytes)
 
 
-def _require_same_source(job: Job, header: str, position: Position) -> None:
+def _require_same_source(job: Job, header: str, mark: Watermark) -> None:
     reader = _reader(job)
     try:
         reader.require_header(header)
-        reader.resume(position)
+        reader.resume(mark.position, was_unended=mark.unended is not None)
     finally:
         reader.close()
 

@@ -49,7 +49,7 @@ To = Annotated[
 Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="ROLE=NAME", help="Your own name for a column: user=uid."),
+    typer.Option("--column", metavar="ROLE=NAME", help="Your own name for a column, or its place: user=uid, user=#1."),
 ]
 CheckpointPlace = Annotated[
     str | None, typer.Option("--checkpoint", metavar="sink|file:DIR", help="Where checkpoints are kept.")
@@ -385,7 +385,11 @@ def _column_names(columns: list[str] | None) -> dict[str, str] | None:
     for column in columns:
         role, mark, name = column.partition("=")
         if not mark or not role or not name:
-            raise UsageError(f"--column {column!r} is not ROLE=NAME, for example user=uid.")
+            raise UsageError(f"--column {column!r} is not ROLE=NAME, for example user=uid or user=#1.")
+        if role in names:
+            raise UsageError(f"--column names {role} twice; give it one column.")
+        if name in names.values():
+            raise UsageError(f"--column gives {name!r} to two roles; give each a column of its own.")
         names[role] = name
     return names
 

@@ -96,6 +96,8 @@ def _print_stream(stream: "StreamReport") -> None:
     with console.capture() as printed:  # its own answer to a closed pipe would be to exit with 1
         console.print(table)
         console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
+        for warning in stream.warnings:
+            console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
         for sink, numbers in stream.sinks.items():
             for warning in numbers.warnings:
                 text = escaped(f"Warning: {sink}: {warning}")

@@ -71,7 +71,7 @@ class Checkpoint:
 
 def encode(checkpoint: Checkpoint) -> str:
     """JSON with a checksum over all the rest."""
-    position = checkpoint.watermark.position
+    position, unended = checkpoint.watermark.position, checkpoint.watermark.unended
     content = {
         "version": VERSION,
         "stream": checkpoint.stream,
@@ -86,6 +86,8 @@ def encode(checkpoint: Checkpoint) -> str:
         "updated_at": checkpoint.updated_at,
         "epoch": checkpoint.epoch,
     }
+    if unended is not None:  # whoever does not know it refuses a line that went on, as ever
+        content["unended"] = {**asdict(unended.position), "counts": asdict(unended.counts)}
     return json.dumps({**content, "checksum": _checksum(content)}, separators=(",", ":"))
 
 
@@ -105,12 +107,12 @@ def decode(text: str, stream: str, sink: str) -> Checkpoint:
         raise CheckpointDamaged(f"{where} is damaged; {advice}")
     if content["stream"] != stream or content["sink"] != sink:
         raise CheckpointDamaged(f"{where} belongs to {content['stream']} in {content['sink']}; {advice}")
-    position = Position(content["offset"], content["row"], content["line"], content["tail_hash"])
+    unended = _watermark(content["unended"]) if content.get("unended") else None
     return Checkpoint(
         stream,
         sink,
         Fingerprint(**content["source"]),
-        Watermark(position, Counts(**content["counts"])),
+        replace(_watermark(content), unended=unended),
         content["complete"],
         content["fence"],
         content["beat"],
@@ -118,6 +120,11 @@ def decode(text: str, stream: str, sink: str) -> Checkpoint:
         content["updated_at"],
         content.get("epoch", ""),  # the first checkpoints had none
     )
+
+
+def _watermark(content: dict[str, Any]) -> Watermark:
+    position = Position(content["offset"], content["row"], content["line"], content["tail_hash"])
+    return Watermark(position, Counts(**content["counts"]))
 
 
 def _checksum(content: dict[str, Any]) -> str:
@@ -249,13 +256,21 @@ class Lease:
                 return None
             raise
 
-    async def save(self, source: Fingerprint, watermark: Watermark, *, complete: bool, release: bool = False) -> None:
-        """Store the watermark, which also is the heartbeat.
+    async def save(
+        self,
+        source: Fingerprint,
+        watermark: Watermark,
+        *,
+        complete: bool,
+        release: bool = False,
+        takes_back: bool = False,
+    ) -> None:
+        """Store the watermark, which also is the heartbeat. It never falls, unless rows were taken back.
 
         LeaseHeld if another runner has taken over; RowsGone if there is no checkpoint any more, nor what lay beside it.
         """
         assert self._current is not None, "acquire comes first"
-        if watermark.position.offset < self._current.watermark.position.offset:
+        if watermark.position.offset < self._current.watermark.position.offset and not takes_back:
             raise ValueError("a watermark never falls")
         new = replace(
             self._current,

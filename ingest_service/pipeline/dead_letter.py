@@ -4,13 +4,13 @@ import base64
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ingest_service.errors import LeaseHeld, LocalIOError
+from ingest_service.errors import LeaseHeld, LocalIOError, SourceChanged
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.runtime import fault
 from ingest_service.runtime.durable import sync_folder, take_lock
@@ -24,6 +24,7 @@ _NEEDED = {"source": str, "line": int, "offset": int, "raw": str, "stage": str, 
 
 CODES = {
     "wrong_arity": "fewer or more fields than the header",
+    "header_again": "the header once more, in the middle: files that were put together",
     "unclosed_quote": "a quoted field that never ends",
     "bad_quote": "text after a closing quote",
     "invalid_utf8": "bytes that are not UTF-8",
@@ -158,6 +159,42 @@ class DeadLetters:
             os.ftruncate(self._fd, end)
         if size:
             os.fsync(self._fd)  # what a run that was killed left is taken for kept, so it must be
+
+
+class Letters:
+    """The letters of some rows of a source: those that begin at these offsets, refused at these stages. Blocks."""
+
+    def __init__(self, folder: Path, source: str, offsets: range, stages: Collection[str]) -> None:
+        self._folder = folder
+        self._source = source
+        self._offsets = offsets
+        self._stages = stages
+
+    def refuse_replayed(self) -> None:
+        """SourceChanged if one of them was stored by a replay: maybe edited, so maybe as any record."""
+        if any(map(self._is_meant, read(self._folder / REPLAYED_NAME, missing_ok=True))):
+            raise SourceChanged(
+                "The source's last line was continued since it was ingested, and what was its dead letter has been "
+                "replayed; use --restart to start it again."
+            )
+
+    def remove(self) -> None:
+        """Take them out of the file."""
+        path = self._folder / FILE_NAME
+        if not path.exists():
+            return
+        whole = DeadLetters(self._folder, self._source)
+        whole.open(resume_offset=self._offsets.stop)  # which cuts off what a crash left of a line
+        whole.close()
+        if not any(map(self._is_meant, read(path))):
+            return
+        with Rewriting(path) as new:
+            new.write(letter for letter in read(path) if not self._is_meant(letter))
+            new.commit()
+
+    def _is_meant(self, letter: dict[str, Any]) -> bool:
+        is_here = letter["source"] == self._source and letter["offset"] in self._offsets
+        return is_here and letter["stage"] in self._stages
 
 
 class Rewriting:

@@ -14,9 +14,10 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ingest_service.errors import IngestError, RowsGone, SourceChanged, Stopped, TooManyRejects
+from ingest_service.errors import IngestError, LineContinued, RowsGone, SourceChanged, Stopped, TooManyRejects
 from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
 from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, Fingerprint, Lease
+from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
@@ -110,13 +111,15 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
         for sink in sinks:
             lane = await _open_lane(job, sink, reader)
             lanes.append(lane)
-        start = min((lane.found.watermark.position for lane in lanes), key=lambda position: position.offset)
+        for lane in lanes:
+            reader.require_header(lane.found.source.header)
+        await _take_back_continued(lanes, job, reader)
+        mark = _lowest(lanes)
+        start = mark.position
         dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
         await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
         opened.callback(dead_letters.close)
-        for lane in lanes:
-            reader.require_header(lane.found.source.header)
-        await finish_in_thread(reader.resume, start)
+        await finish_in_thread(_resume, reader, mark)
         state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
         state.rejected_first = min(state.rows_rejected, start.row) if start.row < FIRST_ROWS else 0
         await _run_stages(state, stop, observer)
@@ -135,7 +138,7 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
 async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> None:
     async with task_group() as stages:
         helpers = [stages.create_task(_show(state, observer))]
-        helpers += [stages.create_task(_checkpoint(state, lane)) for lane in state.lanes]
+        helpers += [stages.create_task(_checkpoint(lane, state.job, state.reader)) for lane in state.lanes]
         consumers = [
             stages.create_task(_consume(state, lane))
             for lane in state.lanes
@@ -206,15 +209,57 @@ async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, 
                 tasks.create_task(give_up(lane))
 
 
+def _lowest(lanes: Sequence[Lane]) -> Watermark:
+    """Where to begin to read."""
+    return min((lane.found.watermark for lane in lanes), key=lambda mark: mark.position.offset)
+
+
+def _resume(reader: BlockReader, mark: Watermark) -> None:
+    try:
+        reader.resume(mark.position, was_unended=mark.unended is not None)
+    except LineContinued:
+        if mark.unended is None:
+            raise
+        raise Stopped("The source went on while it was opened; run the same command again to go on.") from None
+
+
+async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: BlockReader) -> None:
+    """Fall back, in each sink, to before a last row that had no end and went on since."""
+    start = _lowest(lanes).position
+    for lane in lanes:
+        mark = lane.found.watermark
+        if mark.position == start and mark.unended is None:
+            continue  # resuming looks at it
+        if mark.position.offset <= reader.first.offset or not await finish_in_thread(is_continued, job, mark):
+            continue
+        assert mark.unended is not None
+        async with task_group() as tasks:
+            heartbeat = tasks.create_task(_checkpoint(lane, job, reader))
+            await take_back(job, lane.sink, mark)
+            heartbeat.cancel()
+        lane.found = replace(lane.found, watermark=mark.unended, complete=False)
+        lane.tracker = Tracker(mark.unended)
+        await _save(lane, job, reader, takes_back=True)
+
+
 async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
     await _save(lane, job, reader, complete=_is_complete(lane, reader), release=True)
 
 
-async def _save(lane: Lane, job: Job, reader: BlockReader, *, complete: bool = False, release: bool = False) -> None:
+async def _save(
+    lane: Lane,
+    job: Job,
+    reader: BlockReader,
+    *,
+    complete: bool = False,
+    release: bool = False,
+    takes_back: bool = False,
+) -> None:
     watermark = lane.tracker.watermark
     with span("checkpoint", sink=lane.sink.name, offset=watermark.position.offset):
         await _assure_rows(lane, job)
-        await lane.lease.save(_fingerprint(job, reader), watermark, complete=complete, release=release)
+        source = _fingerprint(job, reader)
+        await lane.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
 
 
 def _is_apart(job: Job, sink: Sink) -> bool:
@@ -298,7 +343,7 @@ async def _pass_on(state: State, chunk: Chunk) -> None:
             )
         needed = chunk.after(watermark)
         if needed is not None:
-            lane.tracker.expect(needed.start, needed.end)
+            lane.tracker.expect(needed.start, needed.end, is_unended=needed.is_unended)
             await lane.queue.put(await asyncio.to_thread(lane.sink.prepare, needed))
 
 
@@ -344,11 +389,11 @@ async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
             await finish_in_thread(state.dead_letters.append, rows)
 
 
-async def _checkpoint(state: State, lane: Lane) -> None:
+async def _checkpoint(lane: Lane, job: Job, reader: BlockReader) -> None:
     """Save the sink's watermark every second, progress or not: it is the lease's heartbeat too."""
     while True:
         await asyncio.sleep(CHECKPOINT_EVERY_S)
-        await _save(lane, state.job, state.reader)
+        await _save(lane, job, reader)
 
 
 async def _show(state: State, observer: Observer) -> None:
@@ -410,4 +455,11 @@ def _report(state: State) -> StreamReport:
             list(lane.sink.warnings),
         )
     elapsed_s = time.monotonic() - state.started
-    return StreamReport(state.job.source.uri, state.job.stream, elapsed_s, str(state.dead_letters.path), reports)
+    return StreamReport(
+        state.job.source.uri,
+        state.job.stream,
+        elapsed_s,
+        str(state.dead_letters.path),
+        reports,
+        list(state.reader.warnings),
+    )

@@ -28,6 +28,7 @@ class StreamReport:
     elapsed_s: float
     dead_letters: str
     sinks: dict[str, SinkReport] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -56,6 +57,7 @@ class StreamReport:
             "rows_now": self.rows_now,
             "rows_per_s": round(self.rows_per_s),
             "dead_letters": self.dead_letters,
+            "warnings": self.warnings,
             "sinks": {
                 name: {
                     **asdict(sink.counts),

@@ -9,7 +9,7 @@ from typing import Any
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
 from ingest_service.datasets.base import Dataset
-from ingest_service.errors import ConfigurationError, IngestError, Stopped
+from ingest_service.errors import ConfigurationError, IngestError, Stopped, UsageError
 from ingest_service.formats.delimited.blocks import BlockReader, block_bytes_within
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import STOPPED, Observer, State, load
@@ -85,6 +85,8 @@ def examine_source(name: str, settings: Settings) -> Finding:
     try:
         for job in jobs_of([name], settings):
             BlockReader(job.source, job.dataset, columns=job.columns).close()
+    except UsageError:
+        raise
     except IngestError as error:
         return Finding("source", False, str(error))
     return Finding("source", True, "can be read")

@@ -5,7 +5,7 @@ unbroken run of settled spans from the start; everything before it is stored, ke
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ingest_service.rows.chunk import Position
 
@@ -38,16 +38,21 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """A position, and what became of all rows before it."""
+    """A position, and what became of all rows before it.
+
+    `unended`: where the last of them are rows only because the source ended there, the watermark before these.
+    """
 
     position: Position
     counts: Counts = Counts()
+    unended: "Watermark | None" = None
 
 
 @dataclass(slots=True)
 class _Span:
     start: Position
     end: Position
+    is_unended: bool
     counts: Counts | None = None  # None until it is settled
 
 
@@ -69,11 +74,11 @@ class Tracker:
         """Spans that are expected and not settled."""
         return len(self._open)
 
-    def expect(self, start: Position, end: Position) -> None:
+    def expect(self, start: Position, end: Position, *, is_unended: bool = False) -> None:
         """The next span. ValueError unless it begins where the last one ended, and is not empty."""
         if start.offset != self._expected_to or end.offset <= start.offset:
             raise ValueError(f"span {start.offset}-{end.offset} does not follow {self._expected_to}")
-        span = _Span(start, end)
+        span = _Span(start, end, is_unended)
         self._spans.append(span)
         self._open[start.offset] = span
         self._expected_to = end.offset
@@ -93,4 +98,5 @@ class Tracker:
             raise ValueError(f"span at {start.offset} was never expected")
         span.counts = counts
         while self._spans and (done := self._spans[0].counts) is not None:
-            self._watermark = Watermark(self._spans.popleft().end, self._watermark.counts + done)
+            span, before = self._spans.popleft(), replace(self._watermark, unended=None)
+            self._watermark = Watermark(span.end, before.counts + done, before if span.is_unended else None)

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.rows.arrays import Ints
+from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: spreads neighbours (Fibonacci hashing)
@@ -44,6 +44,7 @@ class Chunk:
     `columns` holds the accepted rows in file order. For accepted row i,
     `starts[i]` and `ends[i]` bound its bytes in `data`, which begins at offset `data_offset`; `lines[i]` is its line.
     `kept` are the offsets of refused rows that are in the dead letters already, and no longer in `rejects`.
+    `is_unended`: its rows are others if the source goes on.
     """
 
     start: Position
@@ -56,6 +57,7 @@ class Chunk:
     lines: Ints
     rejects: list[DeadRow] = field(default_factory=list)
     kept: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    is_unended: bool = False
 
     @cached_property
     def key_hashes(self) -> NDArray[np.uint64]:
@@ -112,6 +114,14 @@ class Chunk:
             rejects=[reject for reject in self.rejects if reject.offset >= position.offset],
             kept=self.kept[self.kept >= position.offset],
         )
+
+    def only(self, wanted: Bools) -> "Chunk":
+        """Some of the accepted rows, and no others."""
+        rows = np.flatnonzero(wanted)
+        starts, ends, lines = self.starts[rows], self.ends[rows], self.lines[rows]
+        nothing: Ints = np.empty(0, np.int64)
+        columns = self.columns.take(rows)
+        return replace(self, columns=columns, starts=starts, ends=ends, lines=lines, rejects=[], kept=nothing)
 
     def dead_row(self, row: int, stage: str, code: str, reason: str) -> DeadRow:
         """Accepted row `row`, refused by a sink."""

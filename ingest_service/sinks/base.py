@@ -97,6 +97,13 @@ class Sink(ABC):
         May be cancelled at any time; the chunk is then written again.
         """
 
+    async def remove(self, columns: Columns) -> None:
+        """Take out the records of these rows, where they are there: the rows were none. May be repeated."""
+        raise ConfigurationError(
+            f"The source's last line had no line end when it was ingested, and was continued since; {self.name} is a "
+            "kind of sink that can take no row back: use --restart to start it again."
+        )
+
     async def survey(self, columns: Columns) -> list[Finding]:
         """What would be refused, doubled, dropped or expire if such rows were written to this place.
 

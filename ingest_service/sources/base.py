@@ -1,6 +1,7 @@
 """What a source is: bytes with an identity. Everything here blocks; the pipeline calls it in a thread."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,11 @@ class Stream(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What was passed over without an error, as far as it has been read."""
+        return ()
 
     def skip(self, n: int) -> int:
         """Pass over `n` bytes; fewer only at the end. Returns how many."""

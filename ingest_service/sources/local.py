@@ -11,17 +11,21 @@ from typing import IO
 from ingest_service.errors import LocalIOError, SourceNotFound
 from ingest_service.sources.base import Source, Stream
 from ingest_service.sources.compression import open_stream
+from ingest_service.sources.zip_member import open_whole
 
 
 class FileSource(Source):
-    """One file, by its real path."""
+    """One file, by its real path; of a zip archive its only member."""
 
     def __init__(self, path: Path, opener: Callable[[Path], IO[bytes]] | None = None) -> None:
         self.path = path
         self._opener = opener or open_file
         self.uri = path.resolve().as_uri()
+        self._size: int | None = None  # of the bytes that are read, where these are not the file's own
 
     def size(self) -> int | None:
+        if self._size is not None:
+            return self._size
         try:
             return self.path.stat().st_size
         except OSError:
@@ -31,7 +35,8 @@ class FileSource(Source):
         return file_version(self.path)
 
     def open(self) -> Stream:
-        return open_stream(self._opener(self.path), self.path.name)
+        stream, self._size = open_whole(self._opener(self.path), self.path.name)
+        return stream
 
 
 class StdinSource(Source):

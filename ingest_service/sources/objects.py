@@ -1,12 +1,12 @@
 """Objects by address: s3://, gs://, https://, file://."""
 
 import posixpath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from ingest_service.sources.base import Source, Stream
-from ingest_service.sources.compression import open_stream
 from ingest_service.sources.object_file import ObjectFile
 from ingest_service.sources.object_store import Address
+from ingest_service.sources.zip_member import open_whole
 
 if TYPE_CHECKING:
     from ingest_service.sources.allowed import Allowed
@@ -29,8 +29,10 @@ class ObjectSource(Source):
 
     def open(self) -> Stream:
         file = open_object(self._address, self._allowed)
-        self._size, self.etag = file.size, file.etag or ""
-        return open_stream(file, posixpath.basename(self._address.path))
+        self.etag = file.etag or ""
+        stream, size = open_whole(cast("IO[bytes]", file), posixpath.basename(self._address.path))
+        self._size = file.size if size is None else size
+        return stream
 
 
 def open_object(address: Address, allowed: "Allowed | None", *, at_once: bool = True) -> ObjectFile:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets.microlens import MICROLENS
-from ingest_service.errors import ConfigurationError, RowError, SourceChanged
+from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.delimited import blocks, records
 from ingest_service.formats.delimited.blocks import (
     BLOCK_BYTES,
@@ -383,6 +383,28 @@ def test_a_resumed_reader_gives_the_rest(data: bytes, limits: tuple[int, int], s
 
 
 @THOROUGH
+@given(data=files(), limits=LIMITS, share=st.floats(0, 1))
+def test_only_what_comes_last_and_apart_can_change_when_a_file_goes_on(
+    data: bytes, limits: tuple[int, int], share: float
+) -> None:
+    """Wherever a file ended once, all its rows but those marked as unended are rows of the whole, and no others."""
+    with small_records(*limits):
+        block_bytes = 2 * limits[0]
+        reader = BlockReader(Bytes(data), MICROLENS, block_bytes=block_bytes)
+        whole = content(chunks_of(reader))
+        end = max(reader.first.offset, round(share * len(data)))
+        chunks = chunks_of(BlockReader(Bytes(data[:end]), MICROLENS, block_bytes=block_bytes))
+        assert not any(chunk.is_unended for chunk in chunks[:-1])
+        settled = [chunk for chunk in chunks if not chunk.is_unended]
+        sure = settled[-1].end.offset if settled else reader.first.offset
+        assert content(settled) == [row for row in whole if row.offset < sure]
+        if chunks and chunks[-1].is_unended and end < len(data):
+            again = BlockReader(Bytes(data), MICROLENS, block_bytes=block_bytes)
+            again.resume(chunks[-1].start)
+            assert content(chunks_of(again)) == [row for row in whole if row.offset >= sure]
+
+
+@THOROUGH
 @given(data=files(), limits=LIMITS, limit=st.integers(1, 40))
 def test_a_limit_stops_after_so_many_rows_and_can_be_raised(data: bytes, limits: tuple[int, int], limit: int) -> None:
     """A limit gives the first rows exactly, and a later run without it the rest: none twice, none left out."""
@@ -460,6 +482,8 @@ def codes(data: bytes) -> list[str]:
     [
         (b"1,2", "wrong_arity"),
         (b"1,2,3,4", "wrong_arity"),
+        (b"user,item,timestamp", "header_again"),
+        (b'\xef\xbb\xbf"User" , "item",TIMESTAMP', "header_again"),
         (b'"1,2,3', "unclosed_quote"),
         (b'"1"x,2,3', "bad_quote"),
         (b"1,2\xff,3", "invalid_utf8"),
@@ -634,11 +658,12 @@ def test_only_a_line_end_arriving_is_nothing_new(end: bytes) -> None:
 
 
 @pytest.mark.parametrize("rest", [b"0", b"0\n", b",7\n", b" \n", b"\r", b"\r7"])
-def test_a_last_line_that_was_continued_is_a_changed_source(rest: bytes) -> None:
+@pytest.mark.parametrize("was_unended", [False, True])
+def test_a_last_line_that_was_continued_is_noticed(rest: bytes, was_unended: bool) -> None:
     """The row was taken as it stood; if it went on since, it was another row."""
     old = HEADER + b"1,2,3"
-    with pytest.raises(SourceChanged, match="continued"):
-        resumed(old + rest, end_of(old))
+    with pytest.raises(LineContinued, match="load it again" if was_unended else "--restart"):
+        BlockReader(Bytes(old + rest), MICROLENS).resume(end_of(old), was_unended=was_unended)
 
 
 def test_a_truncated_file_is_a_changed_source() -> None:

@@ -74,6 +74,21 @@ async def test_writing_again_changes_nothing(kit: Kit, sink: Sink) -> None:
         assert kit.stored() == kit.expected(rows)
 
 
+@pytest.mark.fault(57)
+async def test_records_are_taken_out_by_their_rows(kit: Kit, sink: Sink) -> None:
+    """Those and no others, again and again, and where they are not there."""
+    rows = interactions(100)
+    rows[3] = interaction(1, 7, session_id='quoted "\\\n \u00e9')
+    await store(sink, chunk_of(rows))
+    gone = chunk_of([*rows[:5], *rows[40:60]])
+    for _ in range(2):
+        await sink.remove(gone.columns)
+        await sink.flush()
+        assert kit.stored() == kit.expected([*rows[5:40], *rows[60:]])
+    assert await store(sink, chunk_of(rows)) == Written(100)
+    assert kit.stored() == kit.expected(rows)
+
+
 @pytest.mark.fault(16)
 async def test_of_equal_keys_in_a_chunk_the_last_wins(kit: Kit, sink: Sink) -> None:
     """Rows that a later one of the chunk replaces are counted as merged, and never fail a batch."""

@@ -1,7 +1,9 @@
 """Sources: every byte or an error, never a silent end."""
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import stat
 import subprocess
@@ -26,7 +28,14 @@ else:
     from backports import zstd
 
 TEXT = b"user,item,timestamp\n" + b"".join(b"%d,%d,%d\n" % (n, n * 7, n * n) for n in range(300))
-PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "zstd": zstd.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
+PACKED = pytest.mark.parametrize("kind", PACK)
+MAGIC_BYTES = {"gzip": 2, "zstd": 4, "bzip2": 10, "xz": 6}
 
 
 def everything(source: Source, n: int = 1000) -> bytes:
@@ -47,7 +56,7 @@ def unpacked(data: bytes, n: int = 1000) -> bytes:
 # --- compression ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["plain", *PACK])
 @pytest.mark.parametrize("n", [1, 7, 1 << 20])
 def test_every_byte_comes_out(tmp_path: Path, kind: str, n: int) -> None:
     """The content tells the codec, whatever the file is called, and whatever sizes are read."""
@@ -56,7 +65,7 @@ def test_every_byte_comes_out(tmp_path: Path, kind: str, n: int) -> None:
     assert everything(FileSource(path), n) == TEXT
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@PACKED
 @pytest.mark.fault(24)
 def test_all_members_are_read(kind: str) -> None:
     """Files that were compressed apart and put together are one, empty members included."""
@@ -64,13 +73,13 @@ def test_all_members_are_read(kind: str) -> None:
     assert unpacked(data) == TEXT
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@PACKED
 @pytest.mark.fault(24)
 def test_a_file_that_breaks_off_anywhere_is_an_error(kind: str) -> None:
     """At every length short of whole members there is a LocalIOError, and never fewer bytes with a clean end."""
     first, second = PACK[kind](TEXT[:500]), PACK[kind](TEXT[500:900])
     data = first + second
-    magic = 2 if kind == "gzip" else 4
+    magic = MAGIC_BYTES[kind]
     for length in range(len(data)):
         if length < magic:
             assert unpacked(data[:length]) == data[:length]  # not told as compressed, and no header of rows either
@@ -81,7 +90,7 @@ def test_a_file_that_breaks_off_anywhere_is_an_error(kind: str) -> None:
                 unpacked(data[:length])
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@PACKED
 def test_damage_is_never_passed_on_as_a_whole_file(kind: str) -> None:
     """One flipped bit anywhere after the magic is an error, or changes nothing that is read."""
     pack = (
@@ -99,14 +108,32 @@ def test_damage_is_never_passed_on_as_a_whole_file(kind: str) -> None:
                 continue
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["zstd", "xz"])
 def test_rubbish_after_the_end_is_an_error(kind: str) -> None:
-    """What follows the last member must be another member."""
-    with pytest.raises(LocalIOError):
+    """What follows the last member must be another member, as for their own commands."""
+    with pytest.raises(LocalIOError, match="after the end"):
         unpacked(PACK[kind](TEXT) + b"user,item,timestamp\n1,2,3\n")
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["gzip", "bzip2"])
+@pytest.mark.parametrize("rubbish", [b"\0", bytes(512), b"user,item,timestamp\n1,2,3\n", os.urandom(300_000)])
+@pytest.mark.fault(55)
+def test_rubbish_after_the_end_is_told(kind: str, rubbish: bytes) -> None:
+    """As gzip and bzip2 do: all that was packed is read, and what follows is passed over with a warning."""
+    with open_stream(io.BytesIO(PACK[kind](TEXT[:99]) + PACK[kind](TEXT[99:]) + rubbish), "x.gz") as stream:
+        assert not stream.warnings
+        assert b"".join(iter(lambda: stream.read(1000), b"")) == TEXT
+        (warning,) = stream.warnings
+        assert f"x.gz has bytes after the end of its {kind} data" in warning
+
+
+def test_what_other_packers_write_is_read() -> None:
+    """Frames without data, as pzstd writes them between the others, and the padding that xz allows."""
+    assert unpacked(zstd.compress(TEXT[:9]) + b"\x50\x2a\x4d\x18\4\0\0\0abcd" + zstd.compress(TEXT[9:])) == TEXT
+    assert unpacked(lzma.compress(TEXT[:9]) + bytes(8) + lzma.compress(TEXT[9:]) + bytes(4)) == TEXT
+
+
+@PACKED
 @pytest.mark.fault(24)
 def test_a_bomb_is_refused_while_it_is_unpacked(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Beyond an absurd ratio there is an error, after no more than the grace and one read."""
@@ -173,7 +200,7 @@ class Breaking(io.BytesIO):
         return super().read(n)
 
 
-@pytest.mark.parametrize("kind", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["plain", *PACK])
 def test_a_failing_disk_is_an_error(kind: str) -> None:
     """EIO while reading is LocalIOError in every codec."""
     data = PACK.get(kind, bytes)(os.urandom(600_000))
@@ -298,7 +325,7 @@ def test_a_damaged_archive_is_an_error(archive: Path) -> None:
 # --- standard input ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["plain", *PACK])
 def test_standard_input_is_read_to_its_end(kind: str) -> None:
     """A pipe that gives its bytes in pieces, compressed or not, comes out whole."""
     script = (

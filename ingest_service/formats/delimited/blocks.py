@@ -5,6 +5,8 @@ record for each `ROW_BYTES` of them: where it ends depends on nothing but where 
 same blocks as one that was never interrupted.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
@@ -13,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.datasets.base import Dataset
-from ingest_service.errors import ConfigurationError, RowError, SourceChanged
+from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.delimited.layout import Layout, bind, specify
-from ingest_service.formats.delimited.records import MAX_RECORD_BYTES, Records, scan_record, split
+from ingest_service.formats.delimited.records import BLANKS, MAX_RECORD_BYTES, Records, scan_record, split
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.sources.base import Source, Stream
+from ingest_service.sources.kinds import binary_kind, likely_kind
 
 MEMORY_MB: Final = 350
 MIN_MEMORY_MB: Final = 182  # of which a block holds the longest record twice over
@@ -39,16 +42,21 @@ ROW_BYTES: Final = 32  # a row takes memory by itself, so a block of shorter row
 TAIL_BYTES: Final = 1 << 20
 _HEADER_BYTES = 1 << 12
 BOM = b"\xef\xbb\xbf"
+_SEPARATOR_LINE = re.compile(rb"\"?sep=.\"?[\s,;|]*", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole records between two positions; `data` begins at `start.offset`, and may go on beyond the last of them."""
+    """Whole records between two positions; `data` begins at `start.offset`, and may go on beyond the last of them.
+
+    `is_unended`: they are records only because the source ends here, and others if it goes on.
+    """
 
     start: Position
     end: Position
     data: bytes
     records: Records
+    is_unended: bool = False
 
 
 class BlockReader:
@@ -77,12 +85,11 @@ class BlockReader:
         self._tail = b""
         self.reached_end = False
         try:
-            self.layout, header_bytes = self._read_header()
+            self.layout, head = self._read_header()
         except BaseException:
             self.close()
             raise
-        header_lines = self._tail.count(b"\n")
-        self._first = self._position = Position(header_bytes, 0, header_lines, _tail_hash(self._tail))
+        self._first = self._position = Position(len(head), 0, head.count(b"\n"), _tail_hash(self._tail))
 
     @property
     def first(self) -> Position:
@@ -99,6 +106,11 @@ class BlockReader:
         """Whether there is no next block: the end or the limit is reached."""
         return self.reached_end or (self._limit is not None and self._position.row >= self._limit)
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What of the source was passed over so far."""
+        return self._stream.warnings
+
     def stored_position(self) -> int:
         return self._stream.stored_position()
 
@@ -112,8 +124,11 @@ class BlockReader:
                 "The source's header is not the one that was ingested; use --restart to start it again."
             )
 
-    def resume(self, at: Position) -> None:
-        """Go on at `at`, which an earlier run reached. SourceChanged if this is not the file that it read."""
+    def resume(self, at: Position, *, was_unended: bool = False) -> None:
+        """Go on at `at`, which an earlier run reached. SourceChanged if this is not the file that it read.
+
+        LineContinued if its last line, or with `was_unended` its last record, had no end then, and went on since.
+        """
         if at.offset <= self._first.offset:
             return
         tail_start = max(0, at.offset - TAIL_BYTES)
@@ -142,17 +157,18 @@ class BlockReader:
         self._buffer = bytearray(rest)
         self._tail = tail
         self._position = at
-        self._refuse_continued_line(tail)
+        self._refuse_continued_line(tail, was_unended)
 
-    def _refuse_continued_line(self, tail: bytes) -> None:
+    def _refuse_continued_line(self, tail: bytes, was_unended: bool) -> None:
         """A last line without an end was ingested as it stood; if the file grew by its rest, the row is another."""
-        if tail.endswith(b"\n"):
+        is_within_quotes = was_unended and tail.endswith(b"\n")
+        if tail.endswith(b"\n") and not is_within_quotes:
             return
         self._fill(2)
-        if self._buffer and not self._buffer.startswith((b"\n", b"\r\n")):
-            raise SourceChanged(
+        if self._buffer and (is_within_quotes or not self._buffer.startswith((b"\n", b"\r\n"))):
+            raise LineContinued(
                 "The source's last line had no line end when it was ingested, and was continued since; "
-                "use --restart to start it again."
+                + ("load it again first." if was_unended else "use --restart to start it again.")
             )
 
     def next(self) -> Block | None:
@@ -166,12 +182,17 @@ class BlockReader:
             return None
         eof = self._at_end and len(self._buffer) <= self._block_bytes
         data = bytes(memoryview(self._buffer)[: self._block_bytes])
-        records = split(data, self.layout.dialect, eof=eof)
+        records = split(data, self.layout.dialect, eof=False)
+        # What only the end decides comes last, by itself: it may be taken back when the source goes on.
+        is_unended = eof and not records.consumed
+        if is_unended:
+            records = split(data, self.layout.dialect, eof=True)
         if not records.consumed:
             return self._giant(data)
         rows = max(1, self._block_bytes // ROW_BYTES)
         if self._limit is not None:
             rows = min(rows, self._limit - self._position.row)
+        is_unended &= len(records) <= rows
         records = records.head(rows)
         start = self._position
         self._leave(data, records.consumed)
@@ -181,7 +202,7 @@ class BlockReader:
             start.line + records.lines_consumed,
             _tail_hash(self._tail),
         )
-        return Block(start, self._position, data, records)
+        return Block(start, self._position, data, records, is_unended)
 
     def _giant(self, head: bytes) -> Block:
         """A line longer than a block: pass over it, keep its first block."""
@@ -210,19 +231,51 @@ class BlockReader:
         )
         end_line = start.line + records.lines_consumed
         self._position = Position(start.offset + length, start.row + 1, end_line, _tail_hash(self._tail))
-        return Block(start, self._position, head, records)
+        return Block(start, self._position, head, records, is_unended=newline < 0)
 
-    def _read_header(self) -> tuple[Layout, int]:
-        while b"\n" not in self._buffer and len(self._buffer) < MAX_RECORD_BYTES and not self._at_end:
+    def _read_header(self) -> tuple[Layout, bytes]:
+        """The header, and all bytes up to its end: what stands before it is passed over."""
+        start = 0
+        while True:
+            end = self._line_end(start)
+            if not start:
+                self._refuse_what_is_no_text()
+            line = bytes(self._buffer[start:end]).removeprefix(b"" if start else BOM).rstrip(b"\r\n")
+            if not _stands_before_a_header(line):
+                layout = self._bind(line)
+                if layout is not None:
+                    return layout, self._take(end)
+            start = end
+
+    def _line_end(self, start: int) -> int:
+        """One past the line that begins at `start`. ConfigurationError if there is none that could be a header."""
+        while (newline := self._buffer.find(b"\n", start)) < 0 and not self._at_end:
+            if len(self._buffer) >= MAX_RECORD_BYTES:
+                break
             self._fill(len(self._buffer) + 1, ahead=_HEADER_BYTES)
-        if not self._buffer:
+        if start >= len(self._buffer):
             raise ConfigurationError("The source is empty; it must begin with a header line.")
-        newline = self._buffer.find(b"\n")
         if newline < 0 and len(self._buffer) >= MAX_RECORD_BYTES:
+            self._refuse_what_is_no_text(likely=True)
             raise ConfigurationError("The source's first line is too long for a header; is this a text file?")
-        header = self._take(newline + 1 if newline >= 0 else len(self._buffer))
-        layout = bind(self._dataset, header.removeprefix(BOM).rstrip(b"\r\n"), self._columns)
-        return layout, len(header)
+        return newline + 1 if newline >= 0 else len(self._buffer)
+
+    def _bind(self, line: bytes) -> Layout | None:
+        """None for a comment. Some mark their header like one, so a line that can be a header is one."""
+        is_comment = line.startswith(b"#")
+        try:
+            return bind(self._dataset, line, self._columns, by_position=not is_comment)
+        except ConfigurationError:
+            if is_comment:
+                return None
+            self._refuse_what_is_no_text(likely=True)
+            raise
+
+    def _refuse_what_is_no_text(self, *, likely: bool = False) -> None:
+        head = bytes(self._buffer[:_HEADER_BYTES])
+        kind = binary_kind(head) or (likely_kind(head) if likely else "")
+        if kind:
+            raise ConfigurationError(f"The source is {kind}.")
 
     def _fill(self, n: int, ahead: int = 0) -> None:
         """Have `n` bytes, if there are as many; up to `ahead` more are taken if they are there at once."""
@@ -246,6 +299,11 @@ class BlockReader:
         """Go past the first `n` bytes of the buffer, which are those of `data`."""
         del self._buffer[:n]
         self._tail = data[n - TAIL_BYTES : n] if n >= TAIL_BYTES else (self._tail + data[:n])[-TAIL_BYTES:]
+
+
+def _stands_before_a_header(line: bytes) -> bool:
+    """Whether a line is blank, or says the delimiter as Excel wants it."""
+    return not line.strip(BLANKS) or _SEPARATOR_LINE.fullmatch(line) is not None
 
 
 def _tail_hash(tail: bytes) -> str:
@@ -286,6 +344,7 @@ def parse_block(block: Block, layout: Layout) -> Chunk:
         records.ends[accepted],
         block.start.line + records.lines[accepted] + 1,
         rejects,
+        is_unended=block.is_unended,
     )
 
 

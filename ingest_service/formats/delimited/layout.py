@@ -1,15 +1,17 @@
 """A data set bound to one delimited file: its dialect, and at which field each of its columns stands."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.datasets.base import Column, Dataset
-from ingest_service.errors import ConfigurationError, RowError
+from ingest_service.errors import ConfigurationError, RowError, UsageError
 from ingest_service.formats.delimited.records import Dialect, Records
 from ingest_service.rows import interaction, parse
 from ingest_service.rows.arrays import Bools
@@ -23,6 +25,8 @@ _ADVICE = {
     "timestamp_out_of_range": "Is it the right column, and a time?",
     "invalid_utf8": "Write the file as UTF-8.",
 }
+_POSITION = re.compile(r"#([1-9][0-9]{0,5})")
+_HEADER_AGAIN = RowError("parse", "header_again", "The record is the header once more.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +103,80 @@ def _named(delimiter: bytes) -> str:
     return {b"\t": "tabs"}.get(delimiter, f"'{delimiter.decode()}'")
 
 
-def bind(dataset: Dataset, header_line: bytes, names: Mapping[str, str] | None = None) -> Layout:
-    """Find the data set's columns in a file's header; `names` maps roles to the user's own column names."""
+def bind(
+    dataset: Dataset, header_line: bytes, names: Mapping[str, str] | None = None, *, by_position: bool = True
+) -> Layout:
+    """Find the data set's columns in a file's header; `names` maps roles to the user's own names or places of columns.
+
+    ConfigurationError if a column is not there, or there twice. UsageError if one is to serve as two.
+    """
     try:
         header = header_line.decode().strip(" \r\n")  # not a tab, which may delimit a nameless last column
     except UnicodeDecodeError:
         raise ConfigurationError("The header is not valid UTF-8; is this a text file?") from None
-    best: Layout | None = None
+    own = dict(names or {})
     missing = "nothing"
     for delimiter in DELIMITERS:
-        found = [_bare_name(name) for name in _split_header(header, chr(delimiter))]
-        wanted = [_wanted_names(column, names) for column in dataset.columns]
-        fields = [next((i for i, name in enumerate(found) if name in want), -1) for want in wanted]
+        found = header_names(header, bytes([delimiter]))
+        fields = [_place_of(column, found, own.get(column.role), by_position) for column in dataset.columns]
         if all(index >= 0 for index in fields):
-            best = Layout(dataset, Dialect(bytes([delimiter]), len(found)), tuple(fields), header)
-            break
+            layout = Layout(dataset, Dialect(bytes([delimiter]), len(found)), tuple(fields), header)
+            _refuse_doubtful(layout, found, own)
+            return layout
         if delimiter == DELIMITERS[0]:
             missing = ", ".join(column.role for column, index in zip(dataset.columns, fields, strict=True) if index < 0)
-    if best is None:
+    role = dataset.columns[0].role
+    raise ConfigurationError(
+        f"The header has no column for: {missing}. Name your own with --column, for example --column {role}=uid, "
+        f"or --column {role}=#1 for the first; the first line must be a header."
+    )
+
+
+@lru_cache(maxsize=8)  # asked for each refused row of a file
+def header_names(header: str, delimiter: bytes) -> tuple[str, ...]:
+    """The names of a header's columns in the form in which they are compared."""
+    return tuple(_bare_name(name) for name in _split_header(header, delimiter.decode()))
+
+
+def _place_of(column: Column, found: Sequence[str], own: str | None, by_position: bool) -> int:
+    """At which field a column stands, -1 if at none: by the user's own name or position for it, or by its names."""
+    wanted = frozenset({_bare_name(own)}) if own else column.names
+    named = next((index for index, name in enumerate(found) if name in wanted), -1)
+    position = _POSITION.fullmatch(own or "")
+    if named >= 0 or position is None or not by_position:
+        return named
+    return int(position[1]) - 1 if int(position[1]) <= len(found) else -1
+
+
+def _refuse_doubtful(layout: Layout, found: Sequence[str], own: Mapping[str, str]) -> None:
+    """What could be read in two ways, or is no header at all."""
+    roles = [column.role for column in layout.dataset.columns]
+    has_positions = False
+    for role, index in zip(roles, layout.fields, strict=True):
+        if layout.fields.count(index) > 1:
+            both = [one for one, place in zip(roles, layout.fields, strict=True) if place == index]
+            raise UsageError(f"One column would be both {' and '.join(both)}; give each its own with --column.")
+        is_named = not _POSITION.fullmatch(own.get(role, "")) or found[index] == _bare_name(own[role])
+        has_positions |= not is_named
+        if is_named and found.count(found[index]) > 1:
+            raise ConfigurationError(
+                f"The header has more than one column that is named like {role}; "
+                f"say which by its position: --column {role}=#{index + 1}."
+            )
+    if has_positions and not isinstance(
+        specify(_split_header(layout.header, layout.dialect.delimiter.decode()), layout), RowError
+    ):
         raise ConfigurationError(
-            f"The header has no column for: {missing}. Name your own with --column, for example "
-            f"--column {dataset.columns[0].role}=uid; the first line must be a header."
+            f"The first line is a row, and would get lost as a header; put a line before it: {','.join(roles)}."
         )
-    return best
+
+
+def require_roles(dataset: Dataset, names: Mapping[str, str]) -> None:
+    """UsageError for a role that the data set does not have."""
+    roles = [column.role for column in dataset.columns]
+    for role in names:
+        if role not in roles:
+            raise UsageError(f"The data set {dataset.name} has no column {role!r}; it has: {', '.join(roles)}.")
 
 
 def _split_header(header: str, delimiter: str) -> list[str]:
@@ -135,11 +190,6 @@ def _bare_name(name: str) -> str:
     return name.strip(interaction.WHITESPACE).strip('"').strip(interaction.WHITESPACE).lower()
 
 
-def _wanted_names(column: Column, names: Mapping[str, str] | None) -> frozenset[str]:
-    own = (names or {}).get(column.role)
-    return frozenset({_bare_name(own)}) if own else column.names
-
-
 def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | RowError:
     """One record through the specification: its values, or why not."""
     if isinstance(fields, RowError):
@@ -147,4 +197,10 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | Row
     try:
         return layout.row(fields)
     except RowError as error:
-        return error
+        return _HEADER_AGAIN if _is_header(fields, layout) else error
+
+
+def _is_header(fields: Sequence[str], layout: Layout) -> bool:
+    """Whether a row that is none repeats the header, as where files were put together."""
+    first = fields[0].removeprefix("\ufeff")
+    return tuple(map(_bare_name, (first, *fields[1:]))) == header_names(layout.header, layout.dialect.delimiter)

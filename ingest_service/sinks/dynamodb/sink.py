@@ -24,6 +24,7 @@ from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.texts import concatenate
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
@@ -43,6 +44,7 @@ from ingest_service.sinks.dynamodb.items import (
     spread,
 )
 from ingest_service.sinks.dynamodb.tables import Tables
+from ingest_service.sinks.fields import event_key
 from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
 from ingest_service.sinks.retry import Retrier
 
@@ -229,6 +231,12 @@ class DynamoDBSink(Sink):
         else:
             self.limit.answered(time.monotonic() - began)
         return unprocessed
+
+    async def remove(self, columns: Columns) -> None:
+        users, keys = columns.texts["user_id"].to_list(), concatenate(event_key(columns)).to_list()
+        for user, key in zip(users, keys, strict=True):
+            item = {"user_id": {"S": user}, "event_key": {"S": key}}
+            await self.retrier.call(lambda item=item: self.client.call("delete_item", TableName=self.table, Key=item))  # type: ignore[misc]
 
     async def epoch(self) -> str:
         """The table's own id: a new table of that name has another."""

@@ -142,6 +142,13 @@ class MongoDBSink(Sink):
             await queue.close()
         return Written(len(wanted) - len(dead), chunk.accepted - len(wanted), dead)
 
+    async def remove(self, columns: Columns) -> None:
+        documents = await asyncio.to_thread(lambda: self.documents.of(columns).to_list())
+        keys = [bson.decode(one)["_id"] for one in documents if not isinstance(one, Refusal)]
+        for first in range(0, len(keys), _BATCH_ROWS):
+            wanted = {"_id": {"$in": keys[first : first + _BATCH_ROWS]}}
+            await self.call(lambda wanted=wanted: self.collection.delete_many(wanted))
+
     def _encoded(self, chunk: Chunk, rows: Ints) -> tuple[list[tuple[int, bytes]], list[tuple[int, Refusal]]]:
         """The documents of these rows, and the rows that become none."""
         documents: list[tuple[int, bytes]] = []

@@ -38,6 +38,13 @@ _PIECE_USERS = 1_000  # asked for in one pipeline
 _MEMBER_TAG = ',"tag":"'  # a quote within a text has a backslash
 _MEMBER_KEY = r'^\{"video_id":"([^"]*)","timestamp":"([^"]*)"'
 
+# KEYS: a user's set; ARGV: a member to take out. Where something else is, the member never got in.
+_REMOVE = """
+local removed = redis.pcall('ZREM', KEYS[1], ARGV[1])
+if type(removed) == 'table' and string.find(removed.err, 'WRONGTYPE') then return 0 end
+return removed
+"""
+
 # Takes a database for a trial, if it is empty. KEYS: the mark that it is taken.
 _CLAIM = """
 if redis.call('DBSIZE') ~= 0 then return 0 end
@@ -144,6 +151,13 @@ class RedisSink(Sink):
                     acknowledged = await connection.acknowledged(self.nodes.replicas, self.nodes.wait_ms)
                     await self.nodes.require_replicas(acknowledged)
         return writing.errors(replies)
+
+    async def remove(self, columns: Columns) -> None:
+        ready = Batch.of(columns, np.arange(len(columns))).columns  # as they were written
+        users, members = ready.texts["user_id"].to_list(), concatenate(member(ready)).to_list()
+        for user, text in zip(users, members, strict=True):
+            key = self.keeping.key(user)
+            await self.command("EVAL", _REMOVE, 1, key, text, key=key)
 
     async def command(self, *arguments: str | int, key: str = "") -> object:
         """One command and its reply, retried: at the node that holds the key, or at any."""

@@ -115,6 +115,12 @@ class SQLiteSink(Sink):
             connection.execute(insertion.statement, insertion.parameters)
         fault.point("sqlite-inserted")
 
+    async def remove(self, columns: Columns) -> None:
+        stored = values(columns)
+        keys = list(zip(stored["user_id"].to_list(), stored["event_key"].to_list(), strict=True))
+        delete = "DELETE FROM interactions WHERE user_id = ? AND event_key = ?"
+        await self.run(lambda: self.begin().executemany(delete, keys))
+
     def begin(self) -> sqlite3.Connection:
         """The connection, in a transaction."""
         connection = self.connected()

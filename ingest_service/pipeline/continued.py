@@ -1,0 +1,102 @@
+"""Rows that were rows only because the source ended there, and are others now that it went on.
+
+A last line without an end may be half a row: `158336` is a time as well as `1583366400000` is. It is stored all the
+same, since it may as well be whole, and the checkpoint remembers where it began. If the source turns out to go on, what
+it became is taken back: out of the sink by its key, and out of the dead letters. The half row may have replaced an
+earlier row of its key, or pushed one out where a sink keeps a user's newest only, so its users' earlier rows are
+written once more: that costs another reading of the source. All of it can be repeated; the checkpoint falls back last.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+
+from ingest_service.errors import LineContinued
+from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
+from ingest_service.formats.delimited.records import split
+from ingest_service.pipeline import dead_letter
+from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.tracker import Watermark
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.chunk import Chunk
+from ingest_service.rows.columns import Columns
+from ingest_service.sinks.base import Sink
+
+
+def is_continued(job: Job, mark: Watermark) -> bool:
+    """Whether the source went on in the middle of what was its last row. Blocks the caller.
+
+    LineContinued if it did, and nothing says where that row began; SourceChanged if it is another source.
+    """
+    reader = _reader(job)
+    try:
+        reader.resume(mark.position, was_unended=mark.unended is not None)
+    except LineContinued:
+        if mark.unended is None:
+            raise
+        return True
+    finally:
+        reader.close()
+    return False
+
+
+async def take_back(job: Job, sink: Sink, mark: Watermark) -> None:
+    """Undo in an open sink, whose lease is held, what the unended rows before `mark` have done.
+
+    SourceChanged if one of them was replayed, so that nobody knows what became of it.
+    """
+    before = mark.unended
+    assert before is not None, "is_continued has looked"
+    letters = dead_letter.Letters(
+        job.state_dir / job.stream,
+        job.source.uri,
+        range(before.position.offset, mark.position.offset),
+        (*dead_letter.ROW_STAGES, sink.name),
+    )
+    await asyncio.to_thread(letters.refuse_replayed)
+    gone = await asyncio.to_thread(_gone, job, before, mark)
+    if len(gone):
+        await sink.remove(gone)
+        earlier = _earlier(job, before, gone.key[0])
+        while (chunk := await asyncio.to_thread(next, earlier, None)) is not None:
+            await sink.write(await asyncio.to_thread(sink.prepare, chunk))
+    await asyncio.to_thread(letters.remove)
+
+
+def _gone(job: Job, before: Watermark, mark: Watermark) -> Columns:
+    """The records of the unended rows, without those that are written again under their key."""
+    reader = _reader(job)
+    try:
+        reader.resume(before.position)
+        block = reader.next()
+        assert block is not None, "the source went on"
+        data = block.data[: mark.position.offset - before.position.offset]
+        records = split(data, reader.layout.dialect, eof=True)
+        old = parse_block(Block(before.position, mark.position, data, records), reader.layout).columns
+        new = set(_keys(parse_block(block, reader.layout).columns))
+        return old.take(np.array([row for row, key in enumerate(_keys(old)) if key not in new], np.int64))
+    finally:
+        reader.close()
+
+
+def _keys(columns: Columns) -> list[tuple[int, ...]]:
+    return list(zip(*(part.tolist() for part in columns.key), strict=True))
+
+
+def _earlier(job: Job, before: Watermark, users: Ints) -> Iterator[Chunk]:
+    """The rows before the unended ones that are of these users, in the order of the source."""
+    reader = _reader(job)
+    try:
+        while (block := reader.next()) is not None and block.start.offset < before.position.offset:
+            chunk = parse_block(block, reader.layout)
+            is_earlier = chunk.data_offset + chunk.starts < before.position.offset
+            wanted = is_earlier & np.isin(chunk.columns.key[0], users)
+            if wanted.any():
+                yield chunk.only(wanted)
+    finally:
+        reader.close()
+
+
+def _reader(job: Job) -> BlockReader:
+    return BlockReader(job.source, job.dataset, columns=job.columns, block_bytes=job.block_bytes)
