@@ -75,4 +75,19 @@ MATRIX: dict[int, Fault] = {
     27: Fault("wall clock jumps", "checkpoints dated 1999; a clock of the test's own", "only monotonic time decides"),
     28: Fault("a bug raises", "an exception out of a sink", "the run fails without hanging, and the next goes on"),
     29: Fault("little memory", "RLIMIT_DATA of 500 MB; `--memory` with a slow sink", "within the bound"),
+    49: Fault(
+        "SQLite: the file goes in the middle of a load",
+        "deleted; replaced by an empty file or its copy",
+        "exit 78 with the next checkpoint",
+    ),
+    50: Fault(
+        "SQLite: a place that may only be read",
+        "a read-only mount; rows that wait in the log",
+        "`status` and `verify` work, or say what is missing; a run is refused",
+    ),
+    51: Fault(
+        "SQLite: a table that others made",
+        "no key, other unique indexes, columns, views, triggers",
+        "it gets a key, or exit 78 before a row is sent; a doubled row is a difference",
+    ),
 }

@@ -312,6 +312,8 @@ async def _compare(sink: Sink, rows: pl.DataFrame, streams: Sequence[_Stream], f
 def _count(
     sink: Sink, rows: pl.DataFrame, stored: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings
 ) -> None:
+    is_first = stored.select(pl.struct(_RECORD).is_first_distinct().alias("first"))["first"]
+    stored, doubled = stored.filter(is_first), stored.filter(~is_first)
     candidates, loose = _candidates(sink, rows, stored, streams)
     expected = sink.expected(candidates)
     required = expected.filter("required", ~pl.col("expired"))
@@ -324,6 +326,7 @@ def _count(
     extra = unexplained.join(unmet, on=_KEY, how="anti").join(loose, on=_KEY, how="anti")
     if not found.complete:
         extra = extra.join(rows, on=_KEY, how="anti")  # a set may not be trimmed yet
+    extra = pl.concat([extra, doubled])  # whatever a row is, it is never there twice
     found.missing += missing.height
     found.altered += altered.height
     found.extra += extra.height
