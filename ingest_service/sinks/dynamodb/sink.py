@@ -30,7 +30,7 @@ from ingest_service.rows.texts import Piece, concatenate, decimals, lengths
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.dynamodb.client import ConditionFailed, DynamoDBClient, Refused
 from ingest_service.sinks.fields import FIELDS, event_key, json_escaped, own_number_texts, own_texts
 from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
@@ -87,6 +87,7 @@ class DynamoDBSink(Sink):
             ca_file=self.options.ca_file,
         )
         self.checkpoints: CheckpointStore = _Checkpoints(self)
+        self.place = Place(self.table, self.options.endpoint.rpartition("@")[2] or self.options.region)
         self.limit = AdaptiveLimit(self.options.concurrency, _START_CONCURRENCY)
         self._pace = AdaptiveRate()
         self._rate = RateLimit(self.options.rate)

@@ -21,7 +21,7 @@ from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.rows.texts import Piece, concatenate, decimals
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.redis.commands import COMMANDS_PER_USER, Batch, member
 from ingest_service.sinks.redis.nodes import PASSING, RedisNodes, connection_of, errors_translated, refusal
@@ -74,6 +74,7 @@ class RedisSink(Sink):
         self.limit = AdaptiveLimit(self.options.consumers)
         self._rate = RateLimit(self.options.rate)
         self.checkpoints: CheckpointStore = _Checkpoints(self)
+        self.place = Place(server=parts.netloc.rpartition("@")[2] + parts.path)
         self.forgets = f"a user's key expires {self.options.recent_ttl_s:,} s after its last write"
 
     async def open(self) -> None:

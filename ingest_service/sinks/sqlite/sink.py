@@ -25,7 +25,7 @@ from ingest_service.rows.columns import Columns, stable_order
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import FIELDS, own_numbers, own_texts
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.retry import Retrier
@@ -72,6 +72,7 @@ class SQLiteSink(Sink):
         # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._file = DatabaseFile(self.path)
+        self.place = Place(server=os.path.realpath(self.path))
         self._has_key = False
         self._is_closed = False
         self.checkpoints: CheckpointStore = _Checkpoints(self)
