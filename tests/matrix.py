@@ -90,4 +90,19 @@ MATRIX: dict[int, Fault] = {
         "no key, other unique indexes, columns, views, triggers",
         "it gets a key, or exit 78 before a row is sent; a doubled row is a difference",
     ),
+    52: Fault(
+        "two places with one store of checkpoints",
+        "a second table, collection, database or file; checkpoints of version 0.1",
+        "each has a checkpoint of its own, and all rows",
+    ),
+    53: Fault(
+        "MongoDB cannot be used as the URL says",
+        "TLS, certificates, replica set, another kind of server",
+        "exit 78 at once, by the cause; what may pass exits 69 with it",
+    ),
+    54: Fault(
+        "MongoDB: a collection that others made",
+        "capped, time series, views (forged answers); validators, indexes",
+        "exit 78 before a row is sent, or a warning",
+    ),
 }
