@@ -96,9 +96,9 @@ MATRIX: dict[int, Fault] = {
         "each has a checkpoint of its own, and all rows",
     ),
     53: Fault(
-        "MongoDB cannot be used as the URL says",
-        "TLS, certificates, replica set, another kind of server",
-        "exit 78 at once, by the cause; what may pass exits 69 with it",
+        "MongoDB or an object store cannot be used as its address says",
+        "TLS, certificates, credentials, replica set, another kind of server",
+        "exit 78 at once, by the cause; what may pass exits 69 or 74 with it",
     ),
     54: Fault(
         "MongoDB: a collection that others made",
