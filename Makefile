@@ -25,12 +25,13 @@ servers: ## get the servers that the tests run against (see scripts/get-servers)
 test: $(SYNCED) servers ## run the tests; ARGS='-k name' goes to pytest, PYTHON=python3.13 is another one
 	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
-# The two libraries whose insides the bulk writes use have upper bounds; this goes past them.
-newest: $(UV) servers ## try the newest releases of redis-py and PyMongo, whatever their bounds
+# The libraries whose insides are used have upper bounds; this goes past them.
+newest: $(UV) servers ## try the newest releases of redis-py, PyMongo and uvicorn, whatever their bounds
 	$(UV) venv --quiet --python $(PYTHON) --allow-existing .venv-newest
-	printf 'redis\npymongo\n' | $(UV) pip install --quiet --python .venv-newest/bin/python --upgrade --overrides - --group dev -e '.[serve]'
-	.venv-newest/bin/python -c 'import pymongo, redis; print("redis-py", redis.__version__, "PyMongo", pymongo.version)'
-	.venv-newest/bin/python -m pytest -n 2 tests/sinks/test_contract.py tests/sinks/test_redis.py tests/sinks/test_mongodb.py $(ARGS)
+	printf 'redis\npymongo\nuvicorn\n' | $(UV) pip install --quiet --python .venv-newest/bin/python --upgrade --overrides - --group dev -e '.[serve]'
+	.venv-newest/bin/python -c 'import pymongo, redis, uvicorn; print(redis.__version__, pymongo.version, uvicorn.__version__)'
+	.venv-newest/bin/python -m pytest -n 2 tests/sinks/test_contract.py tests/sinks/test_redis.py tests/sinks/test_mongodb.py \
+		tests/service/test_attacks.py $(ARGS)
 
 check: $(SYNCED) ## lint, format, types and layers, without changing anything
 	$(BIN)/ruff check

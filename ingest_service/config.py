@@ -75,7 +75,9 @@ class ServeSettings(BaseModel):
     token_file: Path | None = None
     runs_at_once: int = Field(default=1, ge=1, le=64)
     keep_runs: int = Field(default=100_000, ge=100)
+    public_url: str = Field(default="", pattern=r"^(https?://[^/?#@\s]+/?)?$")
     roots: list[Path] = []
+    refuse_hard_links: bool = False
     allowed_urls: list[str] = []
     inbox: list[InboxSettings] = []
     schedule: list[ScheduleSettings] = []
@@ -94,7 +96,7 @@ class Settings(BaseSettings):
     checkpoint: str = Field("sink", pattern=r"^(sink|file:.+)$")
     state_dir: Path = Path(".ingest")
     limit: int | None = Field(None, ge=1)
-    max_rejects: str | None = Field(None, pattern=r"^[0-9]+$|^[0-9]+(\.[0-9]+)?%$")
+    max_rejects: str | None = Field(None, pattern=r"^[0-9]+$|^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)%$")
     memory_mb: int = Field(MEMORY_MB, ge=MIN_MEMORY_MB)
     metrics_port: int | None = Field(None, ge=1, le=65_535)
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"(?i)^(debug|info|warning|error|critical)$")
@@ -139,7 +141,12 @@ class Settings(BaseSettings):
         """What the service and its runs may read."""
         from ingest_service.sources.allowed import Allowed
 
-        return Allowed.of([*self.serve.roots, *self.serve.allowed_urls, *(inbox.url for inbox in self.serve.inbox)])
+        places: list[str | Path] = [
+            *self.serve.roots,
+            *self.serve.allowed_urls,
+            *(inbox.url for inbox in self.serve.inbox),
+        ]
+        return Allowed.of(places, refuse_hard_links=self.serve.refuse_hard_links)
 
     def redis_address(self) -> str:
         if self.redis_url is None or not self.redis_url.get_secret_value():

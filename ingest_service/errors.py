@@ -2,7 +2,7 @@
 
     IngestError
     ├── UsageError            2   the command line makes no sense: fix it
-    ├── TooManyRejects       65   the input is worse than --max-rejects allows
+    ├── TooManyRejects       65   more rows are refused than --max-rejects allows, or nearly all without it
     ├── SourceNotFound       66   no such file, glob match or archive member
     ├── SinkUnavailable      69   a sink stayed down past its retry budget: run again later
     ├── LeaseHeld            73   another runner works on this stream

@@ -75,6 +75,52 @@ MATRIX: dict[int, Fault] = {
     27: Fault("wall clock jumps", "checkpoints dated 1999; a clock of the test's own", "only monotonic time decides"),
     28: Fault("a bug raises", "an exception out of a sink", "the run fails without hanging, and the next goes on"),
     29: Fault("little memory", "RLIMIT_DATA of 500 MB; `--memory` with a slow sink", "within the bound"),
+    31: Fault(
+        "a name that looks like an event",
+        "an inbox, a request; a source that breaks off",
+        "that run fails, nothing else",
+    ),
+    32: Fault("heads without end", "many headers, long ones, blank lines", "431 after 64 KiB, in no memory"),
+    33: Fault(
+        "connections without end",
+        "half-sent requests, byte by byte; watchers",
+        "those that wait longest give way; the service answers, runs start",
+    ),
+    34: Fault("no descriptor for a run", "RLIMIT_NOFILE of the service", "it is queued again, and done later"),
+    35: Fault(
+        "hosts that say nothing",
+        "requests of an allowed URL, more than there are threads",
+        "nobody else waits for them",
+    ),
+    36: Fault(
+        "no room for runs", "RLIMIT_FSIZE of the service", "not ready, a metric and an alert; 503; goes on with room"
+    ),
+    43: Fault(
+        "a proxy between us and DynamoDB",
+        "a proxy that tunnels, with a login",
+        "all requests take it, and it is said",
+    ),
+    44: Fault(
+        "no credentials that hold",
+        "profiles without a login, keys that fail to renew",
+        "exit 78 at once; in the middle of a run 69 after the budget",
+    ),
+    45: Fault(
+        "wrong authority, name or protocol",
+        "TLS and other servers in DynamoDB's place",
+        "exit 78 at once, with its cause",
+    ),
+    46: Fault("answers that nobody foresaw", "a shim before DynamoDB, to every call", "exit 78; never taken for a bug"),
+    47: Fault(
+        "an index that refuses every row, rows stuck behind checkpoints that work",
+        "an index on a number; bulk writes that fail, a master of three away",
+        "exit 78 before a row is sent; exit 69 after the budget",
+    ),
+    48: Fault(
+        "a server that falls silent; rows that expire as they are written",
+        "SIGSTOP of each server; `ttl_s`",
+        "exit 69 when the budget is spent, 75 within 8 s of SIGTERM; it is said",
+    ),
     49: Fault(
         "SQLite: the file goes in the middle of a load",
         "deleted; replaced by an empty file or its copy",
@@ -105,4 +151,6 @@ MATRIX: dict[int, Fault] = {
         "capped, time series, views (forged answers); validators, indexes",
         "exit 78 before a row is sent, or a warning",
     ),
+    55: Fault("a source that is mostly refused", "wrong ids, times, delimiters", "exit 65 with the commonest reason"),
+    56: Fault("a sink that refuses all rows", "a poisoned key", "exit 65 with the sink's reason"),
 }

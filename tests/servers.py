@@ -88,6 +88,10 @@ class Server(ABC):
         """End it at once (SIGKILL), as a crash does."""
         self._end(signal.SIGKILL)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal: SIGSTOP makes a server that says nothing, SIGCONT ends that."""
+        os.kill(self.pid, number)
+
     def __enter__(self) -> Self:
         self.start()
         return self

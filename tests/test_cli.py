@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from backports import zstd
 
 from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
@@ -181,6 +182,100 @@ def test_too_many_rejects_stop_the_run(cli: Cli, limit: str, code: int) -> None:
     assert len(cli.dead_letters) == 10
 
 
+def ending(cli: Cli, *arguments: str) -> tuple[int, str]:
+    outcome = cli.here("run", "pairs.csv", *arguments)
+    return outcome.code, outcome.message if outcome.code else ""
+
+
+GOOD, BAD = f"1,2,{FIRST_MS}\n", "x1,2,1583366400000\n"
+
+
+@pytest.mark.fault(55)
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        (BAD, 65),
+        (BAD * 3_000, 65),
+        (BAD * 3_000 + GOOD, 0),
+        (BAD * 5_001 + GOOD * 6_000, 65),
+        (GOOD * 5_000 + BAD * 5_000 + GOOD * 10, 0),
+        (GOOD * 10_000 + BAD * 20_000, 0),
+        ("", 0),
+    ],
+    ids=["one bad", "all bad", "one good", "most of the first", "half of the first", "bad later", "no rows"],
+)
+def test_a_source_that_is_mostly_refused_is_no_success(cli: Cli, rows: str, code: int) -> None:
+    """More than half of the first 10,000 rows, or all of a shorter source: 65 at each run, unless a limit is set."""
+    cli.file("pairs.csv", f"{HEADER}\n{rows}")
+    for _ in range(2):
+        found, message = ending(cli)
+        assert found == code
+        if code:
+            assert "--max-rejects 100%" in message
+    assert ending(cli, "--max-rejects", "100%")[0] == 0
+    if code:
+        assert ending(cli, "--restart")[0] == code
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("u7,2,1583366400000", "line 2: user is not an integer within 64 bits. Ids are whole numbers"),
+        ("1,2.5,1583366400000", "line 2: item is not an integer"),
+        ("1,2,yesterday", "line 2: timestamp is neither an ISO 8601 date and time nor a Unix epoch. Write times like"),
+        ("1,2,1583366400000,", "Each row ends with ',': end the header with one, too."),
+        ("r1,1,2,1583366400000", "Each row has one field more, as with row names"),
+        ("1;2;1583366400000", "The rows are split by ';' and the header by ','"),
+        ("1\t2\t1583366400000", "The rows are split by tabs and the header by ','"),
+        ("1", "line 2: The record has 1 fields where the header has 3. Does the header belong to these rows?"),
+    ],
+)
+def test_what_most_rows_are_refused_for_is_said_once(cli: Cli, row: str, says: str) -> None:
+    """The commonest reason, with the line of its first row, and what to write instead."""
+    cli.file("pairs.csv", f"{HEADER}\n" + f"{row}\n" * 50)
+    code, message = ending(cli)
+    assert code == 65
+    assert says in message
+    assert "50 of 50 rows are refused" in message
+
+
+@pytest.mark.fault(56)
+def test_a_sink_that_refuses_all_is_no_success(cli: Cli, redis_db_url: str) -> None:
+    """65 with the sink's reason, though another sink took everything; the rows are kept, and a limit allows it."""
+    user = interaction(1, 2).user_id
+    with redis.Redis.from_url(redis_db_url) as client:
+        client.set(f"recent:{{{user}}}", "something else")
+    cli.file("pairs.csv", f"{HEADER}\n" + "".join(f"1,{item},{FIRST_MS}\n" for item in range(50)))
+    to = ("--to", redis_db_url, "--to", "sqlite:///a.db")
+    for first in (True, False):
+        code, message = ending(cli, *to)
+        assert code == 65
+        assert "redis refuses all 50 rows that it was given" in message
+        assert not first or "line 2: The user's key holds something" in message
+    assert len(cli.dead_letters) == 50
+    assert ending(cli, *to, "--max-rejects", "100%")[0] == 0
+
+
+def test_a_sink_that_refuses_all_the_first_rows_is_not_given_the_rest(cli: Cli, redis_db_url: str) -> None:
+    """After so many the run stops: the file is not read to its end in vain."""
+    user = interaction(1, 2).user_id
+    with redis.Redis.from_url(redis_db_url) as client:
+        client.set(f"recent:{{{user}}}", "something else")
+    note = "n" * 800
+    cli.file("pairs.csv", f"{HEADER},note\n" + "".join(f"1,{item},{FIRST_MS},{note}\n" for item in range(60_000)))
+    assert ending(cli, "--to", redis_db_url)[0] == 65
+    assert 10_000 <= len(cli.dead_letters) < 60_000
+
+
+def test_floats_of_whole_numbers_are_loaded(cli: Cli) -> None:
+    """A frame that pandas wrote with gaps in its columns is the file that it was made of."""
+    cli.file("pairs.csv", f"{HEADER}\n1,2,{FIRST_MS}\n3,4,{FIRST_MS}\n")
+    cli.file("floats.csv", f"{HEADER}\n1.0,2.0,{FIRST_MS}.0\n3.0,4.0,{FIRST_MS}.0\n")
+    cli.load("pairs.csv", "--to", "sqlite:///a.db")
+    cli.load("floats.csv", "--to", "sqlite:///b.db")
+    assert sqlite_rows(cli.folder / "a.db") == sqlite_rows(cli.folder / "b.db") != {}
+
+
 # --- mistakes -------------------------------------------------------------------------------------
 
 
@@ -213,6 +308,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "no such data set": (["run", "good.csv", "--dataset", "netflix"], 78, "no data set 'netflix'"),
     "a bad checkpoint place": (["run", "good.csv", "--checkpoint", "moon"], 78, "'checkpoint' is wrong"),
     "a bad reject limit": (["run", "good.csv", "--max-rejects", "many"], 78, "'max_rejects' is wrong"),
+    "more rejects than rows": (["run", "good.csv", "--max-rejects", "101%"], 78, "'max_rejects' is wrong"),
     "an empty file": (["run", "empty.csv"], 78, "The source is empty"),
     "a binary file": (["run", "binary"], 78, "is this a text file?"),
     "no header": (["run", "headless.csv"], 78, "The header has no column for: user, item, timestamp"),

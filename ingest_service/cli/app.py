@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, settings_of
+from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
+from ingest_service.cli.ending import code_of
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.serve import serve
-from ingest_service.errors import IngestError, UsageError
+from ingest_service.errors import UsageError
 from ingest_service.runtime.signals import stop_on_signals
-from ingest_service.runtime.supervised import end_with_parent
-from ingest_service.telemetry.stderr import Stderr
+from ingest_service.telemetry.stderr import open_all
 
 if TYPE_CHECKING:
     from ingest_service.audit.crash_trial import CrashReport
@@ -68,7 +68,7 @@ def run(
     columns: Columns = None,
     max_rejects: Annotated[
         str | None,
-        typer.Option("--max-rejects", metavar="N|N%", help="Stop when more rows than this are refused."),
+        typer.Option("--max-rejects", metavar="N|N%", help="Stop when more are refused; 100% for no limit."),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Load the sources again from their start.")] = False,
     memory_mb: Annotated[
@@ -163,7 +163,7 @@ def preview(
     texts = execute(_preview(source, rows, settings))
     with output():
         for text in texts:
-            typer.echo(text)
+            say(text)
 
 
 async def _preview(name: str, rows: int, settings: "Settings") -> list[str]:
@@ -202,9 +202,9 @@ def status(
     lines = execute(_status(source, settings))
     with output():
         for line in lines:
-            typer.echo(json.dumps(line) if as_json else _status_text(line))
+            typer.echo(json.dumps(line)) if as_json else say(_status_text(line))
         if not lines:
-            typer.echo("No source has a checkpoint in these sinks yet.", err=as_json)
+            say("No source has a checkpoint in these sinks yet.", err=as_json)
 
 
 async def _status(source: str | None, settings: "Settings") -> list[dict[str, Any]]:
@@ -250,7 +250,7 @@ def verify(
     findings = execute(_verify(sources, settings_of(flags, config), sample))
     with output():
         for line in (json.dumps(findings.as_json()),) if as_json else findings.lines():
-            typer.echo(line)
+            say(line)
     if not findings.equal:
         raise typer.Exit(1)
 
@@ -285,9 +285,9 @@ def replay(
         if as_json:
             typer.echo(json.dumps(report.as_json()))
             return
-        typer.echo(f"{report.letters:,} dead letters: {report.landed:,} landed, {report.left:,} left.")
+        say(f"{report.letters:,} dead letters: {report.landed:,} landed, {report.left:,} left.")
         if report.other:
-            typer.echo(f"{report.other:,} of those left are for sinks that were not named with --to.")
+            say(f"{report.other:,} of those left are for sinks that were not named with --to.")
 
 
 async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
@@ -337,7 +337,7 @@ def crash_test(
     report = execute(_crash_test(source, settings, arguments, kinds, cycles, seed))
     with output():
         for line in (json.dumps(report.as_json()),) if as_json else report.lines():
-            typer.echo(line)
+            say(line)
     if not report.lossless:
         raise typer.Exit(1)
 
@@ -395,31 +395,8 @@ app.add_typer(movielens)
 
 
 def main() -> None:
-    """The console script: an IngestError becomes one sentence and its exit code, anything else is a bug."""
+    """The console script."""
+    open_all()
     gc.disable()  # imports make much and throw little away; a run enables it again
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for algebra that is not done here
-    try:
-        end_with_parent()
-        app()
-    except IngestError as error:
-        Stderr().write(f"ingest-service: {error}\n")
-        sys.exit(error.exit_code)
-    except Exception as error:
-        Stderr().write(_as_bug(error))
-        sys.exit(IngestError.exit_code)
-
-
-def _as_bug(error: Exception) -> str:
-    """Where an error came from that nobody expected, without the texts of errors: they may quote rows or secrets."""
-    import traceback
-
-    lines = []
-    cause: BaseException | None = error
-    while cause is not None:
-        # Places only: the lines of the source may be anybody's, as in `python -c`.
-        lines.append("Traceback (most recent call last):\n")
-        for frame, line in traceback.walk_tb(cause.__traceback__):
-            lines.append(f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n')
-        lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}\n")
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return "".join(lines) + "ingest-service: This is a bug; please report it with the lines above.\n"
+    sys.exit(code_of(lambda: app(standalone_mode=False)))

@@ -11,7 +11,8 @@ import typer
 
 from ingest_service.errors import LocalIOError
 from ingest_service.runtime.allocator import give_back_memory
-from ingest_service.telemetry.stderr import discard
+from ingest_service.runtime.escaped import escaped
+from ingest_service.telemetry.stderr import Stderr, discard
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
@@ -31,6 +32,14 @@ def settings_of(flags: dict[str, Any], file: Path | None) -> "Settings":
     settings = load_settings(flags, file)
     logs.configure(settings.log_level)
     return settings
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line for a person: names and texts in it that others chose do nothing to a terminal."""
+    if err:
+        Stderr().write(f"{escaped(text)}\n")
+    else:
+        typer.echo(escaped(text))
 
 
 @contextmanager
@@ -59,7 +68,7 @@ def print_findings(findings: "Sequence[tuple[str, Finding]]") -> None:
     with output():
         for name, finding in findings:
             verdict = "BAD" if not finding.ok else "WARN" if finding.warning else "ok"
-            typer.echo(f"{verdict:<4} {name}  {finding.what}: {finding.detail}")
+            say(f"{verdict:<4} {name}  {finding.what}: {finding.detail}")
     if not all(finding.ok for _, finding in findings):
         raise typer.Exit(69)
 
@@ -72,9 +81,11 @@ def print_report(report: "Report") -> None:
 def _print_stream(stream: "StreamReport") -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     state = "complete" if stream.complete else "as far as the limit"
-    table = Table(title=f"{stream.source.rpartition('/')[2]}: {state}", title_justify="left")
+    title = Text(escaped(f"{stream.source.rpartition('/')[2]}: {state}"))  # a name is no markup
+    table = Table(title=title, title_justify="left")
     names = ("read", "accepted", "rejected", "written", "merged", "dead")
     for heading in ("sink", *names):
         table.add_column(heading, justify="left" if heading == "sink" else "right")
@@ -87,7 +98,9 @@ def _print_stream(stream: "StreamReport") -> None:
         console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
         for sink, numbers in stream.sinks.items():
             for warning in numbers.warnings:
-                console.print(f"Warning: {sink}: {warning}", markup=False, highlight=False, soft_wrap=True)
+                text = escaped(f"Warning: {sink}: {warning}")
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
         if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
-            console.print(f"Refused rows, with their reasons: {stream.dead_letters}", highlight=False, soft_wrap=True)
+            text = escaped(f"Refused rows, with their reasons: {stream.dead_letters}")
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
     typer.echo(printed.get(), nl=False)

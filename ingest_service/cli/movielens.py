@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, settings_of
+from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
 from ingest_service.errors import Stopped, UsageError
 from ingest_service.runtime.signals import stop_on_signals
 
@@ -58,7 +58,7 @@ def movies(config: Config = None, as_json: AsJson = False) -> None:
 def ratings(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many ratings.")] = None,
     max_rejects: Annotated[
-        str | None, typer.Option("--max-rejects", metavar="N|N%", help="Stop when more rows than this are refused.")
+        str | None, typer.Option("--max-rejects", metavar="N|N%", help="Stop when more are refused; 100% for no limit.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Load the ratings again from their start.")] = False,
     create_indexes: CreateIndexes = False,
@@ -238,6 +238,6 @@ def _do(name: str, flags: dict[str, Any], config: Path | None, as_json: bool, st
             typer.echo(json.dumps(steps.results if name == "all" else steps.results[name]))
             return
         for text in steps.texts:
-            typer.echo(text)
+            say(text)
         for report in steps.reports:
             print_report(report)

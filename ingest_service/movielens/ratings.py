@@ -16,8 +16,9 @@ from ingest_service.errors import ConfigurationError
 from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
 from ingest_service.pipeline import dead_letter
-from ingest_service.pipeline.job import Job, RejectLimit
+from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import Observer
+from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report
 from ingest_service.pipeline.run import Silent, examine, opened, run
 from ingest_service.rows.columns import Columns

@@ -21,6 +21,7 @@ from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
 from ingest_service.pipeline.placed import checkpoints_of, is_apart
+from ingest_service.pipeline.rejects import FIRST_ROWS, Refusals, rejected_among_first
 from ingest_service.pipeline.report import SinkReport, StreamReport
 from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
@@ -35,6 +36,7 @@ from ingest_service.sources.base import Source
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
 CHECKPOINT_EVERY_S = 1.0
 RELEASE_S = 3.0
+_LAST_TRY_S = 1.0  # the same where the end is near already: the sink was given up, or its process is to stop
 STOPPED = "Stopped on request; run the same command again to go on."
 
 
@@ -64,6 +66,8 @@ class State:
     first_stored: int = 0  # where in the stored bytes this run began, for its ETA
     rejected: int = 0  # in this run, as is `dead`
     dead: int = 0
+    rejected_first: int = 0  # of the source's first rows, by which it is judged
+    refusals: Refusals = field(default_factory=Refusals)
     writing_dead_letters: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -102,9 +106,9 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
             reader = await _open_reader(job)
         opened.push_async_callback(asyncio.to_thread, reader.close)
         lanes: list[Lane] = []
+        opened.push_async_callback(_give_up_leases, lanes, job, reader, stop)
         for sink in sinks:
             lane = await _open_lane(job, sink, reader)
-            opened.push_async_callback(_give_up_lease, lane, job, reader)
             lanes.append(lane)
         start = min((lane.found.watermark.position for lane in lanes), key=lambda position: position.offset)
         dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
@@ -114,8 +118,10 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
             reader.require_header(lane.found.source.header)
         await finish_in_thread(reader.resume, start)
         state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
+        state.rejected_first = min(state.rows_rejected, start.row) if start.row < FIRST_ROWS else 0
         await _run_stages(state, stop, observer)
         for lane in lanes:
+            _refuse_wrong_sink(state, lane, at_end=reader.is_done)
             await _release_lease(lane, job, reader)
         report = _report(state)
         observer.report(report)
@@ -177,13 +183,22 @@ async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
     return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
 
 
-async def _give_up_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
-    """After a failure, if the sink still answers: keep what it has settled, and let the next run begin at once."""
-    if lane.lease.is_released:
-        return
-    with suppress(IngestError, TimeoutError):
-        async with asyncio.timeout(RELEASE_S):
-            await _release_lease(lane, job, reader)
+async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, stop: asyncio.Event) -> None:
+    """After a failure, where a sink still answers: keep what it has settled, and let the next run begin at once.
+
+    Side by side, since each may be one that has fallen silent.
+    """
+
+    async def give_up(lane: Lane) -> None:
+        hurries = stop.is_set() or lane.sink.retrier.is_spent
+        with suppress(IngestError, TimeoutError):
+            async with asyncio.timeout(_LAST_TRY_S if hurries else RELEASE_S):
+                await _release_lease(lane, job, reader)
+
+    async with task_group() as tasks:
+        for lane in lanes:
+            if not lane.lease.is_released:
+                tasks.create_task(give_up(lane))
 
 
 async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
@@ -259,6 +274,7 @@ async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, s
 async def _pass_on(state: State, chunk: Chunk) -> None:
     """Make the refused rows durable, then offer the chunk to every sink; the slowest one sets the pace."""
     await _keep(state, chunk.rejects)
+    state.rejected_first += rejected_among_first(chunk)
     chunk = chunk.without_rejects()
     state.rejected += chunk.rejected
     state.read_to = chunk.end
@@ -300,6 +316,7 @@ async def _consume(state: State, lane: Lane) -> None:
         )
         fault.point("settled", lane.sink.name, chunk.start.row, chunk.end.row)
         _refuse_too_many(state)
+        _refuse_wrong_sink(state, lane)
         del chunk  # rather than hold it while waiting for the next
 
 
@@ -312,6 +329,7 @@ async def _write(sink: Sink, chunk: Chunk) -> Written:
 
 async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
     if rows:
+        state.refusals.add(rows)
         async with state.writing_dead_letters:
             await finish_in_thread(state.dead_letters.append, rows)
 
@@ -337,6 +355,26 @@ def _refuse_too_many(state: State, *, at_end: bool = False) -> None:
             f"{refused} of {read} rows were refused, more than --max-rejects allows; "
             f"they are in {state.dead_letters.path}."
         )
+    limit, rejected = state.job.max_rejects, state.rows_rejected
+    if limit.is_wrong_source(state.rejected_first, rejected, read, at_end=at_end):
+        row = state.refusals.commonest()
+        why = f", most for this: line {row.line}: {row.reason} {state.reader.layout.advice(row)}" if row else "."
+        raise TooManyRejects(f"{rejected:,} of {read:,} rows are refused{why} {_despite(state)}")
+
+
+def _refuse_wrong_sink(state: State, lane: Lane, *, at_end: bool = False) -> None:
+    counts = lane.tracker.watermark.counts
+    if state.job.max_rejects.is_wrong_sink(counts, at_end=at_end):
+        row = state.refusals.commonest(lane.sink.name)
+        why = f", most for this: line {row.line}: {row.reason}" if row else "."
+        raise TooManyRejects(
+            f"{lane.sink.name} refuses all {counts.dead:,} rows that it was given{why} "
+            f"`check` says more of the place. {_despite(state)}"
+        )
+
+
+def _despite(state: State) -> str:
+    return f"They are in {state.dead_letters.path}; with --max-rejects 100% a run goes on all the same."
 
 
 def _refuse_lost_end(state: State) -> None:

@@ -11,8 +11,9 @@ from ingest_service.datasets import dataset_named
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, IngestError, Stopped
 from ingest_service.formats.delimited.blocks import BlockReader, block_bytes_within
-from ingest_service.pipeline.job import Job, RejectLimit
+from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import STOPPED, Observer, State, load
+from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
 from ingest_service.runtime.allocator import give_back_memory
 from ingest_service.runtime.supervised import is_supervised
@@ -22,7 +23,8 @@ from ingest_service.sources import source_allowed, sources_named
 from ingest_service.sources.base import Source
 
 EXAMINE_S = 5.0
-DRAIN_S = 7.0  # how long chunks in flight may take after a stop; a container has 8 to 10 seconds
+DRAIN_S = 7.0  # how long a run goes on after a stop, at most; a container has 8 to 10 seconds
+_CLOSING_S = 1.5  # how much of that is left for leases and connections once chunks in flight are given up
 
 
 class Silent:
@@ -150,7 +152,7 @@ async def survey(sinks: Sequence[Sink], dataset: Dataset, warn: Callable[[str, s
 
 async def _drain_in_time(stop: asyncio.Event, deadline: asyncio.Timeout) -> None:
     await stop.wait()
-    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_S)
+    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_S - _CLOSING_S)
 
 
 async def ingest(

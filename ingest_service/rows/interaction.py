@@ -19,12 +19,13 @@ WHITESPACE = " \t\n\r\v\f"  # ASCII only: a no-break space is not trimmed
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 END_S = 9_214_646_400  # 2262-01-01T00:00:00Z, the first second that is out of range
-MS_DIGITS = 12  # an integer timestamp of this many digits or more counts milliseconds
+# By its whole digits an epoch counts seconds (fewer than the first), milliseconds, microseconds or nanoseconds.
+MS_DIGITS, US_DIGITS, NS_DIGITS = 12, 15, 18
 
 _MAX_DIGITS = 20  # without leading zeros; one more than int64 has
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0+)?")  # with a zero fraction it is a whole float, as pandas writes them
 _RATING = re.compile(r"([0-5])(?:\.([05])0*)?")
-_EPOCH_DIGITS = re.compile(r"[0-9]{1,19}")
+_EPOCH_NUMBER = re.compile(r"([0-9]{1,19})(?:\.([0-9]+))?")
 _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2}):([0-9]{2})"
     r"(?:\.([0-9]{1,6}))?(?:(Z)|([+-])([0-9]{2}):([0-9]{2}))?"
@@ -63,10 +64,11 @@ class VideoInteraction(BaseModel):
 
 
 def parse_id(text: str, column: str) -> int:
-    """An id: ASCII whitespace around it is trimmed, then an optional sign and digits, within int64."""
-    text = text.strip(WHITESPACE)
-    if not _INTEGER.fullmatch(text):
+    """An id: ASCII whitespace around it is trimmed, then an optional sign and digits, within int64; `7.0` is 7."""
+    match = _INTEGER.fullmatch(text.strip(WHITESPACE))
+    if not match:
         raise RowError("validate", "bad_id", f"{column} is not an integer within 64 bits.")
+    text = match[1]
     # int() refuses texts of thousands of digits, leading zeros included, with an error of its own.
     digits = text.lstrip("+-").lstrip("0")[:_MAX_DIGITS] or "0"
     value = -int(digits) if text.startswith("-") else int(digits)
@@ -88,16 +90,25 @@ TimeUnit = Literal["auto", "s", "ms"]
 
 
 def parse_timestamp(text: str, column: str, unit: TimeUnit = "auto") -> datetime:
-    """ISO 8601 date and time (no zone means UTC), or Unix seconds or milliseconds; years 1970 to 2261, UTC."""
+    """ISO 8601 date and time (no zone means UTC), or a Unix epoch in s, ms, µs or ns; years 1970 to 2261, UTC.
+
+    An epoch may have a fraction. What is finer than a microsecond is cut off.
+    """
     text = text.strip(WHITESPACE)
-    if _EPOCH_DIGITS.fullmatch(text):
-        is_ms = unit == "ms" or (unit == "auto" and len(text) >= MS_DIGITS)
-        micros = int(text) * (1_000 if is_ms else 1_000_000)
+    if match := _EPOCH_NUMBER.fullmatch(text):
+        whole, fraction = match[1], match[2] or ""
+        per_second = {"s": 0, "ms": 3}.get(unit, _epoch_unit(len(whole)))  # as a power of ten
+        micros = int((whole + fraction.ljust(6, "0")[:6])[: max(0, len(whole) + 6 - per_second)] or "0")
     else:
         micros = _iso_micros(text, column)
     if not 0 <= micros < END_S * 1_000_000:
         raise RowError("validate", "timestamp_out_of_range", f"{column} is not within the years 1970 to 2261.")
     return EPOCH + timedelta(microseconds=micros)
+
+
+def _epoch_unit(n_digits: int) -> int:
+    """Which power of ten of a second an epoch of so many digits counts."""
+    return 0 if n_digits < MS_DIGITS else 3 if n_digits < US_DIGITS else 6 if n_digits < NS_DIGITS else 9
 
 
 def _iso_micros(text: str, column: str) -> int:
@@ -106,7 +117,7 @@ def _iso_micros(text: str, column: str) -> int:
         raise RowError(
             "validate",
             "bad_timestamp",
-            f"{column} is neither an ISO 8601 date and time nor Unix seconds or milliseconds.",
+            f"{column} is neither an ISO 8601 date and time nor a Unix epoch.",
         )
     year, month, day, hour, minute, second = (int(group) for group in match.groups()[:6])
     fraction, _, sign, zone_hours, zone_minutes = match.groups()[6:]

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ingest_service.rows.arrays import QUOTE, Bools, Ints, trim
-from ingest_service.rows.interaction import END_S, MS_DIGITS, WHITESPACE, TimeUnit
+from ingest_service.rows.interaction import END_S, MS_DIGITS, NS_DIGITS, US_DIGITS, WHITESPACE, TimeUnit
 
 Bytes = NDArray[np.uint8]
 PAD = 32  # bytes before and after a block, so that a window around any field stays inside
@@ -53,6 +53,12 @@ def integers(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
     return values, valid
 
 
+def without_zero_fraction(buffer: Bytes, starts: Ints, ends: Ints) -> Ints:
+    """The ends of fields, before a final `.0`: pandas writes whole numbers so in a column that had gaps."""
+    is_float = (buffer[ends - 2] == ord(".")) & (buffer[ends - 1] == _ZERO) & (ends - starts > 2)
+    return ends - 2 * is_float if is_float.any() else ends
+
+
 def ratings(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
     """`4`, `4.0` or `4.5`: half stars, 1 to 10, and which fields are such."""
     lengths = ends - starts
@@ -76,8 +82,9 @@ def texts(data: bytes, starts: Ints, ends: Ints, *, has_quotes: bool) -> tuple[N
 
 
 def timestamps(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit) -> tuple[Ints, Bools]:
-    """Unix seconds or milliseconds, or ISO 8601: microseconds since 1970 UTC, and which fields are such."""
+    """A Unix epoch, or ISO 8601: microseconds since 1970 UTC, and which fields are such."""
     micros, valid = _unix(buffer, starts, ends, unit)
+    _add_decimals(buffer, starts, ends, unit, micros, valid)
     rest = np.flatnonzero(~valid & (ends - starts >= _ISO_LENGTH) & (ends - starts <= _MAX_ISO_LENGTH))
     if rest.size:
         micros[rest], valid[rest] = _iso(buffer, starts[rest], ends[rest])
@@ -88,12 +95,38 @@ def timestamps(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit) -> tuple
 def _unix(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit) -> tuple[Ints, Bools]:
     lengths = ends - starts
     # One look at the first fields spares an ISO file the digits of the whole column.
-    if lengths.size and (lengths >= _ISO_LENGTH).all():
+    if lengths.size and (lengths >= _ISO_LENGTH).all() and (buffer[starts + 4] == ord("-")).all():
         return np.zeros(len(starts), np.int64), np.zeros(len(starts), np.bool_)
+    ends = without_zero_fraction(buffer, starts, ends)
+    lengths = ends - starts
+    if unit == "auto" and (lengths >= NS_DIGITS).any():
+        is_ns = (lengths >= NS_DIGITS) & (lengths <= NS_DIGITS + 1)
+        _, is_digits = integers(buffer, np.where(is_ns, ends - 3, starts), np.where(is_ns, ends, starts + 1))
+        ends = ends - 3 * (is_ns & is_digits)  # what is left of nanoseconds are microseconds
     values, valid = integers(buffer, starts, ends)
-    is_ms = lengths >= MS_DIGITS if unit == "auto" else np.full(len(starts), unit == "ms")
-    valid &= values < np.where(is_ms, END_S * 1_000, END_S)
-    return np.where(valid, values * np.where(is_ms, 1_000, 1_000_000), 0), valid
+    if unit == "auto":
+        per_unit = np.select([lengths < MS_DIGITS, lengths < US_DIGITS], [1_000_000, 1_000], 1)
+    else:
+        per_unit = np.full(len(starts), 1_000 if unit == "ms" else 1_000_000)
+    valid &= values < END_S * 1_000_000 // per_unit
+    return np.where(valid, values * per_unit, 0), valid
+
+
+def _add_decimals(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit, micros: Ints, valid: Bools) -> None:
+    """Seconds with a fraction of up to nine digits, of which six count, into `micros` and `valid`."""
+    left = np.flatnonzero(~valid & (ends - starts >= len("0.0")))
+    for length in range(1, 10) if unit != "ms" and left.size else ():
+        rows = left[buffer[ends[left] - 1 - length] == ord(".")]
+        rows = rows[ends[rows] - 1 - length > starts[rows]]
+        if not rows.size:
+            continue
+        dots = ends[rows] - 1 - length
+        whole, good = _unix(buffer, starts[rows], dots, unit)
+        decimals, are_digits = integers(buffer, dots + 1, dots + 1 + min(length, 6))
+        _, all_digits = integers(buffer, dots + 1, ends[rows])
+        is_s = (dots - starts[rows] < MS_DIGITS) | (unit == "s")
+        micros[rows] = whole + decimals * 10 ** (6 - min(length, 6))
+        valid[rows] = good & are_digits & all_digits & is_s
 
 
 def _iso(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:

@@ -1,9 +1,11 @@
 """Work in threads that must not be left behind half done."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from functools import partial
 from threading import Event
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -14,13 +16,19 @@ async def finish_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.
     return await _finish(asyncio.to_thread(function, *args, **kwargs), lambda: None)
 
 
+async def finish_in(threads: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Like finish_in_thread, in threads that are kept for it."""
+    work = asyncio.get_running_loop().run_in_executor(threads, partial(function, *args, **kwargs))
+    return await _finish(work, lambda: None)
+
+
 async def interrupt_in_thread(function: Callable[Concatenate[Event, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Like finish_in_thread, for what takes long: a cancellation sets the event that the function is given first."""
     interrupted = Event()
     return await _finish(asyncio.to_thread(function, interrupted, *args, **kwargs), interrupted.set)
 
 
-async def _finish(work: Coroutine[Any, Any, T], on_cancel: Callable[[], None]) -> T:
+async def _finish(work: Awaitable[T], on_cancel: Callable[[], None]) -> T:
     running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +18,7 @@ from ingest_service.runtime.threads import finish_in_thread
 from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.live import Live
 from ingest_service.service.runs import LIVE, STATES, Run, Runs, State, Task
+from ingest_service.service.waiting import Waiting
 from ingest_service.service.workers import Workers
 from ingest_service.sources import source_allowed
 
@@ -34,6 +35,7 @@ class Desk:
     live: Live
     workers: Workers
     sinks: Sinks
+    waiting: Waiting = field(default_factory=Waiting)
 
     async def load(
         self,
@@ -44,26 +46,27 @@ class Desk:
         limit: int | None = None,
         restart: bool = False,
         origin: str = "api",
+        key: str | None = None,
     ) -> tuple[Run, bool]:
         """A run that loads a source, and whether it is a new one. IngestError says what is wrong with it.
 
-        One that failed or was cancelled is not run again because its file still lies in an inbox.
+        One that failed or was cancelled is not run again because its file still lies in an inbox. What is asked for
+        again under one key is the run that it was the first time.
         """
         wanted = self.sinks.named(sinks)
         dataset = dataset or self.settings.dataset
         dataset_named(dataset)
         limit = limit or self.settings.limit
-        source = await asyncio.to_thread(lambda: source_allowed(name, self.settings.allowed()))
-        version = await finish_in_thread(source.version)
-        task = Task("run", source.uri, _name_of(source.uri), wanted, dataset, limit, restart, origin)
-        identity = _identity("run", source.uri, version, wanted, dataset, limit)
+        uri, version = await self._look_at(name)
+        task = Task("run", uri, _name_of(uri), wanted, dataset, limit, restart, origin)
+        identity = _identity("run", uri, version, wanted, dataset, limit)
         same = () if restart else _KEPT if origin == "api" else STATES
-        return await self._announce(task, identity, same)
+        return await self._announce(task, identity, same, key)
 
     async def replay(self, stream: str, path: Path) -> tuple[Run, bool]:
         """A run that tries the dead letters of a stream again, in the sinks that its last load had."""
         source = await asyncio.to_thread(_source_of, path)
-        last = await finish_in_thread(self.runs.newest_of, source)
+        last = await self.runs.look(self.runs.newest_of, source)
         sinks = last.task.sinks if last else self.sinks.named(())
         dataset = last.task.dataset if last else self.settings.dataset
         task = Task("replay", source, str(path), sinks, dataset)
@@ -75,22 +78,33 @@ class Desk:
         return await self._announce(task, _identity("step", origin), LIVE)
 
     async def cancel(self, number: int) -> Run | None:
-        before = await finish_in_thread(self.runs.get, number)
-        run = await finish_in_thread(self.runs.cancel, number)
+        before = await self.runs.look(self.runs.get, number)
+        run = await self.runs.change(self.runs.cancel, number)
         self.workers.cancel(number)
         if run is not None and before is not None and run.state != before.state:
             self.live.changed(run)
         return run
 
     async def retry(self, number: int) -> Run | None:
-        run = await finish_in_thread(self.runs.retry, number)
+        run = await self.runs.change(self.runs.retry, number)
         if run is not None and run.state == "queued":
             self.live.changed(run)
             self.workers.wake()
         return run
 
-    async def _announce(self, task: Task, identity: str, same: Collection[State]) -> tuple[Run, bool]:
-        run, is_new = await finish_in_thread(self.runs.announce, task, identity, same)
+    async def _look_at(self, name: str) -> tuple[str, str]:
+        """The canonical address of a source, and its version now."""
+
+        def look() -> tuple[str, str]:
+            source = source_allowed(name, self.settings.allowed())
+            return source.uri, source.version()
+
+        return await (self.waiting.call(look) if "://" in name else finish_in_thread(look))
+
+    async def _announce(
+        self, task: Task, identity: str, same: Collection[State], key: str | None = None
+    ) -> tuple[Run, bool]:
+        run, is_new = await self.runs.change(self.runs.announce, task, identity, same, key)
         if is_new:
             self.live.changed(run)
             self.workers.wake()

@@ -1,17 +1,20 @@
 """The service's own numbers for Prometheus, beside those of its runs."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ingest_service.errors import LocalIOError
 from ingest_service.service.health import Health
 from ingest_service.service.inbox import Inbox
 from ingest_service.service.runs import Runs
 
 RUNS = "Runs that the service knows, by their state."
 OLDEST_QUEUED = "How long the oldest queued run has waited; 0 if none is queued."
+STORE_UP = "Whether runs could be stored, and looked up, some seconds ago."
 SINK_UP = "Whether a sink could be reached and written some seconds ago."
 INBOX_UP = "Whether an inbox could be read at the last look."
 
@@ -28,11 +31,15 @@ class ServiceMetrics(Collector):
         return ()  # without it, all would be collected when this is registered
 
     def collect(self) -> Iterator[Metric]:
-        runs = GaugeMetricFamily("ingest_runs", RUNS, labels=("state",))
-        for state, n in self._runs.counts().items():
-            runs.add_metric((state,), n)
-        yield runs
-        yield GaugeMetricFamily("ingest_oldest_queued_seconds", OLDEST_QUEUED, _age_s(self._runs.oldest_queued_at()))
+        is_up = not self._health.store.last and self._runs.fault is None
+        with suppress(LocalIOError):
+            counts, oldest = self._runs.counts(), self._runs.oldest_queued_at()
+            runs = GaugeMetricFamily("ingest_runs", RUNS, labels=("state",))
+            for state, n in counts.items():
+                runs.add_metric((state,), n)
+            yield runs
+            yield GaugeMetricFamily("ingest_oldest_queued_seconds", OLDEST_QUEUED, _age_s(oldest))
+        yield GaugeMetricFamily("ingest_store_up", STORE_UP, is_up and self._runs.fault is None)
         sinks = GaugeMetricFamily("ingest_sink_up", SINK_UP, labels=("sink",))
         for sink in self._health.sinks.last or ():
             sinks.add_metric((sink["name"],), sink["healthy"])

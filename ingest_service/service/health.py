@@ -1,4 +1,4 @@
-"""How the sinks are: looked at when somebody asks, one look at a time, and remembered for some seconds."""
+"""How the sinks and the store are: looked at when somebody asks, one look at a time, remembered for some seconds."""
 
 import asyncio
 import time
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ingest_service.audit.status import status_of
-from ingest_service.errors import IngestError
+from ingest_service.errors import IngestError, LocalIOError
 from ingest_service.pipeline.run import EXAMINE_S, examine
+from ingest_service.service.runs import Runs
 from ingest_service.sinks.base import Finding, sink_at, split_url
 
 _FRESH_S = 5.0
@@ -34,13 +35,15 @@ class Cached(Generic[T]):
 
 
 class Health:
-    """The sinks of the service, by name; `folder` is where checkpoints are, if not in the sinks."""
+    """The sinks of the service, by name, and its runs; `folder` is where checkpoints are, if not in the sinks."""
 
-    def __init__(self, urls: Mapping[str, str], folder: Path | None) -> None:
+    def __init__(self, urls: Mapping[str, str], folder: Path | None, runs: Runs) -> None:
+        self._runs = runs
         self._urls = urls
         self._folder = folder
         self.sinks = Cached(self._look_at_sinks)
         self.checkpoints = Cached(self._look_at_checkpoints)
+        self.store = Cached(self._look_at_store)
 
     async def _look_at_sinks(self) -> list[dict[str, Any]]:
         return list(await asyncio.gather(*(self._look_at(name, url) for name, url in sorted(self._urls.items()))))
@@ -58,6 +61,17 @@ class Health:
             "healthy": all(finding.ok for finding in findings),
             "findings": [{"what": one.what, "ok": one.ok, "detail": one.detail} for one in findings],
         }
+
+    async def _look_at_store(self) -> str:
+        """Why no run can be stored, or nothing."""
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await asyncio.shield(self._runs.change(self._runs.probe))
+        except LocalIOError as error:
+            return str(error)
+        except TimeoutError:
+            return f"The disk of the state folder says nothing for {_LOOK_S:g} s."
+        return ""
 
     async def _look_at_checkpoints(self) -> dict[str, Any]:
         """Those of all sinks; a sink that cannot be read is named with its reason."""

@@ -14,7 +14,6 @@ import structlog
 
 from ingest_service.config import InboxSettings
 from ingest_service.errors import ConfigurationError, IngestError, SourceNotFound, UsageError
-from ingest_service.runtime.threads import finish_in_thread
 from ingest_service.service.desk import Desk
 from ingest_service.service.places import MARKER, File, Place, place_at
 from ingest_service.service.runs import Run
@@ -22,6 +21,7 @@ from ingest_service.service.runs import Run
 LOOK_EVERY_S = 1.0
 _LONGEST_WAIT_S = 60.0
 DONE_MARKER = ".done"
+_WATCHED_FOR = 60  # times `stable_s`, after it was moved
 _UNFINISHED = (".part", ".tmp", DONE_MARKER, MARKER)
 
 
@@ -36,6 +36,15 @@ class Seen:
     over: bool = False  # nothing is left to do about it
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A file that was moved, and what it was then."""
+
+    version: str
+    to: str
+    at: float = field(default_factory=time.monotonic)
+
+
 class Inbox:
     """One inbox of the configuration."""
 
@@ -45,6 +54,7 @@ class Inbox:
         self._desk = desk
         self._place: Place = place_at(settings.url)
         self._seen: dict[str, Seen] = {}
+        self._moved: dict[str, Moved] = {}
         self._log = structlog.get_logger().bind(inbox=settings.name)
         self.failing = False
 
@@ -59,10 +69,14 @@ class Inbox:
                 if not self.failing:
                     self._log.warning("inbox cannot be read", reason=str(error))
                 wait_s, self.failing = min(_LONGEST_WAIT_S, 2 * wait_s), True
+            except Exception as error:  # one inbox is no reason to end all that the service does
+                self._log.error("inbox cannot be looked at", error=type(error).__qualname__)
+                wait_s, self.failing = min(_LONGEST_WAIT_S, 2 * wait_s), True
             await asyncio.sleep(wait_s)
 
     async def look(self) -> None:
         """Announce what is complete, and move or mark what is loaded."""
+        await self._bring_back()
         found = await self._place.files()
         wanted = {name: file for name, file in found.items() if self._is_wanted(name)}
         self._seen = {name: seen for name, seen in self._seen.items() if name in wanted}
@@ -74,10 +88,20 @@ class Inbox:
                 await self._announce(name, seen)
         waiting = {name: seen.run for name, seen in self._seen.items() if seen.run is not None and not seen.over}
         if waiting:
-            done = await finish_in_thread(self._desk.runs.done_among, list(waiting.values()))
+            done = await self._desk.runs.look(self._desk.runs.done_among, list(waiting.values()))
             for name, number in waiting.items():
                 if number in done:
                     await self._finish(name, done[number], found)
+
+    async def _bring_back(self) -> None:
+        """A file that was taken for complete, and written on where it was moved to, is loaded to its end."""
+        patience_s = _WATCHED_FOR * self._settings.stable_s
+        for name, moved in list(self._moved.items()):
+            if time.monotonic() - moved.at > patience_s:
+                del self._moved[name]
+            elif await self._place.bring_back(name, moved.version, moved.to):
+                del self._moved[name]
+                self._log.warning("file brought back", file=name, reason="It was written on after it was moved.")
 
     def _is_wanted(self, name: str) -> bool:
         unfinished = name.startswith(".") or name.endswith(_UNFINISHED)
@@ -106,6 +130,12 @@ class Inbox:
             seen.over = True  # until it is another file; what may pass ends this look, and the next one tries again
             self._log.warning("file refused", file=name, reason=str(error))
             return
+        except IngestError:
+            raise
+        except Exception as error:  # the others are to be looked at all the same
+            seen.over = True
+            self._log.error("file refused", file=name, error=type(error).__qualname__)
+            return
         seen.run, seen.was_done = run.number, run.state == "done"
         if is_new:
             self._log.info("file announced", file=name, run=run.id)
@@ -116,8 +146,14 @@ class Inbox:
         if self._settings.afterwards == "marker" and not (seen.was_done and name + MARKER in found):
             await self._place.mark(name, run)
         if self._settings.afterwards == "move":
-            if not await self._place.move(name, seen.version, _name_when_done(name, run)):
+            to = _name_when_done(name, run)
+            is_guess = self._settings.complete == "stable"  # its writer may only have paused
+            if is_guess and await self._place.is_being_written(name):
+                return  # what else is written makes it another version, which is announced
+            if not await self._place.move(name, seen.version, to):
                 return  # another file has come in its place
+            if is_guess:
+                self._moved[name] = Moved(seen.version, to)
             if name + DONE_MARKER in found:
                 await self._place.remove(name + DONE_MARKER)
         seen.over = True

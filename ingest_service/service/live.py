@@ -38,14 +38,15 @@ class Watcher:
 class Live:
     """Made and used on the event loop alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_WATCHERS) -> None:
+        self._most = most
         self.progress: dict[int, dict[str, Any]] = {}
         self._attempts: dict[int, int] = {}  # of what is running
         self._watchers: set[Watcher] = set()
 
     @property
     def is_full(self) -> bool:
-        return len(self._watchers) >= MAX_WATCHERS
+        return len(self._watchers) >= self._most
 
     @contextmanager
     def watch(self, number: int | None) -> Iterator[Watcher]:

@@ -1,19 +1,22 @@
 """Where the files of an inbox lie: a folder, or the objects below a prefix."""
 
+import errno
+import fcntl
 import json
 import os
 import stat
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ingest_service.errors import ConfigurationError, LocalIOError
+from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFound
 from ingest_service.runtime.durable import sync_folder
 from ingest_service.runtime.threads import finish_in_thread
 from ingest_service.service.runs import Run, now
-from ingest_service.sources.local import file_version
+from ingest_service.sources.local import file_version, is_same_content, version_of
 from ingest_service.sources.object_store import Address, errors_translated
 
 if TYPE_CHECKING:
@@ -46,6 +49,14 @@ class Place(ABC):
     async def move(self, name: str, version: str, to: str) -> bool:
         """Move the file to the place's `done`, if it is still this version of it. Whether it was."""
 
+    async def is_being_written(self, name: str) -> bool:
+        """Whether some program has the file open to write into it, as far as the place can tell."""
+        return False
+
+    async def bring_back(self, name: str, version: str, to: str) -> bool:
+        """Undo a move of that version, if the file has changed since, and its name is free. Whether it was undone."""
+        return False
+
     @abstractmethod
     async def mark(self, name: str, run: Run) -> None:
         """Put `NAME.loaded` beside the file."""
@@ -69,6 +80,12 @@ class FolderPlace(Place):
     async def move(self, name: str, version: str, to: str) -> bool:
         return await finish_in_thread(self._move, name, version, to)
 
+    async def is_being_written(self, name: str) -> bool:
+        return await finish_in_thread(_is_being_written, self._folder / name)
+
+    async def bring_back(self, name: str, version: str, to: str) -> bool:
+        return await finish_in_thread(self._bring_back, name, version, to)
+
     async def mark(self, name: str, run: Run) -> None:
         await finish_in_thread(self._mark, name, run)
 
@@ -88,7 +105,7 @@ class FolderPlace(Place):
                     except FileNotFoundError:
                         continue  # gone since
                     if stat.S_ISREG(about.st_mode):
-                        found[entry.name] = File(f"{about.st_size}-{about.st_mtime_ns}", about.st_mtime)
+                        found[entry.name] = File(version_of(about), about.st_mtime)
         except OSError as error:
             raise LocalIOError(f"{self._folder} cannot be read ({error.strerror}); make it or give rights.") from error
         return found
@@ -100,14 +117,26 @@ class FolderPlace(Place):
             if file_version(self._folder / name) != version:
                 return False
             (self._folder / name).rename(done / to)
-            if file_version(done / to) != version:  # replaced between the two calls above
-                os.link(done / to, self._folder / name)  # fails where yet another one has come
-                (done / to).unlink()
+            if not is_same_content(file_version(done / to), version):  # replaced between the two calls above
+                _move_back(done / to, self._folder / name)
                 return False
             sync_folder(done)
             sync_folder(self._folder)
         except OSError as error:
             raise LocalIOError(f"{self._folder / name} cannot be moved to {done} ({error.strerror}).") from error
+        return True
+
+    def _bring_back(self, name: str, version: str, to: str) -> bool:
+        moved = self._folder / DONE / to
+        try:
+            if is_same_content(file_version(moved), version):
+                return False
+            _move_back(moved, self._folder / name)
+            sync_folder(self._folder)
+        except (SourceNotFound, FileExistsError):
+            return False
+        except OSError as error:
+            raise LocalIOError(f"{moved} cannot be moved back to {self._folder} ({error.strerror}).") from error
         return True
 
     def _mark(self, name: str, run: Run) -> None:
@@ -178,6 +207,25 @@ def place_at(url: str) -> Place:
     if mark and scheme not in ("s3", "gs"):
         raise ConfigurationError(f"An inbox cannot be at {scheme}://; name a folder, or an s3:// or gs:// prefix.")
     return PrefixPlace(url) if mark else FolderPlace(Path(url).resolve())
+
+
+def _move_back(path: Path, to: Path) -> None:
+    """FileExistsError where yet another file has come."""
+    os.link(path, to)
+    path.unlink()
+
+
+def _is_being_written(path: Path) -> bool:
+    """The kernel grants a lease for reading only on a file that nobody has open for writing."""
+    if sys.platform != "linux":
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:  # others say that the file system has no leases, or that the file is somebody else's
+        return error.errno == errno.EAGAIN
+    return False
 
 
 def _version(meta: "ObjectMeta") -> str:

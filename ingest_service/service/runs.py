@@ -1,29 +1,43 @@
 """Runs, and where the service keeps them: one SQLite file, so that none is lost with the process.
 
 A run waits as `queued`, is `running` while its process lives, and ends `done`, `failed` or `cancelled`. Every change is
-on disk when its call returns. All calls block; the service makes them in threads.
+on disk when its call returns. All calls block; the service makes them in threads of the store's own, by `look` and
+`change`.
 """
 
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
-from ingest_service.errors import LocalIOError
+from ingest_service.errors import ConfigurationError, IngestError, LocalIOError
+from ingest_service.runtime.escaped import escaped
+from ingest_service.runtime.threads import finish_in
+from ingest_service.service.store_file import connect, open_file, translated
 
 FILE_NAME = "service.db"
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Kind = Literal["run", "replay", "movielens"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 LIVE: tuple[State, ...] = ("queued", "running")
+MOST_DEATHS = 3  # of the service in a row, while one run was at work
+_SUSPECT = (
+    f"The service died {MOST_DEATHS} times in a row while this run was at work, so it is kept apart; "
+    "look for the cause in the service's log, then retry it."
+)
 _PRUNED_AT_ONCE = 100
+_PROBE_BYTES = 16 << 10  # more than there may be room for by chance, in pages that the journal has already
 
-_SCHEMA = """
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TABLE = """
 CREATE TABLE IF NOT EXISTS runs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     identity TEXT NOT NULL,
@@ -40,11 +54,18 @@ CREATE TABLE IF NOT EXISTS runs (
     exit_code INTEGER,
     reason TEXT,
     progress TEXT,
-    report TEXT
+    report TEXT,
+    deaths INTEGER NOT NULL DEFAULT 0,
+    request_key TEXT
 );
+"""
+_COLUMNS = {"deaths": "INTEGER NOT NULL DEFAULT 0", "request_key": "TEXT"}  # which version 0.1 did not have
+_SCHEMA = """
 CREATE INDEX IF NOT EXISTS by_state ON runs (state, number);
 CREATE INDEX IF NOT EXISTS by_identity ON runs (identity, number);
 CREATE INDEX IF NOT EXISTS by_uri ON runs (uri, number);
+CREATE INDEX IF NOT EXISTS by_request_key ON runs (request_key) WHERE request_key IS NOT NULL;
+CREATE TABLE IF NOT EXISTS probe (id INTEGER PRIMARY KEY, content BLOB);
 CREATE TABLE IF NOT EXISTS counts (state TEXT PRIMARY KEY, n INTEGER NOT NULL);
 INSERT OR IGNORE INTO counts VALUES ('queued', 0), ('running', 0), ('done', 0), ('failed', 0), ('cancelled', 0);
 CREATE TRIGGER IF NOT EXISTS counted_in AFTER INSERT ON runs BEGIN
@@ -106,7 +127,7 @@ class Run:
         return {
             "id": self.id,
             "kind": self.task.kind,
-            "source": self.task.source,
+            "source": escaped(self.task.source),
             "dataset": self.task.dataset,
             "sinks": list(self.task.sinks),
             "limit": self.task.limit,
@@ -117,7 +138,7 @@ class Run:
             "finished_at": self.finished_at,
             "attempt": self.attempt,
             "exit_code": self.exit_code,
-            "reason": self.reason,
+            "reason": escaped(self.reason) if self.reason is not None else None,
             "progress": progress or self.progress,
             "report": self.report,
         }
@@ -128,30 +149,51 @@ class Runs:
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._keep = keep
+        self.fault: LocalIOError | None = None  # why the last change could not be made, or the last look taken
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = _connect(folder / FILE_NAME)
-            self._writer.executescript(_SCHEMA)
-            (folder / FILE_NAME).chmod(0o600)
-            self._reader = _connect(folder / FILE_NAME)  # readers do not wait for a commit that is being synced
+            self._writer = open_file(folder / FILE_NAME, _TABLE, _COLUMNS, _SCHEMA)
+            self._reader = connect(folder / FILE_NAME)  # readers do not wait for a commit that is being synced
         except (sqlite3.Error, OSError) as error:
             raise LocalIOError(f"{folder / FILE_NAME} cannot be opened ({type(error).__name__}).") from error
         self._writing, self._reading = threading.Lock(), threading.Lock()
+        self._lookers = ThreadPoolExecutor(2, "look")
+        self._changer = ThreadPoolExecutor(1, "change")
 
-    def announce(self, task: Task, identity: str, same: Collection[State]) -> tuple[Run, bool]:
+    async def look(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call one that reads the store, in a thread that nothing else holds up."""
+        return await finish_in(self._lookers, function, *args, **kwargs)
+
+    async def change(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call one that changes the store, in a thread that nothing else holds up."""
+        return await finish_in(self._changer, function, *args, **kwargs)
+
+    def announce(
+        self, task: Task, identity: str, same: Collection[State], request_key: str | None = None
+    ) -> tuple[Run, bool]:
         """Queue a task, unless the newest run of that identity is in one of the states `same`: then it is that one.
 
-        Returns the run and whether it is new.
+        What was asked for under a key is one run, however often it is asked for. Returns the run and whether it is
+        new. ConfigurationError if the key was another request's.
         """
         with self._transaction() as db:
+            row = db.execute(
+                "SELECT * FROM runs WHERE request_key = ? ORDER BY number DESC LIMIT 1", (request_key,)
+            ).fetchone()
+            if row is not None:
+                if row["task"] != _text(task):
+                    raise ConfigurationError("The Idempotency-Key was used for another request; use a new one.")
+                return _run(row), False
             row = db.execute(
                 "SELECT * FROM runs WHERE identity = ? ORDER BY number DESC LIMIT 1", (identity,)
             ).fetchone()
             if row is not None and row["state"] in same:
                 return _run(row), False
-            values = (identity, task.source, _text(task), "queued", now())
+            values = (identity, task.source, _text(task), "queued", now(), request_key)
             row = db.execute(
-                "INSERT INTO runs (identity, uri, task, state, created_at) VALUES (?, ?, ?, ?, ?) RETURNING *", values
+                "INSERT INTO runs (identity, uri, task, state, created_at, request_key) VALUES (?, ?, ?, ?, ?, ?)"
+                " RETURNING *",
+                values,
             ).fetchone()
             self._prune(db)
             return _run(row), True
@@ -167,7 +209,11 @@ class Runs:
                 " ORDER BY number LIMIT 1) RETURNING *",
                 (now(),),
             ).fetchone()
-            return _run(row) if row else None
+            if row is None:
+                return None
+            if _task(row) is None:
+                return _run(_failed(db, row["number"], "What the run is to do is not understood; submit it again."))
+            return _run(row)
 
     def finish(
         self,
@@ -182,7 +228,7 @@ class Runs:
         """The run's process has ended, and this is what is to be remembered of it."""
         with self._transaction() as db:
             row = db.execute(
-                "UPDATE runs SET state = ?, finished_at = ?, exit_code = ?, reason = ?, cancel = 0,"
+                "UPDATE runs SET state = ?, finished_at = ?, exit_code = ?, reason = ?, cancel = 0, deaths = 0,"
                 " progress = coalesce(?, progress), report = coalesce(?, report) WHERE number = ? RETURNING *",
                 (state, now(), exit_code, reason, _text(progress), _text(report), number),
             ).fetchone()
@@ -195,8 +241,18 @@ class Runs:
         with self._transaction() as db:
             row = db.execute(
                 "UPDATE runs SET state = 'queued', not_before = ?, failures = failures + 1, exit_code = ?, reason = ?,"
-                " progress = coalesce(?, progress) WHERE number = ? RETURNING *",
+                " deaths = 0, progress = coalesce(?, progress) WHERE number = ? RETURNING *",
                 (not_before, exit_code, reason, _text(progress), number),
+            ).fetchone()
+            return _run(row)
+
+    def begin_anew(self, number: int, *, exit_code: int, reason: str | None) -> Run:
+        """Its file was replaced by another one: queue the run again, from the file's start."""
+        with self._transaction() as db:
+            row = db.execute(
+                "UPDATE runs SET state = 'queued', not_before = '', exit_code = ?, reason = ?, deaths = 0,"
+                " progress = NULL, task = json_set(task, '$.restart', json('true')) WHERE number = ? RETURNING *",
+                (exit_code, reason, number),
             ).fetchone()
             return _run(row)
 
@@ -215,15 +271,23 @@ class Runs:
         """A run that has ended is queued again. Others stay; None: no such run."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE runs SET state = 'queued', finished_at = NULL, failures = 0, not_before = '', cancel = 0"
+                "UPDATE runs SET state = 'queued', finished_at = NULL, failures = 0, not_before = '', cancel = 0,"
+                " deaths = 0"
                 " WHERE number = ? AND state IN ('done', 'failed', 'cancelled')",
                 (number,),
             )
             return _found(db, number)
 
-    def recover(self) -> int:
-        """At start-up: what ran when the service ended is queued again, or cancelled if that was asked for."""
+    def recover(self, *, died: bool = True) -> int:
+        """What ran when the service ended is queued again, or cancelled if that was asked for.
+
+        Where the service died again and again while a run was at work, that run may be why: it is failed.
+        """
         with self._transaction() as db:
+            db.execute("UPDATE runs SET deaths = iif(?, deaths + 1, 0) WHERE state = 'running'", (died,))
+            suspects = "SELECT number FROM runs WHERE state = 'running' AND NOT cancel AND deaths >= ?"
+            for row in db.execute(suspects, (MOST_DEATHS,)).fetchall():
+                _failed(db, row["number"], _SUSPECT)
             return db.execute(
                 "UPDATE runs SET state = iif(cancel, 'cancelled', 'queued'), finished_at = iif(cancel, ?, NULL),"
                 " cancel = 0 WHERE state = 'running'",
@@ -268,7 +332,14 @@ class Runs:
             row = db.execute("SELECT created_at FROM runs WHERE state = 'queued' ORDER BY number LIMIT 1").fetchone()
         return row["created_at"] if row else None
 
+    def probe(self) -> None:
+        """LocalIOError if no run could be stored now."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO probe VALUES (1, zeroblob(?))", (_PROBE_BYTES,))
+
     def close(self) -> None:
+        for threads in (self._lookers, self._changer):
+            threads.shutdown()
         with self._writing, self._reading:
             self._reader.close()
             self._writer.close()
@@ -290,8 +361,10 @@ class Runs:
                 self._writer.execute("BEGIN IMMEDIATE")
                 with self._writer:
                     yield self._writer
+                self.fault = None
             except sqlite3.Error as error:
-                raise LocalIOError(f"{FILE_NAME} cannot be written ({error.sqlite_errorname}); make room.") from error
+                self.fault = translated(error, FILE_NAME, "written")
+                raise self.fault from error
 
     @contextmanager
     def _looking(self) -> Iterator[sqlite3.Connection]:
@@ -299,7 +372,8 @@ class Runs:
             try:
                 yield self._reader
             except sqlite3.Error as error:
-                raise LocalIOError(f"{FILE_NAME} cannot be read ({error.sqlite_errorname}).") from error
+                self.fault = translated(error, FILE_NAME, "read")
+                raise self.fault from error
 
 
 def now() -> str:
@@ -311,17 +385,18 @@ def at(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
-
-
 def _found(db: sqlite3.Connection, number: int) -> Run | None:
     row = db.execute("SELECT * FROM runs WHERE number = ?", (number,)).fetchone()
     return _run(row) if row else None
+
+
+def _failed(db: sqlite3.Connection, number: int, reason: str) -> sqlite3.Row:
+    row: sqlite3.Row = db.execute(
+        "UPDATE runs SET state = 'failed', finished_at = ?, exit_code = ?, reason = ?, deaths = 0 WHERE number = ?"
+        " RETURNING *",
+        (now(), IngestError.exit_code, reason, number),
+    ).fetchone()
+    return row
 
 
 def _text(value: Any) -> str | None:
@@ -333,11 +408,9 @@ def _text(value: Any) -> str | None:
 
 
 def _run(row: sqlite3.Row) -> Run:
-    task = json.loads(row["task"])
-    task["sinks"] = tuple(task["sinks"])
     return Run(
         number=row["number"],
-        task=Task(**task),
+        task=_task(row) or Task("run", row["uri"], ""),
         state=row["state"],
         created_at=row["created_at"],
         started_at=row["started_at"],
@@ -350,3 +423,12 @@ def _run(row: sqlite3.Row) -> Run:
         progress=json.loads(row["progress"]) if row["progress"] else None,
         report=json.loads(row["report"]) if row["report"] else None,
     )
+
+
+def _task(row: sqlite3.Row) -> Task | None:
+    """None where it is not understood: one such row is no reason to show and run no others."""
+    try:
+        task = json.loads(row["task"])
+        return Task(**{**task, "sinks": tuple(task["sinks"])})
+    except (ValueError, KeyError, TypeError):
+        return None

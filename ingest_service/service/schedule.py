@@ -36,5 +36,7 @@ async def keep(schedule: ScheduleSettings, desk: Desk) -> None:
             run, is_new = await desk.step(schedule.run, f"schedule:{schedule.name}")
         except IngestError as error:
             log.error("step not announced", reason=str(error))
+        except Exception as error:  # the other times are to come
+            log.error("step not announced", error=type(error).__qualname__)
         else:
             log.info("step announced", run=run.id, is_new=is_new)

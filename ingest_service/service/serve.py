@@ -10,10 +10,12 @@ what was done is in `runs`, on disk, so that a service that was killed goes on b
 import asyncio
 import fcntl
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -31,11 +33,12 @@ from ingest_service.service.desk import Desk
 from ingest_service.service.gauges import ServiceMetrics
 from ingest_service.service.health import Health
 from ingest_service.service.http.api import Parts, api
+from ingest_service.service.http.connections import Room, protocol_within
 from ingest_service.service.http.login import Login, token_of
 from ingest_service.service.inbox import Inbox
 from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.letters import Letters
-from ingest_service.service.live import Live
+from ingest_service.service.live import MAX_WATCHERS, Live
 from ingest_service.service.places import place_at
 from ingest_service.service.runs import Runs
 from ingest_service.service.workers import Workers
@@ -43,27 +46,28 @@ from ingest_service.telemetry.prometheus import Exposition
 
 LOCK_NAME = "service.lock"
 _HANG_UP_S = 2  # for requests that are being answered when the service stops
-_BACKLOG = 256
 _TAKES_NOTHING_MS = 30_000
 
 
 async def serve(settings: Settings, config: Path | None) -> None:
     """Serve until SIGTERM or SIGINT. Stopped if runs were interrupted: they go on at the next start."""
     stop = stop_on_signals()
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent where a file is opened while `places` looks whether it is
     login, sinks = await asyncio.to_thread(checked, settings)
-    with _folder_of_ones_own(settings.state_dir), _listening(settings.serve) as listener:
+    room = Room.for_runs(settings.serve.runs_at_once)
+    with _folder_of_ones_own(settings.state_dir), _listening(settings.serve, room.backlog) as listener:
         runs = await asyncio.to_thread(Runs, settings.state_dir, keep=settings.serve.keep_runs)
         try:
             await asyncio.to_thread(runs.recover)
-            live = Live()
+            live = Live(min(MAX_WATCHERS, room.most // 2))
             exposition = Exposition(settings.memory_mb)
             workers = Workers(runs, live, exposition, Commands(sinks.urls, config), settings.serve.runs_at_once)
             desk = Desk(settings, runs, live, workers, sinks)
             inboxes = [Inbox(one, desk) for one in settings.serve.inbox]
-            health = Health(sinks.urls, settings.checkpoint_dir)
+            health = Health(sinks.urls, settings.checkpoint_dir, runs)
             exposition.registry.register(ServiceMetrics(runs, health, inboxes))
             app = api(Parts(desk, runs, live, exposition, health, Letters(settings.state_dir), login))
-            server = _Server(app)
+            server = _Server(app, room)
             interrupted = 0
             async with task_group() as tasks:
                 work = tasks.create_task(workers.work())
@@ -79,7 +83,8 @@ async def serve(settings: Settings, config: Path | None) -> None:
                 server.should_exit = True
                 await asyncio.wait((work, answering))
         finally:
-            await asyncio.to_thread(runs.recover)
+            if stop.is_set():  # else whatever was at work may be why
+                await asyncio.to_thread(partial(runs.recover, died=False))
             await asyncio.to_thread(runs.close)
     if interrupted:
         raise Stopped(f"Stopped on request with {interrupted} runs at work; they go on at the next start.")
@@ -95,16 +100,18 @@ def checked(settings: Settings) -> tuple[Login, Sinks]:
         sinks.named(inbox.sinks)
     for one in settings.serve.schedule:
         schedule.check(one)
-    return Login(token_of(settings.serve)), sinks
+    is_secure = settings.serve.public_url.startswith("https:")
+    return Login(token_of(settings.serve), is_secure=is_secure), sinks
 
 
 class _Server(uvicorn.Server):
     """uvicorn, but signals and logs are ours."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, room: Room) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
+                http=protocol_within(room),
                 log_config=None,
                 log_level="critical",  # it would print the texts of errors
                 access_log=False,
@@ -139,12 +146,12 @@ def _folder_of_ones_own(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
+def _listening(settings: ServeSettings, backlog: int) -> Iterator[socket.socket]:
     """A socket that listens. ConfigurationError if the address cannot be had."""
     host = settings.host.strip("[]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, settings.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, settings.port), family=family, backlog=backlog)
     except OSError as error:
         raise ConfigurationError(
             f"Port {settings.port} of {settings.host} cannot be had ({error.strerror or error}); name another."

@@ -5,23 +5,20 @@ its work nor its crash is felt by the API.
 """
 
 import asyncio
-import json
+import errno
 import random
-import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec
 
 import structlog
 
-from ingest_service.errors import IngestError, LocalIOError
-from ingest_service.pipeline.run import DRAIN_S
+from ingest_service.errors import IngestError, LocalIOError, SourceChanged
 from ingest_service.runtime.tasks import task_group
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.service.child import Child, lines
 from ingest_service.service.commands import Commands
+from ingest_service.service.heard import understood
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs, at
 from ingest_service.telemetry.prometheus import Exposition
@@ -30,34 +27,11 @@ MAX_FAILURES = 10  # of the kind that may pass; with the waits below that takes 
 _RESUMABLE = (69, 73, 75)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 600.0
 _LOOK_EVERY_S = 1.0  # for runs whose time to be tried again has come
-_KILL_S = DRAIN_S + 0.5
-_REASONS = ("ingest-service: ", "Error: ")  # the latter of options that make no sense
-_LINE_BYTES = 1 << 20
-_STORE_AGAIN_S = 5.0
+_STORE_AGAIN_S, _STORE_AT_LEAST_EVERY_S = 5.0, 60.0
+_MOST_SAID = 2_000  # characters of a line of a run's log that go into ours
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # what a start may lack now and have later
 
 P = ParamSpec("P")
-
-
-@dataclass(slots=True)
-class Child:
-    """What is known of a run's process so far."""
-
-    process: Process
-    stop_asked: bool = False
-    progress: dict[str, Any] | None = None
-    reason: str | None = None
-
-    def stop(self) -> None:
-        """Let it drain; if it does not in time, kill it: what it had not settled is repeated."""
-        if self.stop_asked or self.process.returncode is not None:
-            return
-        self.stop_asked = True
-        self.process.send_signal(signal.SIGTERM)
-        asyncio.get_running_loop().call_later(_KILL_S, self._kill)
-
-    def _kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
 
 
 class Workers:
@@ -71,7 +45,7 @@ class Workers:
         self._n = n
         self._children: dict[int, Child] = {}
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stop = asyncio.Event()
         self._log = structlog.get_logger()
 
     async def work(self) -> None:
@@ -86,7 +60,7 @@ class Workers:
 
     def stop(self) -> int:
         """Let all runs drain, and start no more. Returns how many there were."""
-        self._stopping = True
+        self._stop.set()
         self.wake()
         for child in self._children.values():
             child.stop()
@@ -98,11 +72,14 @@ class Workers:
             self._children[number].stop()
 
     async def _one_after_the_other(self) -> None:
-        while not self._stopping:
+        while not self._stop.is_set():
             self._wake.clear()
             run = await self._stored(self._runs.take)
             if run is not None:
-                await self._see_through(run)
+                if run.state == "running":
+                    await self._see_through(run)
+                else:
+                    self._tell(run)  # it could not be understood
                 self.wake()  # another run of the same source may go on now
                 continue
             with suppress(TimeoutError):
@@ -114,113 +91,130 @@ class Workers:
 
         None when the service stops first; what was running is then found to be so at the next start.
         """
+        wait_s, said = _STORE_AGAIN_S, ""
         while True:
             try:
-                return await finish_in_thread(function, *args, **kwargs)
+                return await self._runs.change(function, *args, **kwargs)
             except LocalIOError as error:
-                self._log.error("runs cannot be stored", reason=str(error))
-            if self._stopping:
-                return None
-            await asyncio.sleep(_STORE_AGAIN_S)
+                if str(error) != said:
+                    said = str(error)
+                    self._log.error("runs cannot be stored", reason=said)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._stop.wait()
+                    return None
+            wait_s = min(_STORE_AT_LEAST_EVERY_S, 2 * wait_s)
 
     async def _see_through(self, run: Run) -> None:
-        if self._stopping:
+        """Whatever happens to this run happens to this run alone."""
+        if self._stop.is_set():
             return  # it goes back to the queue with all others
+        try:
+            await self._run(run)
+        except Exception as error:
+            kind = type(error).__qualname__
+            self._log.error("run not seen through", run=run.id, error=kind)
+            reason = f"The service has a bug ({kind}), met at this run; report it."
+            with suppress(Exception):  # then it is found to be at work at the next start
+                await self._fail(run, IngestError.exit_code, reason)
+
+    async def _run(self, run: Run) -> None:
         self._live.changed(run)
         self._log.info("run started", run=run.id, source=run.task.source, attempt=run.attempt)
         try:
-            child = Child(await self._start(run))
+            child = await Child.start(self._commands.arguments(run), self._commands.environment(run))
         except IngestError as error:
             await self._fail(run, error.exit_code, str(error))
             return
         except OSError as error:
-            await self._fail(run, LocalIOError.exit_code, f"The run cannot be started ({error.strerror}); retry it.")
+            await self._not_started(run, error)
             return
         self._children[run.number] = child
         try:
             stored = await self._stored(self._runs.get, run.number)
-            if self._stopping or (stored is not None and stored.cancel):
+            if self._stop.is_set() or (stored is not None and stored.cancel):
                 child.stop()
             async with task_group() as reading:
                 reading.create_task(self._listen(run, child))
-                report = reading.create_task(_report(child))
+                reading.create_task(self._log_of(run, child))
+                report = reading.create_task(child.report())
             code = await child.process.wait()
         finally:
-            if child.process.returncode is None:
-                child.process.kill()
+            child.close()
             del self._children[run.number]
             self._exposition.ended(run.task.source)
         await self._settle(run, child, code, report.result())
 
-    async def _start(self, run: Run) -> Process:
-        return await asyncio.create_subprocess_exec(
-            *self._commands.arguments(run),
-            env=self._commands.environment(run),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            limit=_LINE_BYTES,
-            start_new_session=True,  # a Ctrl-C is for the service, which tells its runs itself
-        )
-
     async def _listen(self, run: Run, child: Child) -> None:
-        """Read the run's log to its end."""
-        assert child.process.stderr is not None
-        while True:
+        """Take in what the run tells, to its end."""
+        async for line in lines(child.events):
             try:
-                line = await child.process.stderr.readline()
-            except ValueError:  # longer than any line of ours; the rest of it is read on
-                continue
-            if not line:
-                return
-            self._hear(run, child, line.decode(errors="replace").rstrip())
+                self._hear(run, child, line)
+            except Exception as error:  # of what this or another version of the program may say, nothing ends us
+                self._log.warning("event dropped", run=run.id, error=type(error).__qualname__)
 
-    def _hear(self, run: Run, child: Child, line: str) -> None:
-        for start in _REASONS:
-            if line.startswith(start):
-                child.reason = line.removeprefix(start)
-                return
-        try:
-            event = json.loads(line)
-            kind = event.pop("event")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            self._log.warning("run says", run=run.id, line=line)
+    def _hear(self, run: Run, child: Child, line: bytes) -> None:
+        kind, event = understood(line)
+        if kind == "reason":
+            child.reason, child.kind = event["reason"], event.get("kind", "")
             return
         if kind == "progress":
-            event.pop("level", None)
             child.progress = event
             self._live.progressed(run.number, event)
-        if kind in ("progress", "report"):
-            self._exposition.update(event)
+        self._exposition.update(event)
+
+    async def _log_of(self, run: Run, child: Child) -> None:
+        """Put the run's log into ours: it is text, whatever it looks like."""
+        assert child.process.stderr is not None
+        async for line in lines(child.process.stderr):
+            text = line.decode(errors="replace").rstrip()
+            self._log.warning("run says", run=run.id, line=text[:_MOST_SAID])
 
     async def _settle(self, run: Run, child: Child, code: int, report: dict[str, Any] | None) -> None:
         """What becomes of a run whose process ended with `code`: below 0, by that signal."""
         stored = await self._stored(self._runs.get, run.number)
         cancelled = stored is not None and stored.cancel
         reason = child.reason or (f"The run's process was ended by signal {-code}." if code < 0 else None)
-        if code != 0 and self._stopping and child.stop_asked:
+        if code != 0 and self._stop.is_set() and child.stop_asked:
             return  # it goes back to the queue with all others
         may_pass = (code in _RESUMABLE or code < 0) and run.failures + 1 < MAX_FAILURES
         if code != 0 and may_pass and not cancelled:
-            ended = await self._stored(
+            await self._again(run, code, reason, child.progress)
+            return
+        if child.kind == SourceChanged.__name__ and _is_of_inbox(run) and not run.task.restart and not cancelled:
+            self._tell(await self._stored(self._runs.begin_anew, run.number, exit_code=code, reason=reason))
+            return
+        ended = await self._stored(
+            self._runs.finish,
+            run.number,
+            "done" if code == 0 else "cancelled" if cancelled else "failed",
+            exit_code=code,
+            reason=None if code == 0 else reason or f"The run's process ended with {code}; its log says more.",
+            progress=child.progress,
+            report=report,
+        )
+        self._tell(ended)
+
+    async def _again(self, run: Run, code: int, reason: str | None, progress: dict[str, Any] | None) -> None:
+        """It failed of what may pass, and goes on by itself later."""
+        wait_until = _later(run.failures)
+        self._tell(
+            await self._stored(
                 self._runs.requeue,
                 run.number,
-                not_before=_later(run.failures),
+                not_before=wait_until,
                 exit_code=code,
                 reason=reason,
-                progress=child.progress,
+                progress=progress,
             )
+        )
+
+    async def _not_started(self, run: Run, error: OSError) -> None:
+        reason = f"The run cannot be started ({error.strerror})"
+        if error.errno in _SCARCE and run.failures + 1 < MAX_FAILURES:
+            await self._again(run, LocalIOError.exit_code, f"{reason}; it is tried again.", None)
         else:
-            ended = await self._stored(
-                self._runs.finish,
-                run.number,
-                "done" if code == 0 else "cancelled" if cancelled else "failed",
-                exit_code=code,
-                reason=None if code == 0 else reason,
-                progress=child.progress,
-                report=report,
-            )
-        self._tell(ended)
+            await self._fail(run, LocalIOError.exit_code, f"{reason}; retry it.")
 
     async def _fail(self, run: Run, code: int, reason: str) -> None:
         """It could not even begin."""
@@ -243,12 +237,6 @@ def _later(failures: int) -> str:
     return at(datetime.now(UTC) + timedelta(seconds=wait_s))
 
 
-async def _report(child: Child) -> dict[str, Any] | None:
-    """What the run printed: its report, where it came to one."""
-    assert child.process.stdout is not None
-    text = await child.process.stdout.read()
-    try:
-        report = json.loads(text)
-    except ValueError:
-        return None
-    return report if isinstance(report, dict) else None
+def _is_of_inbox(run: Run) -> bool:
+    """A file that was put in another's place under its name is another file, and nobody is there to say so."""
+    return run.task.origin.startswith("inbox:")

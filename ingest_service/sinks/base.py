@@ -158,6 +158,10 @@ def split_url(url: str) -> SplitResult:
         if "," not in parts.netloc.rpartition("@")[2]:  # MongoDB takes several hosts, each with a port of its own
             _ = parts.port  # is only looked at when it is asked for
     except ValueError:
+        if "://arn:" in url:
+            raise ConfigurationError(
+                "A DynamoDB URL takes the table's name rather than its ARN: dynamodb://interactions?region=eu-west-1."
+            ) from None
         raise ConfigurationError(
             "A sink URL has no valid host or port; in a password, write / as %2F, # as %23 and ? as %3F."
         ) from None

@@ -1,4 +1,4 @@
-"""Trying again: exponential backoff with full jitter, within a budget of time that progress renews.
+"""Trying again: exponential backoff with full jitter, within a budget of time that only rows renew.
 
 After "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015), its "full jitter" variant.
 """
@@ -14,24 +14,38 @@ from ingest_service.runtime.backoff import backoff_s
 
 T = TypeVar("T")
 
+_LATE_S = 1.0
+
 
 class Retrier:
     """Shared by all requests of one sink, so that its counters tell how the sink fares.
 
-    budget_s: how long a request may go on failing, from its first failure, while no request of this sink succeeds.
+    budget_s: how long a request may go on failing, or wait for an answer. For requests that move rows the time begins
+    anew whenever rows get through, whichever request's. All others have it for themselves: a checkpoint that can be
+    saved says nothing about rows that cannot, nor they about it.
+
+    can_hang: whether an attempt is cut off once the budget is spent. What cannot hang need not be.
     """
 
-    def __init__(self, sink: str, budget_s: float) -> None:
+    def __init__(self, sink: str, budget_s: float, *, can_hang: bool = True) -> None:
         self._sink = sink
         self.budget_s = budget_s
-        self._last_success = time.monotonic()
+        self._can_hang = can_hang
+        self._last_progress = self._last_answer = time.monotonic()
+        self._woke = 0.0  # when this process was seen to have slept, and so to have heard nothing
+        self.is_spent = False  # a request was given up, and no row has got through since
         self.retries = 0
         self.throttled = 0
         self.latencies_s: deque[float] = deque(maxlen=1_000)  # of the latest requests that went through
 
     def progressed(self) -> None:
-        """Part of a request went through: the sink is not down."""
-        self._last_success = time.monotonic()
+        """Rows got through: the sink is not down."""
+        self._last_progress = self._last_answer = time.monotonic()
+        self.is_spent = False
+
+    def answered(self) -> None:
+        """A part of a long request was answered, whatever the answer: it does not hang."""
+        self._last_answer = time.monotonic()
 
     def throttle(self) -> None:
         """Part of a request went through, and the rest will be tried again."""
@@ -39,27 +53,70 @@ class Retrier:
         self.throttled += 1
         self.progressed()
 
-    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, attempt: Callable[[], Awaitable[T]], *, moves_rows: bool = False) -> T:
         """`attempt` until it does not raise Retry. SinkUnavailable when the budget is spent."""
         failures = 0
-        first_failure = 0.0
+        failing_since = 0.0
+        reason = "no answer"  # until an attempt says more
         while True:
             began = time.monotonic()
             try:
-                result = await attempt()
+                result = await self._unless_silent(attempt, failing_since or began, moves_rows, reason)
             except Retry as fault:
-                now = time.monotonic()
-                first_failure = first_failure or now
+                reason = fault.reason
+                failing_since = failing_since or max(began, self._woke, self._last_answer if moves_rows else 0)
                 self.retries += 1
                 self.throttled += fault.throttled
-                if now - max(first_failure, self._last_success) > self.budget_s:
-                    raise SinkUnavailable(
-                        f"{self._sink} did not recover within {self.budget_s:g} s ({fault.reason}); "
-                        "run the same command again to go on."
-                    ) from fault
-                await asyncio.sleep(backoff_s(failures))
+                left_s = self._left_s(max(failing_since, self._last_progress if moves_rows else 0))
+                await asyncio.sleep(max(0, min(backoff_s(failures), left_s)))
                 failures += 1
+                if self._left_s(max(failing_since, self._last_progress if moves_rows else 0)) <= 0:
+                    raise self._given_up(fault.reason) from fault
             else:
-                self.progressed()
-                self.latencies_s.append(self._last_success - began)
+                self.latencies_s.append(time.monotonic() - began)
+                if moves_rows:
+                    self.progressed()
                 return result
+
+    async def _unless_silent(
+        self, attempt: Callable[[], Awaitable[T]], since: float, moves_rows: bool, reason: str
+    ) -> T:
+        """The attempt, cut off once nothing was answered for the whole budget, whatever it waits for."""
+        if not self._can_hang:
+            return await attempt()
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def look(due: float) -> None:
+            if time.monotonic() - due > _LATE_S:
+                self._woke = time.monotonic()
+            left_s = self._left_s(max(since, self._woke, self._last_answer if moves_rows else 0))
+            if left_s > 0:
+                look_in(left_s)
+            else:
+                limit.reschedule(loop.time())
+
+        def look_in(left_s: float) -> None:
+            nonlocal timer
+            timer = loop.call_later(left_s, look, time.monotonic() + left_s)
+
+        try:
+            async with asyncio.timeout(None) as limit:
+                look_in(self._left_s(since))
+                try:
+                    return await attempt()
+                finally:
+                    timer.cancel()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise self._given_up(reason) from error
+
+    def _left_s(self, since: float) -> float:
+        return since + self.budget_s - time.monotonic()
+
+    def _given_up(self, reason: str) -> SinkUnavailable:
+        self.is_spent = True
+        return SinkUnavailable(
+            f"{self._sink} did not recover within {self.budget_s:g} s ({reason}); run the same command again to go on."
+        )

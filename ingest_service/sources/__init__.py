@@ -19,7 +19,7 @@ def source_allowed(name: str, allowed: Allowed) -> Source:
         url = allowed.url(place)
         return ObjectZipMemberSource(url, member, allowed) if mark else ObjectSource(url, allowed)
     archive, mark, member = name.rpartition("#")
-    if mark and not Path(name).is_file():
+    if mark and not _is_file(name):
         return ZipMemberSource(allowed.path(archive), member, allowed.open_file)
     return FileSource(allowed.path(name), allowed.open_file)
 
@@ -37,10 +37,10 @@ def sources_named(name: str) -> list[Source]:
         archive, mark, member = name.partition("#")
         return [ObjectZipMemberSource(archive, member) if mark else ObjectSource(name)]
     path = Path(name)
-    if path.exists():
+    if _exists(name):
         return [FileSource(path)]
     archive, mark, member = name.rpartition("#")
-    if mark and Path(archive).is_file():
+    if mark and _is_file(archive):
         return [ZipMemberSource(Path(archive), member)]
     if glob.has_magic(name):
         # pathlib's own glob takes no absolute pattern, and no brackets in the fixed part.
@@ -50,3 +50,15 @@ def sources_named(name: str) -> list[Source]:
             raise SourceNotFound(f"No file matches {name!r}.")
         return [FileSource(Path(path)) for path in found]
     raise SourceNotFound(f"There is no file {name}.")
+
+
+def _exists(name: str) -> bool:
+    """Also of a name that is too long for a file."""
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_file(name: str) -> bool:
+    return _exists(name) and Path(name).is_file()

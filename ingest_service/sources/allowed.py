@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ingest_service.sources.local import open_file
 
 SCHEMES = frozenset({"s3", "gs", "https", "http"})
 _PORTS = {"http": 80, "https": 443}
+_MOST_ENCODINGS = 8  # one over the other
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\]")
 _IPv4 = ipaddress.IPv4Address
 _IPv6 = ipaddress.IPv6Address
@@ -40,13 +42,14 @@ class Allowed:
 
     roots: tuple[Path, ...]
     urls: tuple[str, ...]
+    refuse_hard_links: bool = False  # a link cannot be told from the file that it leads to, but they can be counted
 
     @classmethod
-    def of(cls, places: Sequence[str | Path]) -> "Allowed":
+    def of(cls, places: Sequence[str | Path], *, refuse_hard_links: bool = False) -> "Allowed":
         """From folders and URL prefixes. ConfigurationError for a prefix that can never be allowed."""
         urls = tuple(normal_url(place) for place in places if isinstance(place, str) and "://" in place)
         roots = tuple(Path(place).resolve() for place in places if isinstance(place, Path) or "://" not in place)
-        return cls(roots, urls)
+        return cls(roots, urls, refuse_hard_links)
 
     def path(self, name: str | Path) -> Path:
         """The real path of a file below a root. SourceRefused, or SourceNotFound for what is below one but no file."""
@@ -56,7 +59,11 @@ class Allowed:
             raise SourceRefused("The source's path cannot be resolved; name a file below a root.") from None
         if not any(path.is_relative_to(root) for root in self.roots):
             raise SourceRefused("The source is not below a folder of the setting serve.roots.")
-        if not path.is_file():
+        try:
+            is_file = path.is_file()
+        except OSError:  # a name that is too long
+            is_file = False
+        if not is_file:
             raise SourceNotFound(f"There is no file {name}.")
         return path
 
@@ -66,8 +73,11 @@ class Allowed:
         try:
             where = Path(f"/proc/self/fd/{file.fileno()}")
             real = where.resolve() if where.exists() else path.resolve()
-            if real != path or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = os.fstat(file.fileno())
+            if real != path or not stat.S_ISREG(found.st_mode):
                 raise SourceRefused(f"{path} was replaced by something else while it was opened.")
+            if self.refuse_hard_links and found.st_nlink > 1:
+                raise SourceRefused(f"{path} has another name, maybe outside of the roots (serve.refuse_hard_links).")
         except BaseException:
             file.close()
             raise
@@ -99,12 +109,24 @@ def normal_url(url: str) -> str:
         raise SourceRefused(f"There are no {parts.scheme}:// sources here; there are: {', '.join(sorted(SCHEMES))}.")
     if "@" in parts.netloc or parts.query:
         raise SourceRefused("The source's URL has a user or a query; credentials come from the environment.")
-    if {".", ".."} & set(unquote(parts.path).split("/")):
-        raise SourceRefused("The source's path has '.' or '..' in it.")
+    if _has_dots(parts.path):
+        raise SourceRefused("The source's path has '.' or '..' in it, plain or encoded.")
     host = _normal_host(parts)
     if port is not None and port != _PORTS.get(parts.scheme):
         host = f"{host}:{port}"
     return f"{parts.scheme}://{host}{parts.path or '/'}"
+
+
+def _has_dots(path: str) -> bool:
+    """Whether some server on the way may find a `..` in it: encoded twice, with parameters, behind a backslash."""
+    for _ in range(_MOST_ENCODINGS):
+        segments = path.replace("\\", "/").split("/")
+        if any(segment.partition(";")[0] in (".", "..") for segment in segments):
+            return True
+        path, before = unquote(path), path
+        if path == before:
+            return False
+    return True
 
 
 def _normal_host(parts: SplitResult) -> str:
@@ -132,9 +154,11 @@ def _normal_host(parts: SplitResult) -> str:
 def connect(host: str, port: int, timeout_s: float) -> socket.socket:
     """Connect to a host of an allowed URL, at an address that was looked at: not to this machine, nor to metadata.
 
+    A name may have many addresses: the time is for all of them.
     Loopback is for those who have listed it as an address; no name leads there. SourceRefused, or OSError.
     """
     failure: OSError = OSError("the name has no address")
+    until_s = time.monotonic() + timeout_s
     is_listed_address = _is_address(host)
     for _, _, _, _, found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         address = ipaddress.ip_address(str(found[0]).partition("%")[0])
@@ -142,9 +166,11 @@ def connect(host: str, port: int, timeout_s: float) -> socket.socket:
         if is_never_allowed(address) or (plain.is_loopback and not is_listed_address):
             raise SourceRefused(f"{host} leads to an address that is not allowed.")
         try:
-            return socket.create_connection((str(address), port), timeout=timeout_s)
+            return socket.create_connection((str(address), port), timeout=max(0.1, until_s - time.monotonic()))
         except OSError as error:
             failure = error
+        if time.monotonic() >= until_s:
+            break
     raise failure
 
 

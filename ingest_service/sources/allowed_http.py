@@ -4,12 +4,14 @@ obstore would resolve names and follow redirects by itself, to wherever they lea
 """
 
 import re
+import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any
+from threading import Timer
+from typing import Any, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from obstore import exceptions
@@ -19,6 +21,8 @@ from ingest_service.sources.object_file import ObjectFile
 from ingest_service.sources.object_store import Address, errors_translated
 
 _TIMEOUT_S = 30.0
+_CONNECT_S = 10.0  # to any of a name's addresses
+_HEAD_S = 15.0  # redirects included
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -31,7 +35,11 @@ class AllowedHttpFile(ObjectFile):
         super().__init__(address, at_once=at_once)
 
     def _head(self) -> None:
-        with errors_translated(self._address.uri), self._answer("HEAD", {}) as response:
+        with (
+            errors_translated(self._address.uri),
+            _Alarm(_HEAD_S) as alarm,
+            self._answer("HEAD", {}, alarm) as response,
+        ):
             self.size, self.etag = int(response.headers.get("Content-Length") or 0), _version(response)
 
     def _get_once(self, start: int) -> memoryview:
@@ -54,13 +62,18 @@ class AllowedHttpFile(ObjectFile):
             return memoryview(data)
 
     @contextmanager
-    def _answer(self, method: str, headers: dict[str, str]) -> Iterator[HTTPResponse]:
-        """The answer, after redirects. Errors are those of obstore, as for any other store; or SourceRefused."""
+    def _answer(self, method: str, headers: dict[str, str], alarm: "_Alarm | None" = None) -> Iterator[HTTPResponse]:
+        """The answer, after redirects, before the alarm goes off.
+
+        Errors are those of obstore, as for any other store; or SourceRefused.
+        """
         url = self._address.uri
         for _ in range(_MAX_REDIRECTS):
             parts = urlsplit(self._allowed.url(url))
             try:
                 with closing(_connection(parts)) as connection:
+                    if alarm is not None:
+                        alarm.watch(connection)
                     connection.request(method, parts.path, headers={"Accept-Encoding": "identity", **headers})
                     with connection.getresponse() as response:
                         if response.status not in _REDIRECTS:
@@ -71,6 +84,36 @@ class AllowedHttpFile(ObjectFile):
             except (OSError, HTTPException) as error:
                 raise exceptions.GenericError(type(error).__name__) from error
         raise exceptions.GenericError("too many redirects")
+
+
+class _Alarm:
+    """Hangs up after so many seconds, on a host that sends a byte now and then as well."""
+
+    def __init__(self, after_s: float) -> None:
+        self._timer = Timer(after_s, self._hang_up)
+        self._timer.daemon = True
+        self._connection: HTTPConnection | None = None
+        self._is_over = False
+
+    def watch(self, connection: HTTPConnection) -> None:
+        """OSError if it is too late already."""
+        self._connection = connection
+        if self._is_over:
+            raise TimeoutError("the host takes too long")
+
+    def _hang_up(self) -> None:
+        self._is_over = True
+        sock = self._connection.sock if self._connection is not None else None
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
 
 
 def _raise_for(status: int) -> None:
@@ -96,13 +139,15 @@ def _connection(parts: SplitResult) -> HTTPConnection:
 
 class _AllowedHttp(HTTPConnection):
     def connect(self) -> None:
-        self.sock = connect(self.host, self.port, _TIMEOUT_S)
+        self.sock = connect(self.host, self.port, _CONNECT_S)
+        self.sock.settimeout(_TIMEOUT_S)
 
 
 class _AllowedHttps(HTTPSConnection):
     def connect(self) -> None:
-        plain = connect(self.host, self.port, _TIMEOUT_S)
+        plain = connect(self.host, self.port, _CONNECT_S)
         self.sock: Any = _tls().wrap_socket(plain, server_hostname=self.host)
+        self.sock.settimeout(_TIMEOUT_S)
 
 
 @cache

@@ -71,12 +71,25 @@ class _Stdin:
 
 
 def file_version(path: Path) -> str:
-    """Its size and time of change. SourceNotFound if it is not there."""
+    """What tells it from an earlier file of its name. SourceNotFound if it is not there."""
     try:
         found = path.stat()
     except OSError:
         raise SourceNotFound(f"There is no file {path}.") from None
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    return version_of(found)
+
+
+def version_of(found: os.stat_result) -> str:
+    """Of a file that was looked at: its size and time, the file itself, and when anything about it was changed.
+
+    The last one is there for files that are written anew with the size and time that they had.
+    """
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}-{found.st_ctime_ns}"
+
+
+def is_same_content(version: str, other: str) -> bool:
+    """Whether a file is what it was, though maybe under another name."""
+    return version.rpartition("-")[0] == other.rpartition("-")[0]
 
 
 def open_file(path: Path, opener: Callable[[str, int], int] | None = None) -> IO[bytes]:

@@ -6,12 +6,18 @@ from typing import TextIO, cast
 
 import structlog
 
+from ingest_service.runtime.escaped import all_escaped
 from ingest_service.telemetry.stderr import Stderr
 
 
 def warn_of_sink(sink: str, text: str) -> None:
     """What the user of a run should know of a sink before a row is sent."""
     structlog.get_logger().warning("sink", sink=sink, reason=text)
+
+
+def _escape(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Names of files and texts of servers stand in it, and somebody looks at it on a terminal."""
+    return {key: all_escaped(value) for key, value in event.items()}
 
 
 def configure(level: str) -> None:
@@ -23,6 +29,7 @@ def configure(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _escape,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

@@ -11,6 +11,8 @@ import structlog
 from ingest_service.pipeline.load import State
 from ingest_service.pipeline.progress import Meter
 from ingest_service.pipeline.report import StreamReport
+from ingest_service.runtime.escaped import escaped
+from ingest_service.runtime.supervised import is_supervised, tell
 from ingest_service.telemetry.logs import warn_of_sink
 
 Listener = Callable[[Mapping[str, Any]], None]  # is called with every `progress` and `report` event
@@ -73,6 +75,16 @@ class JsonObserver(RunObserver):
         self._log.info("report", **report.as_json())
 
 
+class ToldObserver(JsonObserver):
+    """The same events, told to the service that wanted the run."""
+
+    def _show_progress(self, event: Mapping[str, Any]) -> None:
+        tell("progress", event)
+
+    def _show_report(self, report: StreamReport) -> None:
+        tell("report", report.as_json())
+
+
 class BarObserver(RunObserver):
     """A progress bar on stderr, a line a source."""
 
@@ -84,7 +96,7 @@ class BarObserver(RunObserver):
 
         super().__init__(listeners)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>5.1f}%"),
             TextColumn("{task.fields[rows]} rows  {task.fields[rate]} rows/s"),
@@ -110,7 +122,7 @@ class BarObserver(RunObserver):
         self._update(report.source, percent, rows=f"{read:,}", rate=f"{report.rows_per_s:,.0f}")
 
     def _update(self, source: str, percent: float | None, *, rows: str, rate: str) -> None:
-        name = source.rpartition("/")[2]
+        name = escaped(source.rpartition("/")[2])
         if source not in self._tasks:
             self._tasks[source] = self._progress.add_task(name, total=100, rows=rows, rate=rate)
         self._progress.update(self._tasks[source], completed=percent, rows=rows, rate=rate)
@@ -126,5 +138,7 @@ class BarObserver(RunObserver):
 
 
 def observer_on_stderr(listeners: Sequence[Listener]) -> RunObserver:
-    """What suits stderr."""
+    """What suits stderr, or the service that listens."""
+    if is_supervised():
+        return ToldObserver(listeners)
     return BarObserver(listeners) if sys.stderr.isatty() else JsonObserver(listeners)

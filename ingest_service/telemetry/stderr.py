@@ -1,4 +1,4 @@
-"""Standard error, where nobody may be reading any more, or a disk be full: what is said there must not end a run."""
+"""Standard streams, which may be closed, full, or read by nobody: what is said there must not end a run."""
 
 import os
 import sys
@@ -12,11 +12,26 @@ class Stderr:
         try:
             sys.stderr.write(text)
             sys.stderr.flush()
-        except OSError:
+        except (OSError, ValueError):  # the latter of one that is closed
             discard(sys.stderr)
 
     def flush(self) -> None:
         """Each write is one."""
+
+
+def open_all() -> None:
+    """Let standard streams that this process was started without lead nowhere.
+
+    Otherwise the next file that is opened, a database for example, gets the number of one, and with it what is said.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as we live
 
 
 def discard(stream: TextIO) -> None:

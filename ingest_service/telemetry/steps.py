@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ingest_service.runtime.supervised import is_supervised, tell
+
 _EVERY_S = 1.0
 
 
@@ -49,10 +51,6 @@ class JsonStepProgress(StepProgress):
 
     @contextmanager
     def step(self, name: str, total: int, unit: str) -> Iterator[Progress]:
-        import structlog
-
-        log = structlog.get_logger()
-
         class Logged(Progress):
             shown = 0.0
 
@@ -60,11 +58,21 @@ class JsonStepProgress(StepProgress):
                 super().advance(n)
                 if time.monotonic() - self.shown >= _EVERY_S:
                     self.shown = time.monotonic()
-                    log.info("progress", **self.measured())
+                    _say(self.measured())
 
         progress = Logged(name, total, unit)
         yield progress
-        log.info("progress", **progress.measured())
+        _say(progress.measured())
+
+
+def _say(event: dict[str, Any]) -> None:
+    """To the service that wanted the step, or into the log."""
+    if is_supervised():
+        tell("progress", event)
+        return
+    import structlog
+
+    structlog.get_logger().info("progress", **event)
 
 
 class BarStepProgress(StepProgress):

@@ -7,6 +7,10 @@ from typing import Self
 
 import structlog
 
+from ingest_service.runtime.escaped import escaped
+from ingest_service.runtime.supervised import is_supervised
+from ingest_service.telemetry.stderr import Stderr
+
 EVERY_S = 1.0
 
 
@@ -20,14 +24,13 @@ class Ticker:
         self._is_terminal = sys.stderr.isatty()
 
     def __call__(self, **numbers: object) -> None:
-        if time.monotonic() < self._next:
+        if time.monotonic() < self._next or is_supervised():  # a service has no use for it
             return
         self._next = time.monotonic() + EVERY_S
         if self._is_terminal:
             text = "  ".join(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}"
                              for name, value in numbers.items())  # fmt: skip
-            sys.stderr.write(f"\r\x1b[K{self._event}  {text}")
-            sys.stderr.flush()
+            Stderr().write(f"\r\x1b[K{self._event}  {escaped(text)}")
         else:
             self._log.info(self._event, **numbers)
 
@@ -39,4 +42,4 @@ class Ticker:
     ) -> None:
         """Leave a clean line behind."""
         if self._is_terminal:
-            sys.stderr.write("\r\x1b[K")
+            Stderr().write("\r\x1b[K")

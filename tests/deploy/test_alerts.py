@@ -1,6 +1,7 @@
 """Each alert fires at its fault, provoked on a real service, and none without: see `alerts.fire`."""
 
 import asyncio
+import resource
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -114,6 +115,15 @@ async def test_alerts_fire_at_their_faults(world: World) -> None:
     await world.ended(await world.submit("all-bad.csv", ["bad"] * 50), "failed")
     failed = await world.scrape()
     world.fires(refused, failed, alerts={"IngestRunFailed"})
+
+    state = world.service.folder / ".ingest"
+    limits = resource.prlimit(world.service.pid, resource.RLIMIT_FSIZE)
+    largest = max(path.stat().st_size for path in state.iterdir() if path.is_file())
+    resource.prlimit(world.service.pid, resource.RLIMIT_FSIZE, (largest, limits[1]))  # no file may grow
+    full = await world.scrape_until(series_of("ingest_store_up"), 0)
+    world.fires(failed, full, alerts={"IngestStoreDown"})
+    resource.prlimit(world.service.pid, resource.RLIMIT_FSIZE, limits)
+    await world.scrape_until(series_of("ingest_store_up"), 1)
 
     (world.service.folder / "inbox").rmdir()
     unreadable = await world.scrape_until(series_of("ingest_inbox_up", inbox="files"), 0)

@@ -182,7 +182,7 @@ def test_rows_that_are_gone_are_still_no_other_place(cli: Cli, pairs: Path) -> N
     [
         "redis://user:secret@host:7000/3",
         "mongodb://user:secret@a:1,b:2/db?collection=c",
-        "dynamodb://t?endpoint=http://user:secret@host:8000",
+        "dynamodb://table?endpoint=http://host:8000",
         "sqlite:///a.db",
     ],
 )

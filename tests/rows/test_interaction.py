@@ -39,6 +39,12 @@ def test_ids_are_64_bit_integers(value: int, zeros: int, plus: bool, blanks: str
     assert parse_id(f"{blanks}{sign}{'0' * zeros}{abs(value)}{blanks}", "user") == value
 
 
+@pytest.mark.parametrize(("text", "value"), [("7.0", 7), ("-7.000", -7), (" +7.0 ", 7), (f"{INT64_MAX}.0", INT64_MAX)])
+def test_a_whole_float_is_its_integer(text: str, value: int) -> None:
+    """As pandas writes ids of a column that had gaps."""
+    assert parse_id(text, "user") == value
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -47,7 +53,11 @@ def test_ids_are_64_bit_integers(value: int, zeros: int, plus: bool, blanks: str
         "+",
         "-",
         "+-1",
-        "1.0",
+        "1.5",
+        "1.",
+        ".0",
+        "1.0.0",
+        "1.0e3",
         "1e3",
         "0x1",
         "1_0",
@@ -142,7 +152,21 @@ def test_dates_that_do_not_exist_are_those_of_the_stdlib(text: str) -> None:
         ("9999-12-31T23:59:59-23:59", "auto", "timestamp_out_of_range"),
         ("2020-02-29 12:00:00.1", "auto", "2020-02-29T12:00:00.100000Z"),
         ("2020-01-01T00:00:00-00:00", "auto", "2020-01-01T00:00:00.000000Z"),
-        *((text, "auto", "bad_timestamp") for text in ("", "-1", "+1", "1.5", "1e9", "2020-01-01", "20200101T000000")),
+        ("1.5", "auto", "1970-01-01T00:00:01.500000Z"),
+        ("1583366400000.0", "auto", "2020-03-05T00:00:00.000000Z"),
+        ("1583366400123.45678", "auto", "2020-03-05T00:00:00.123456Z"),
+        ("1583366400.25", "auto", "2020-03-05T00:00:00.250000Z"),
+        ("1583366400.1234569", "auto", "2020-03-05T00:00:00.123456Z"),
+        ("1583366400.25", "ms", "1970-01-19T07:49:26.400250Z"),
+        ("1583366400123456", "auto", "2020-03-05T00:00:00.123456Z"),
+        ("1583366400123456789", "auto", "2020-03-05T00:00:00.123456Z"),
+        ("123456789123456789", "auto", "1973-11-29T21:33:09.123456Z"),
+        ("9214646400000000", "auto", "timestamp_out_of_range"),
+        ("9214646399999999999", "auto", "2261-12-31T23:59:59.999999Z"),
+        ("9214646400000000000", "auto", "timestamp_out_of_range"),
+        ("100000000000000", "auto", "1973-03-03T09:46:40.000000Z"),
+        *((text, "auto", "bad_timestamp") for text in ("", "-1", "+1", "1.", ".5", "1.5.0", "1.583e9", "1e9")),
+        *((text, "auto", "bad_timestamp") for text in ("2020-01-01", "20200101T000000", "1,5", "nan")),
         *((f"2020-01-01T00:00:00{end}", "auto", "bad_timestamp") for end in (".", ".1234567", ",1", "z", "+1", " Z")),
         *(
             (f"2020-01-01T00:00:00{end}", "auto", "bad_timestamp")
@@ -159,7 +183,7 @@ def test_dates_that_do_not_exist_are_those_of_the_stdlib(text: str) -> None:
     ],
 )
 def test_known_timestamps(text: str, unit: str, stored: str) -> None:
-    """Seconds up to 11 digits, milliseconds from 12, unless the data set says which; and the borders of the years."""
+    """The unit follows from the digits, unless the data set says which; fractions count; the years have borders."""
     if stored.endswith("Z"):
         assert timestamp_text(parse_timestamp(text, "timestamp", unit)) == stored  # type: ignore[arg-type]
     else:

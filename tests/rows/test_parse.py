@@ -39,7 +39,7 @@ def test_an_integer_that_is_taken_is_the_one_that_the_specification_gives(fields
 @THOROUGH
 @given(fields=st.lists(FIELDS, min_size=1, max_size=20), unit=st.sampled_from(["auto", "s", "ms"]))
 def test_a_timestamp_that_is_taken_is_the_one_that_the_specification_gives(fields: list[bytes], unit: TimeUnit) -> None:
-    """And one that the specification takes is taken, unless it stands in blanks or has 19 digits."""
+    """And one that the specification takes is taken, unless it stands in blanks or has an unusual fraction."""
     values, valid = parse.timestamps(*columns(fields), unit)
     for field, value, good in zip(fields, values.tolist(), valid.tolist(), strict=True):
         text = field.decode()
@@ -51,7 +51,8 @@ def test_a_timestamp_that_is_taken_is_the_one_that_the_specification_gives(field
         if good:
             assert value == expected
         else:
-            assert text != text.strip() or len(text) == 19
+            is_usual = text == text.strip() and ("." not in text or text.endswith(".0"))
+            assert not is_usual or (len(text) == 19 and unit != "auto"), text
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,20 @@ def test_almost_timestamps_are_left_to_the_specification(text: str) -> None:
     """One byte too many or another script's digit is not taken."""
     _, valid = parse.timestamps(*columns([text.encode(), b"2020-02-29T23:59:59"]), "auto")
     assert valid.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1583366400", "1583366400.0", "1583366400.25", "1583366400.123456", "1583366400.123456789"),
+        *("1583366400000", "1583366400000.0", "1583366400123456", "1583366400123456.0", "1583366400123456789"),
+        *("2020-03-05T00:00:00", "2020-03-05 00:00:00.25+02:00"),
+    ],
+)
+def test_usual_times_are_taken_without_the_specification(text: str) -> None:
+    """Alone, and beside one of every other shape: a whole file of them must not go row by row."""
+    others = [b"1583366400", b"1583366400000.0", b"2020-03-05T00:00:00", b"", b"x", b"1.5"]
+    for fields in ([text.encode()] * 3, [text.encode(), *others]):
+        values, valid = parse.timestamps(*columns(fields), "auto")
+        assert valid[0]
+        assert values[0] == micros_of(parse_timestamp(text, "timestamp"))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from tests.helpers import COMMAND, Pairs, write_pairs
 
+T = TypeVar("T")
 _PATIENCE_S = 60.0  # a test that waits for what never comes is to fail, not to hang
 
 _FLAGS = (
@@ -48,6 +49,7 @@ class Service:
         self.folder = folder
         self.url = ""
         self.headers: dict[str, str] = {}
+        self.descriptors: int | None = None  # how many the process may have
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -67,9 +69,10 @@ class Service:
         """Start it and return once it serves."""
         if config is not None:
             (self.folder / "ingest.toml").write_text(config)
+        limited = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh"] if self.descriptors else []
         with (self.folder / "serve.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, "serve", "--port", "0", *arguments],
+                [*limited, *COMMAND, "serve", "--port", "0", *arguments],
                 cwd=self.folder,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
@@ -163,6 +166,15 @@ class Service:
         assert process is not None
         process.send_signal(how)
         return process.wait()
+
+
+def eventually(found: Callable[[], T], is_wanted: Callable[[T], object] = bool) -> T:
+    """What is found, once it is as wanted."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not is_wanted(last := found()):
+        assert time.monotonic() < deadline, last
+        time.sleep(0.05)
+    return last
 
 
 @pytest.fixture

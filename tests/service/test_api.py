@@ -173,6 +173,18 @@ def test_a_sink_that_is_down(service: Service) -> None:
         ("POST", "/v1/runs", {"source": "https://other.example/in/a.csv"}, 403),
         ("POST", "/v1/runs", {"source": "http://169.254.169.254/latest"}, 403),
         ("POST", "/v1/runs", {"source": "a\u0000b"}, 403),
+        ("POST", "/v1/runs", {"source": f"in/{'x' * 300}"}, 422),
+        ("POST", "/v1/runs", {"source": f"in/{'x' * 300}#a.csv"}, 422),
+        ("POST", "/v1/runs", {"source": "in/a.csv", "limit": True}, 422),
+        ("POST", "/v1/runs", {"source": "in/a.csv", "limit": "5"}, 422),
+        ("POST", "/v1/runs", {"source": "in/a.csv", "limit": 5.0}, 422),
+        ("POST", "/v1/runs", {"source": "in/a.csv", "restart": "yes"}, 422),
+        ("POST", "/v1/runs", {"source": "in/a.csv", "restart": 1}, 422),
+        ("POST", "/v1/runs", "[" * 50_000, 422),
+        ("POST", "/v1/runs", {"source": "https://data.example/in/..;/secret"}, 403),
+        ("POST", "/v1/runs", {"source": "https://data.example/in/..%5csecret"}, 403),
+        ("POST", "/v1/runs", {"source": "https://data.example/in/%252e%252e/secret"}, 403),
+        ("HEAD", "/v1/events", None, 405),
         ("POST", "/v1/runs", {"source": "x" * (gate.MAX_BODY_BYTES + 1)}, 413),
     ],
 )
@@ -182,8 +194,33 @@ def test_a_wrong_request_is_a_problem(served: Service, method: str, path: str, b
     answer = served.ask(method, path, body)
     assert answer.status == status, answer
     assert answer.headers["content-type"] == "application/problem+json"
-    assert is_problem(answer.content, status), answer
+    assert method == "HEAD" or is_problem(answer.content, status), answer
     assert served.get("/v1/runs")["counts"] == before
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/v1/runs", "/static/main.js"])
+def test_head_is_get_without_the_body(served: Service, path: str) -> None:
+    """As load balancers and link checkers ask: the same status and length, and nothing after it."""
+    head, get = served.ask("HEAD", path), served.ask("GET", path)
+    assert (head.status, head.content) == (get.status, "")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_a_request_under_one_key_is_one_run(served: Service) -> None:
+    """Sent twice, with `restart`, it is the run of the first time; under another key, or none, it is another one."""
+    path = file(served, "key.csv")
+    wanted = {"source": str(path), "restart": True}
+    first = served.ask("POST", "/v1/runs", wanted, Idempotency_Key="one")
+    again = served.ask("POST", "/v1/runs", wanted, Idempotency_Key="one")
+    assert (first.status, again.status) == (201, 200)
+    assert first.content["id"] == again.content["id"]
+    served.until(first.content, "done")
+    assert served.ask("POST", "/v1/runs", wanted, Idempotency_Key="one").content["id"] == first.content["id"]
+    other = served.ask("POST", "/v1/runs", wanted, Idempotency_Key="two")
+    assert (other.status, other.content["id"] != first.content["id"]) == (201, True)
+    refused = served.ask("POST", "/v1/runs", {"source": str(path)}, Idempotency_Key="one")
+    assert refused.status == 422 and "Idempotency-Key" in refused.content["detail"]
+    assert served.ask("POST", "/v1/runs", wanted, Idempotency_Key="x" * 256).status == 422
 
 
 def test_a_body_without_a_length_is_limited_too(served: Service) -> None:

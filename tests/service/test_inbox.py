@@ -26,7 +26,7 @@ from ingest_service.service.workers import Workers
 from ingest_service.telemetry.prometheus import Exposition
 from tests.buckets import Moto, find_s3
 from tests.helpers import sqlite_rows, write_pairs
-from tests.service.conftest import Service
+from tests.service.conftest import Service, eventually
 
 ROWS = "user,item,timestamp\n1,2,1583366400000\n"
 
@@ -211,6 +211,88 @@ async def test_what_may_pass_is_tried_at_the_next_look(tmp_path: Path, folder: P
         assert stage.sources == ["a.csv"]
 
 
+async def test_other_content_of_the_same_size_and_time_is_another_file(tmp_path: Path, folder: Path) -> None:
+    """Whether it was written into the file, or another file was put in its place."""
+    async with staged(tmp_path, str(folder), complete="rename") as stage:
+        path = folder / "a.csv"
+        path.write_text(ROWS)
+        await stage.look()
+        for content in (ROWS.replace("1,2,", "3,4,"), ROWS.replace("1,2,", "5,6,")):
+            before = path.stat()
+            if "5,6," in content:
+                (folder / ".new").write_text(content)
+                (folder / ".new").rename(path)
+            else:
+                path.write_text(content)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+            stage.end()
+            await stage.look()
+        assert stage.sources == ["a.csv"] * 3
+
+
+async def test_a_writer_who_pauses_loses_nothing(tmp_path: Path, folder: Path) -> None:
+    """A file that seemed complete stays as long as it is open for writing, and what is written on is announced."""
+    async with staged(tmp_path, str(folder), stable_s=0.1, afterwards="move") as stage:
+        with (folder / "a.csv").open("w") as file:
+            file.write(ROWS)
+            file.flush()
+            await stage.look()
+            await asyncio.sleep(0.2)
+            await stage.look()
+            stage.end()
+            await stage.look()
+            assert stage.names() == {"a.csv"}, "its run is done, but somebody is not"
+            file.write("3,4,1583366400000\n")
+        await stage.look()
+        await asyncio.sleep(0.2)
+        await stage.look()
+        assert stage.sources == ["a.csv", "a.csv"]
+        stage.end()
+        await stage.look()
+        (moved,) = stage.names()
+        assert moved.startswith("done/") and (folder / moved).read_text().endswith("3,4,1583366400000\n")
+
+
+async def test_a_file_that_is_written_on_after_its_move_comes_back(tmp_path: Path, folder: Path) -> None:
+    """Under its name, so that its stream goes on; unless another file has that by now."""
+    async with staged(tmp_path, str(folder), stable_s=0.1, afterwards="move") as stage:
+        for name in ("a.csv", "b.csv"):
+            (folder / name).write_text(ROWS)
+        await stage.look()
+        await asyncio.sleep(0.2)
+        await stage.look()
+        stage.end()
+        stage.end()
+        await stage.look()
+        moved = sorted(stage.names())
+        assert [name[-5:] for name in moved] == ["a.csv", "b.csv"]
+        (folder / "b.csv").write_text(ROWS * 2)
+        for name in moved:
+            with (folder / name).open("a") as file:
+                file.write("3,4,1583366400000\n")
+        await stage.look()
+        assert stage.names() == {"a.csv", "b.csv", moved[1]}
+        assert (folder / "a.csv").read_text().endswith("3,4,1583366400000\n")
+        assert (folder / "b.csv").read_text() == ROWS * 2
+        await asyncio.sleep(0.2)
+        await stage.look()
+        assert stage.sources[2:] == ["a.csv", "b.csv"]
+
+
+async def test_a_file_that_meets_a_bug_is_left_alone(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused until it is another one; the others are announced."""
+    async with staged(tmp_path, str(folder), complete="rename") as stage:
+        source = stage.inbox._place.source
+        monkeypatch.setattr(stage.inbox._place, "source", lambda name: source(name) if "b" in name else 1 // 0)
+        for name in ("a.csv", "b.csv"):
+            (folder / name).write_text(ROWS)
+        await stage.look()
+        await stage.look()
+        assert stage.sources == ["b.csv"]
+
+
 async def test_an_inbox_that_cannot_be_read(tmp_path: Path) -> None:
     """A folder that is not there is an error that says so, and no end of the service."""
     async with staged(tmp_path, str(tmp_path / "missing")) as stage:
@@ -293,3 +375,56 @@ def test_files_that_are_dropped_are_loaded(service: Service, tmp_path: Path) -> 
     assert sorted(path.name[-5:] for path in (inbox / "done").iterdir()) == ["0.csv", "1.csv", "2.csv"]
     assert service.get("/v1/runs")["counts"]["done"] == 3
     assert len(sqlite_rows(tmp_path / "lite.db")) > 300
+
+
+INBOX = (
+    'to = ["lite"]\n{more}[sinks]\nlite = "sqlite:///lite.db"\n'
+    '[[serve.inbox]]\nname = "drop"\nurl = "in"\ncomplete = "rename"\nafterwards = "{afterwards}"\n'
+)
+
+
+def put(service: Service, name: str, *rows: str) -> None:
+    """Put a file in its place in the inbox, as writers do."""
+    new = service.folder / "new"
+    new.write_text("\n".join(["user,item,timestamp", *rows, ""]))
+    new.rename(service.folder / "in" / name)
+
+
+def ended_runs(service: Service, n: int) -> list[dict[str, Any]]:
+    """The first `n` runs, oldest first, once there are so many and they have ended."""
+    runs = eventually(lambda: service.get("/v1/runs")["runs"], lambda found: len(found) >= n)
+    return [service.until(run, "done", "failed") for run in reversed(runs)]
+
+
+def test_the_next_file_of_a_name_is_loaded_too(service: Service, tmp_path: Path) -> None:
+    """Replaced by the next day's file, longer or shorter, it begins anew; appended to, it goes on."""
+    (tmp_path / "in").mkdir()
+    service.start(INBOX.format(more="", afterwards="keep"))
+    first = [f"{user},1,1583366400000" for user in range(100)]
+    put(service, "daily.csv", *first)
+    assert ended_runs(service, 1)[0]["state"] == "done"
+    for number, rows in ((2, [f"{user},2,1583366400000" for user in range(200)]), (3, ["7,3,1583366400000"])):
+        put(service, "daily.csv", *rows)
+        run = ended_runs(service, number)[-1]
+        assert (run["state"], run["report"]["sources"][0]["rows_now"]) == ("done", len(rows)), run
+    with (tmp_path / "in" / "daily.csv").open("a") as file:
+        file.write("8,3,1583366400000\n")
+    run = ended_runs(service, 4)[-1]
+    assert (run["state"], run["attempt"], run["report"]["sources"][0]["rows_now"]) == ("done", 1, 1)
+    assert len(sqlite_rows(tmp_path / "lite.db")) == 100 + 200 + 2
+
+
+def test_a_refused_file_stays_where_it_is(service: Service, tmp_path: Path) -> None:
+    """A run that ends in 65 is failed with its reason, also after a restart, and its file is not moved."""
+    (tmp_path / "in").mkdir()
+    service.start(INBOX.format(more='max_rejects = "10%"\n', afterwards="move"))
+    put(service, "bad.csv", *["x"] * 50)
+    put(service, "good.csv", "1,2,1583366400000")
+    bad, good = sorted(ended_runs(service, 2), key=lambda run: str(run["source"]))
+    assert (bad["state"], bad["exit_code"], good["state"]) == ("failed", 65, "done")
+    assert "50 of 50 rows were refused" in bad["reason"]
+    service.stop()
+    service.start()
+    eventually(lambda: not (tmp_path / "in" / "good.csv").exists())
+    assert [path.name for path in (tmp_path / "in").iterdir() if path.is_file()] == ["bad.csv"]
+    assert service.get("/v1/runs")["counts"]["failed"] == 1

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.sse import KEEPALIVE_COMMENT
 
+from ingest_service.service.http.events import _events
 from ingest_service.service.http.login import COOKIE, Login, is_foreign, is_local_name, is_loopback
 from ingest_service.service.http.problems import Problem
+from ingest_service.service.live import Live
 from tests.service.conftest import Service
 
 TOKEN = "a-token-of-some-length"
@@ -149,3 +152,58 @@ def test_the_page_is_in_the_package(guarded: Service) -> None:
     for name in ("..%2f__init__.py", "%2e%2e/api.py", "none.js"):
         assert guarded.ask("GET", f"/static/{name}").status == 404
     assert Path(__file__).exists()
+
+
+def test_an_event_stream_ends_with_its_session(service: Service) -> None:
+    """One that a session opened ends at the logout, and in no other's way; one that the token opened goes on."""
+    service.start(f'[serve]\ntoken = "{TOKEN}"\nroots = ["."]\n')
+    (service.folder / "a.csv").write_text("user,item,timestamp\n")
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    cookies = []
+    for _ in range(2):
+        entered = service.ask("POST", "/v1/session", {"token": TOKEN})
+        cookies.append({"Cookie": entered.headers["set-cookie"].partition(";")[0]})
+
+    def leave_and_submit() -> None:
+        assert service.ask("DELETE", "/v1/session", **cookies[0]).status == 204
+        assert service.ask("POST", "/v1/runs", {"source": "a.csv"}, **bearer).status == 201
+
+    service.headers = cookies[0]
+    assert list(service.watch("/v1/events", leave_and_submit)) == []
+    for headers in (cookies[1], bearer):
+        service.headers = headers
+        for _, data in service.watch("/v1/events", lambda: None):
+            assert data
+            break
+    service.headers = cookies[0]
+    assert service.ask("GET", "/v1/events").status == 401
+
+
+async def test_a_stream_ends_with_the_time_of_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many hours, to the moment; and where the session gives way to others."""
+    monkeypatch.setattr("ingest_service.service.http.login.SESSION_S", 0.2)
+    monkeypatch.setattr("ingest_service.service.http.login._MAX_SESSIONS", 1)
+    login, live = Login(TOKEN), Live()
+
+    async def nothing() -> list[bytes]:
+        return []
+
+    session = login.session({COOKIE: await login.enter(TOKEN)})
+    assert session is not None
+    assert [event async for event in _events(live, None, nothing, session)] == [KEEPALIVE_COMMENT]
+    monkeypatch.setattr("ingest_service.service.http.login.SESSION_S", 3600)
+    session = login.session({COOKIE: await login.enter(TOKEN)})
+    stream = _events(live, None, nothing, session)
+    assert await anext(stream) == KEEPALIVE_COMMENT
+    await login.enter(TOKEN)
+    assert [event async for event in stream] == []
+
+
+@pytest.mark.parametrize(("address", "is_secure"), [("https://ingest.example", True), ("http://ingest.example", False)])
+def test_the_cookie_is_for_tls_alone_behind_it(service: Service, address: str, is_secure: bool) -> None:
+    """As the address says that browsers use; at login and at logout."""
+    service.start(f'[serve]\ntoken = "{TOKEN}"\npublic_url = "{address}"\n')
+    entered = service.ask("POST", "/v1/session", {"token": TOKEN}).headers["set-cookie"]
+    left = service.ask("DELETE", "/v1/session", Authorization=f"Bearer {TOKEN}").headers["set-cookie"]
+    for cookie in (entered, left):
+        assert ("secure" in cookie.lower().split("; ")) is is_secure

@@ -249,7 +249,7 @@ def test_what_files_hold_stays_text(page: Page, service: Service, tmp_path: Path
     source = tmp_path / f"{attack}.csv"
     rows = [f"1,{attack},1", '"><svg/onload=alert(2)>,1,1', "1,<script>alert(3)</script>", "1,\u202egnp.exe,1"]
     text = f"{HEADER}\n" + "".join(f"{row}\n" for row in rows)
-    source.write_bytes(text.encode() + b"1,<b>\xff</b>,1\n")
+    source.write_bytes(text.encode() + b"1,<b>\xff</b>,1\n1,2,1583366400000\n")
     service.start(config(tmp_path))
     page.goto(service.url)
     submit(page, source)

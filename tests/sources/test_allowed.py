@@ -232,7 +232,7 @@ def server() -> Iterator[ObjectServer]:
 
 def test_an_object_is_read_in_ranges_of_one_version(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """As from any store: ranges, each retried; a version that changes is noticed; an empty one is empty."""
-    monkeypatch.setattr("ingest_service.sources.objects.RANGE_BYTES", 1 << 16)
+    monkeypatch.setattr("ingest_service.sources.object_file.RANGE_BYTES", 1 << 16)
     rows = HEADER + b"".join(b"%d,%d,1583366400000\n" % (row % 97, row) for row in range(20_000))
     server.objects.update({"/in/a.csv": rows, "/in/empty.csv": b""})
     allowed = Allowed.of([f"{server.url}/in/"])
@@ -298,3 +298,33 @@ def test_redirects_are_held_to_the_list(redirecting: ThreadingHTTPServer, server
     redirecting.target = here  # type: ignore[attr-defined]
     with pytest.raises(LocalIOError):
         source_allowed(f"{here}a.csv", allowed).version()
+
+
+@pytest.mark.parametrize(
+    "path", ["..;/a", "a/..;v=1/b", "..%5cb", "%2e%2e%5cb", "%252e%252e/b", "%25252e%25252e/b", ".%252e/b", "..%3b/b"]
+)
+def test_dots_are_found_however_they_are_written(path: str) -> None:
+    """Some server on the way may take them for a way out of the prefix."""
+    with pytest.raises(SourceRefused, match=r"\.\."):
+        normal_url(f"https://data.example/in/{path}")
+
+
+@pytest.mark.parametrize("path", ["a..b/c", "...", "a%5cb", "a;v=1", "100%25", "%2525"])
+def test_what_only_looks_like_dots_is_allowed(path: str) -> None:
+    """Names of objects have such characters."""
+    assert normal_url(f"https://data.example/in/{path}") == f"https://data.example/in/{path}"
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_hard_links_are_refused_where_that_is_set(tmp_path: Path, is_refused: bool) -> None:
+    """A file with a second name may lie outside of the roots under it."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "secret.csv").write_text("a,b\n")
+    (tmp_path / "root" / "link.csv").hardlink_to(tmp_path / "secret.csv")
+    allowed = Allowed.of([tmp_path / "root"], refuse_hard_links=is_refused)
+    path = allowed.path(tmp_path / "root" / "link.csv")
+    if is_refused:
+        with pytest.raises(SourceRefused, match="hard_links"):
+            allowed.open_file(path)
+        (tmp_path / "secret.csv").unlink()
+    allowed.open_file(path).close()

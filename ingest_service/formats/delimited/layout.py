@@ -13,9 +13,16 @@ from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.formats.delimited.records import Dialect, Records
 from ingest_service.rows import interaction, parse
 from ingest_service.rows.arrays import Bools
+from ingest_service.rows.chunk import DeadRow
 from ingest_service.rows.interaction import micros_of
 
 DELIMITERS = b",\t;|"
+_ADVICE = {
+    "bad_id": "Ids are whole numbers like 42; another column is named by --column, as in --column user=uid.",
+    "bad_timestamp": "Write times like 2020-03-05T10:00:00Z, or as whole Unix seconds or milliseconds.",
+    "timestamp_out_of_range": "Is it the right column, and a time?",
+    "invalid_utf8": "Write the file as UTF-8.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,26 @@ class Layout:
     dialect: Dialect
     fields: tuple[int, ...]
     header: str
+
+    def advice(self, refused: DeadRow) -> str:
+        """What the user of a file whose rows are refused like this one might do: a sentence, or nothing."""
+        if refused.code == "wrong_arity":
+            return self._advice_on_arity(refused.raw)
+        if refused.code in _ADVICE:
+            return _ADVICE[refused.code]
+        return ""
+
+    def _advice_on_arity(self, raw: bytes) -> str:
+        own, n = self.dialect.delimiter, self.dialect.n_fields
+        line = raw.rstrip(b"\r\n")
+        for other in (bytes([byte]) for byte in DELIMITERS):
+            if other != own and line.count(other) == n - 1:
+                return f"The rows are split by {_named(other)} and the header by {_named(own)}; write one for both."
+        if line.count(own) == n:
+            if line.endswith(own):
+                return f"Each row ends with {_named(own)}: end the header with one, too."
+            return "Each row has one field more, as with row names: give the header a name for it."
+        return "Does the header belong to these rows?"
 
     def row(self, fields: Sequence[str]) -> list[Any]:
         """The values of one row, in the order of the data set's columns; RowError says what is wrong with it."""
@@ -58,6 +85,7 @@ class Layout:
                     continue
                 starts, ends = parse.bare(buffer, starts + parse.PAD, ends + parse.PAD, has_quotes=records.has_quotes)
                 if column.kind == "id":
+                    ends = parse.without_zero_fraction(buffer, starts, ends)
                     column_values[rows], good = parse.integers(buffer, starts, ends)
                 elif column.kind == "rating":
                     column_values[rows], good = parse.ratings(buffer, starts, ends)
@@ -65,6 +93,10 @@ class Layout:
                     column_values[rows], good = parse.timestamps(buffer, starts, ends, self.dataset.unit)
                 valid[rows] &= good
         return values, valid
+
+
+def _named(delimiter: bytes) -> str:
+    return {b"\t": "tabs"}.get(delimiter, f"'{delimiter.decode()}'")
 
 
 def bind(dataset: Dataset, header_line: bytes, names: Mapping[str, str] | None = None) -> Layout:

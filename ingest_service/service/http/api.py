@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -27,6 +27,7 @@ Number = Annotated[int, PathParameter(ge=1, le=MAX_NUMBER, description="The id o
 Stream = Annotated[str, PathParameter(max_length=100)]
 Cursor = Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="`next` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=500)]
+Key = Annotated[str | None, Header(min_length=1, max_length=255, description="Any text; the same for a repetition.")]
 
 
 class RunView(BaseModel):
@@ -61,7 +62,7 @@ class RunPage(BaseModel):
 class Submission(BaseModel):
     """What to load: a path below a root or a URL below an allowed prefix, into sinks by their names."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     source: str = Field(min_length=1, max_length=4096)
     sinks: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field([], max_length=64)
@@ -71,7 +72,7 @@ class Submission(BaseModel):
 
 
 class Token(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     token: SecretStr = Field(max_length=4096)
 
@@ -113,16 +114,24 @@ def _runs(parts: Parts) -> APIRouter:
     @router.get("", response_model=RunPage)
     async def list_runs(state: State | None = None, limit: Limit = 50, cursor: Cursor = None) -> dict[str, Any]:
         """Runs, newest first."""
-        found = await asyncio.to_thread(parts.runs.page, state, limit + 1, cursor)
+        found = await parts.runs.look(parts.runs.page, state, limit + 1, cursor)
         more = found[limit - 1].id if len(found) > limit else None
         views = [_view(run, parts.live) for run in found[:limit]]
-        return {"runs": views, "next": more, "counts": await asyncio.to_thread(parts.runs.counts)}
+        return {"runs": views, "next": more, "counts": await parts.runs.look(parts.runs.counts)}
 
     @router.post("", status_code=201, response_model=RunView, responses={200: {"description": "It is there already."}})
-    async def submit(wanted: Submission, response: Response) -> dict[str, Any]:
-        """Queue a run. What is queued, running or done already, of the same version of the source, is that run."""
+    async def submit(wanted: Submission, response: Response, idempotency_key: Key = None) -> dict[str, Any]:
+        """Queue a run. What is queued, running or done already, of the same version of the source, is that run.
+
+        What is sent again with the same `Idempotency-Key` is the run of the first time, `restart` or not.
+        """
         run, is_new = await parts.desk.load(
-            wanted.source, sinks=wanted.sinks, dataset=wanted.dataset, limit=wanted.limit, restart=wanted.restart
+            wanted.source,
+            sinks=wanted.sinks,
+            dataset=wanted.dataset,
+            limit=wanted.limit,
+            restart=wanted.restart,
+            key=idempotency_key,
         )
         response.status_code = 201 if is_new else 200
         return _view(run, parts.live)
@@ -130,7 +139,7 @@ def _runs(parts: Parts) -> APIRouter:
     @router.get("/{number}", response_model=RunView, responses=documented(404))
     async def one_run(number: Number) -> dict[str, Any]:
         """One run."""
-        return _view(_there(await asyncio.to_thread(parts.runs.get, number)), parts.live)
+        return _view(_there(await parts.runs.look(parts.runs.get, number)), parts.live)
 
     @router.post("/{number}/cancel", status_code=202, response_model=RunView, responses=documented(404))
     async def cancel(number: Number) -> dict[str, Any]:
@@ -152,27 +161,27 @@ def _events(parts: Parts) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["events"], default_response_class=Response)
 
     @router.get("/events", responses=events)
-    async def all_events() -> Response:
+    async def all_events(request: Request) -> Response:
         """`run`: a run whose state has changed. `progress`: once a second for each that is running."""
         _refuse_if_full()
 
         async def first() -> list[bytes]:
-            running = await asyncio.to_thread(parts.runs.page, "running", 100, None)
+            running = await parts.runs.look(parts.runs.page, "running", 100, None)
             return [event for run in running for event in _now(run)]
 
-        return EventStream(parts.live, None, first)
+        return EventStream(parts.live, None, first, parts.login.session(request.cookies))
 
     @router.get("/runs/{number}/events", responses={**events, **documented(404)})
-    async def events_of_run(number: Number) -> Response:
+    async def events_of_run(number: Number, request: Request) -> Response:
         """The same for one run, which comes first as it is now."""
         _refuse_if_full()
-        _there(await asyncio.to_thread(parts.runs.get, number))
+        _there(await parts.runs.look(parts.runs.get, number))
 
         async def first() -> list[bytes]:
-            run = await asyncio.to_thread(parts.runs.get, number)
+            run = await parts.runs.look(parts.runs.get, number)
             return _now(run) if run else []
 
-        return EventStream(parts.live, number, first)
+        return EventStream(parts.live, number, first, parts.login.session(request.cookies))
 
     def _now(run: Run) -> list[bytes]:
         progress = parts.live.progress.get(run.number)
@@ -229,8 +238,8 @@ def _looks(parts: Parts) -> APIRouter:
     @router.get("/metrics", response_class=Response, responses=metrics_text)
     async def metrics() -> Response:
         """The numbers of the service and its runs, for Prometheus."""
-        await parts.health.sinks.get()
-        return Response(await asyncio.to_thread(parts.exposition.render), media_type=CONTENT_TYPE)
+        await asyncio.gather(parts.health.sinks.get(), parts.health.store.get())
+        return Response(await parts.runs.look(parts.exposition.render), media_type=CONTENT_TYPE)
 
     @router.get("/healthz")
     async def alive() -> dict[str, str]:
@@ -239,7 +248,9 @@ def _looks(parts: Parts) -> APIRouter:
 
     @router.get("/readyz", responses=documented(503))
     async def ready() -> dict[str, str]:
-        """All sinks can be reached and written; 503 names those that cannot."""
+        """All sinks can be reached and written, and runs be stored; 503 names what cannot."""
+        if fault := await parts.health.store.get():
+            raise Problem(503, f"Not ready: {fault}")
         bad = [sink["name"] for sink in await parts.health.sinks.get() if not sink["healthy"]]
         if bad:
             raise Problem(503, f"Not ready: {', '.join(bad)}. See /v1/sinks.")
@@ -258,7 +269,7 @@ def _session(parts: Parts) -> APIRouter:
         return {"login_needed": parts.login.is_needed, "logged_in": logged_in}
 
     @router.post("", status_code=204)
-    async def enter(given: Token, request: Request, response: Response) -> None:
+    async def enter(given: Token, response: Response) -> None:
         """Log in: the answer sets a cookie."""
         session_id = await parts.login.enter(given.token.get_secret_value())
         response.set_cookie(
@@ -268,14 +279,14 @@ def _session(parts: Parts) -> APIRouter:
             path="/",
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=parts.login.is_secure,
         )
 
     @router.delete("", status_code=204)
     async def leave(request: Request, response: Response) -> None:
         """Log out."""
         parts.login.leave(request.cookies.get(COOKIE, ""))
-        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict", secure=parts.login.is_secure)
 
     return router
 

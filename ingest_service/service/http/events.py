@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.types import Message, Receive, Scope, Send
 
+from ingest_service.service.http.login import Session
 from ingest_service.service.live import Live
 
 _HEARTBEAT_S = 15.0
@@ -16,10 +17,10 @@ First = Callable[[], Awaitable[Sequence[bytes]]]
 
 
 class EventStream(StreamingResponse):
-    """Begins with what `first` finds; ends when the service stops, or the reader takes too long over one."""
+    """Begins with what `first` finds; ends with the service, with the session, or when the reader takes too long."""
 
-    def __init__(self, live: Live, number: int | None, first: First) -> None:
-        self._events = _events(live, number, first)
+    def __init__(self, live: Live, number: int | None, first: First, session: Session | None = None) -> None:
+        self._events = _events(live, number, first, session)
         super().__init__(self._events, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,8 +33,10 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send_in_time)
 
 
-async def _events(live: Live, number: int | None, first: First) -> AsyncGenerator[bytes, None]:
-    with live.watch(number) as watcher:
+async def _events(
+    live: Live, number: int | None, first: First, session: Session | None = None
+) -> AsyncGenerator[bytes, None]:
+    with live.watch(number) as watcher, session.until_end(watcher.end) if session else nullcontext():
         yield KEEPALIVE_COMMENT
         for event in await first():  # looked for only now: what changes meanwhile comes after it
             yield event

@@ -10,7 +10,9 @@ import hmac
 import ipaddress
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from ingest_service.config import ServeSettings
 from ingest_service.errors import ConfigurationError
@@ -24,12 +26,41 @@ _WRONG_S = 0.5  # how long a wrong token waits for its answer, one after the oth
 _MAX_WAITING = 20
 
 
-class Login:
-    """Tokens and sessions; `token` is None where no login is needed."""
+@dataclass(eq=False, slots=True)
+class Session:
+    """A login by the page. What goes on longer than a request ends with it."""
 
-    def __init__(self, token: str | None) -> None:
+    ends_at_s: float  # by the monotonic clock
+    _at_end: set[Callable[[], None]] = field(default_factory=set)
+
+    @property
+    def is_over(self) -> bool:
+        return self.ends_at_s <= time.monotonic()
+
+    def end(self) -> None:
+        self.ends_at_s = 0.0
+        for tell in list(self._at_end):
+            tell()
+
+    @contextmanager
+    def until_end(self, tell: Callable[[], None]) -> Iterator[None]:
+        """Inside, `tell` is called once the session is over: by a logout, or after its time."""
+        self._at_end.add(tell)
+        alarm = asyncio.get_running_loop().call_later(max(0.0, self.ends_at_s - time.monotonic()), tell)
+        try:
+            yield
+        finally:
+            alarm.cancel()
+            self._at_end.discard(tell)
+
+
+class Login:
+    """Tokens and sessions; `token` is None where no login is needed. With `is_secure` cookies are for TLS alone."""
+
+    def __init__(self, token: str | None, *, is_secure: bool = False) -> None:
         self._token = token.encode() if token is not None else None
-        self._sessions: dict[bytes, float] = {}  # when each ends, by the hash of its id
+        self.is_secure = is_secure
+        self._sessions: dict[bytes, Session] = {}  # by the hash of their id
         self._wrong = asyncio.Lock()
         self._waiting = 0
 
@@ -41,26 +72,31 @@ class Login:
         """Whether a request comes from one who has logged in. Problem if wrong tokens come too fast."""
         if self._token is None:
             return True
-        session = cookies.get(COOKIE)
-        if session is not None and self._sessions.get(_hash(session), 0) > time.monotonic():
+        if self.session(cookies) is not None:
             return True
         kind, _, token = headers.get("authorization", "").partition(" ")
         return bool(token) and kind.lower() == "bearer" and await self._is_right(token.strip())
+
+    def session(self, cookies: Mapping[str, str]) -> Session | None:
+        """The session of a request, if it came with one that is not over."""
+        found = self._sessions.get(_hash(cookies.get(COOKIE, "")))
+        return found if found is not None and not found.is_over else None
 
     async def enter(self, token: str) -> str:
         """A new session's id. Problem if the token is wrong."""
         if not await self._is_right(token):
             raise Problem(401, "The token is wrong.")
         now = time.monotonic()
-        self._sessions = {session: end for session, end in self._sessions.items() if end > now}
+        self._sessions = {id_: session for id_, session in self._sessions.items() if not session.is_over}
         while len(self._sessions) >= _MAX_SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
+            self._sessions.pop(next(iter(self._sessions))).end()
         session = secrets.token_urlsafe(32)
-        self._sessions[_hash(session)] = now + SESSION_S
+        self._sessions[_hash(session)] = Session(now + SESSION_S)
         return session
 
     def leave(self, session: str) -> None:
-        self._sessions.pop(_hash(session), None)
+        if (found := self._sessions.pop(_hash(session), None)) is not None:
+            found.end()
 
     async def _is_right(self, token: str) -> bool:
         if self._token is None or hmac.compare_digest(_hash(token), hashlib.sha256(self._token).digest()):

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ingest_service.errors import IngestError, LeaseHeld, LocalIOError, SinkUnavailable, SourceNotFound
+from ingest_service.runtime.escaped import escaped
 from ingest_service.sources.allowed import SourceRefused
 
 MEDIA_TYPE = "application/problem+json"
@@ -48,7 +49,7 @@ class Problem(Exception):
 
     def response(self) -> JSONResponse:
         title = _TITLES.get(self.status) or f"{HTTPStatus(self.status).phrase}."
-        content = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
+        content = {"type": "about:blank", "title": title, "status": self.status, "detail": escaped(self.detail)}
         return JSONResponse(content, self.status, self.headers, MEDIA_TYPE)
 
 
@@ -81,9 +82,8 @@ async def _ingest_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return Problem(
-        error.status_code, _TITLES.get(error.status_code, str(error.detail)), dict(error.headers or {})
-    ).response()
+    status = 422 if error.status_code == 400 else error.status_code  # a body that is no JSON, or nested too deeply
+    return Problem(status, _TITLES.get(status, str(error.detail)), dict(error.headers or {})).response()
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

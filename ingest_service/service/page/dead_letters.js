@@ -173,7 +173,7 @@ function letterRow(letter) {
     make(
       "td",
       { role: "cell" },
-      make("code", { class: "raw" }, make("bdi", {}, raw)),
+      make("code", { class: "raw" }, make("bdi", {}, document.createTextNode(raw))), // as it stands in the file
       notes.length ? make("small", {}, notes.join("; ")) : null,
     ),
   );

@@ -5,6 +5,7 @@ already JSON, signed here, where botocore would build, check and parse every ite
 """
 
 import json
+import logging
 import os
 import ssl
 import zlib
@@ -15,40 +16,17 @@ from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.sinks.dynamodb.errors import Refused, fault_of, translated
 from ingest_service.sinks.dynamodb.http_post import HttpPoster
 from ingest_service.sinks.dynamodb.sigv4 import Signer
 
-# AWS error codes by what follows from them. Everything else that is the client's fault is a setting to fix.
-THROTTLED = frozenset(
-    (
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "ThrottledException",
-        "ThrottlingException",
-    )
+# Its warnings are the tracebacks of errors that come here as well; who configures logging still gets them.
+logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
+
+PROXIED = (
+    "requests go through the proxy that {variable} names, which the bulk transport cannot do: they take the portable "
+    "one (transport=sdk), which costs more CPU; if DynamoDB can be reached directly, add its host to NO_PROXY"
 )
-PASSING = frozenset(
-    (
-        "InternalFailure",
-        "InternalServerError",
-        "ItemCollectionSizeLimitExceededException",
-        "LimitExceededException",
-        "RequestTimeout",
-        "ServiceUnavailable",
-        "ServiceUnavailableException",
-        "TransactionInProgressException",
-    )
-)
-EXPIRED = frozenset(("ExpiredToken", "ExpiredTokenException", "RequestExpired"))
-INVALID = frozenset(("RequestEntityTooLarge", "SerializationException", "ValidationException"))
-
-
-class Refused(Exception):
-    """DynamoDB refuses the request as such: some item in it is not valid. `code` is AWS's."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 class Transport(Protocol):
@@ -81,15 +59,30 @@ class DynamoDBClient:
         self._ca_file = ca_file
         self._stack = AsyncExitStack()
         self._client: Any = None
+        self._credentials: Any = None
         self._transport: Transport | None = None
+        self.warning = ""  # what the user should know of the way that was taken
 
     async def open(self) -> None:
+        """Find credentials and endpoint. ConfigurationError for what must be fixed first, Retry for what may pass."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if self._transport is not None:
+            return
+        try:
+            await self._open()
+        except (BotoCoreError, ClientError, OSError, ValueError) as error:
+            await self.close()
+            raise fault_of(error, may_pass=False) from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self) -> None:
         from aiobotocore.config import AioConfig
         from aiobotocore.session import get_session
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import NoCredentialsError
 
-        if self._client is not None:
-            return
         session = get_session()
         config = AioConfig(
             # Retries are the sink's: what botocore does by itself depends on its version and the user's files.
@@ -98,80 +91,99 @@ class DynamoDBClient:
             connect_timeout=min(10, self._timeout_s),
             read_timeout=self._timeout_s,
         )
-        try:
-            client = session.create_client(
-                "dynamodb",
-                # botocore knows AWS_DEFAULT_REGION only; every other AWS tool takes AWS_REGION too.
-                region_name=self._region or os.environ.get("AWS_REGION"),
-                endpoint_url=self._endpoint or None,
-                config=config,
-                verify=self._ca_file or None,
-            )
-            self._client = await self._stack.enter_async_context(client)
-            credentials = await session.get_credentials()
-        except (BotoCoreError, ValueError) as error:
-            raise ConfigurationError(
-                f"DynamoDB cannot be set up: {type(error).__name__}; check region and endpoint."
-            ) from error
+        trusted = self._ca_file or session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        tls = _tls_context(trusted)
+        client = session.create_client(
+            "dynamodb",
+            # botocore knows AWS_DEFAULT_REGION only; every other AWS tool takes AWS_REGION too.
+            region_name=self._region or os.environ.get("AWS_REGION"),
+            endpoint_url=self._endpoint or None,
+            config=config,
+            verify=trusted or None,
+        )
+        self._client = await self._stack.enter_async_context(client)
+        credentials = await session.get_credentials()
         if credentials is None:
-            raise ConfigurationError(
-                "No AWS credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret."
-            )
+            raise NoCredentialsError
+        await credentials.get_frozen_credentials()  # those of a login or a role are only looked for now
+        self._credentials = credentials
+        self._transport = self._chosen_transport(tls)
+
+    def _chosen_transport(self, tls: ssl.SSLContext) -> Transport:
+        from botocore.utils import get_environ_proxies
+
         if self._kind == "sdk":
-            self._transport = _SdkTransport(self)
-        else:
-            transport = _BulkTransport(self._client.meta, credentials, self._timeout_s, self._ca_file)
-            self._stack.callback(transport.close)
-            self._transport = transport
+            return _SdkTransport(self)
+        url: str = self._client.meta.endpoint_url
+        scheme = urlsplit(url).scheme
+        if get_environ_proxies(url).get(scheme):
+            self.warning = PROXIED.format(variable=f"{scheme.upper()}_PROXY")
+            return _SdkTransport(self)
+        transport = _BulkTransport(self, self._client.meta, tls if scheme == "https" else None, self._timeout_s)
+        self._stack.callback(transport.close)
+        return transport
+
+    async def keys(self) -> Any:
+        """The keys to sign with, renewed when they must be."""
+        try:
+            return await self._credentials.get_frozen_credentials()
+        except Exception as error:
+            fault = self.fault_of(error)
+            if fault is error:
+                raise
+            raise fault from error
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """One call through aiobotocore, its errors translated; see `Transport.batch_write`."""
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            NoCredentialsError,
-            PartialCredentialsError,
-        )
-
         try:
             return cast("dict[str, Any]", await getattr(self._client, operation)(**parameters))
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            raise translated(error.response.get("Error", {}).get("Code", ""), status) from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise ConfigurationError("No AWS credentials were found; set AWS_PROFILE, or the access keys.") from error
-        except (BotoCoreError, OSError, TimeoutError) as error:
-            raise Retry(f"connection fault ({type(error).__name__})") from error
+        except Exception as error:
+            fault = self.fault_of(error)
+            if fault is error:
+                raise
+            if isinstance(fault, Refused) and operation != "batch_write_item":
+                raise ConfigurationError(
+                    f"DynamoDB takes no such request ({fault.code} at {operation}); check the table's name and keys."
+                ) from error
+            raise fault from error
+
+    def fault_of(self, error: Exception) -> Exception:
+        """An error that a call came to in our terms; one that is none of AWS's or the connection's stays what it is."""
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        if not isinstance(error, BotoCoreError | ClientError | ResponseParserError | OSError | EOFError):
+            return error
+        return self.given_up(fault_of(error, may_pass=self._credentials is not None))
+
+    def given_up(self, fault: Exception) -> Exception:
+        """The same fault, but where it is said that a token has expired which nothing here can renew."""
+        if isinstance(fault, Retry) and "Expired" in fault.reason and not self._can_renew():
+            return ConfigurationError("The AWS session token has expired; get a new one, then run again.")
+        return fault
+
+    def _can_renew(self) -> bool:
+        """Keys without a token do not expire; a token that was given as it is stays what it is."""
+        token = getattr(self._credentials, "token", None) if not hasattr(self._credentials, "refresh_needed") else None
+        return not token
 
     async def batch_write(self, body: bytes) -> Sequence[dict[str, Any]]:
         assert self._transport is not None, "open comes first"
         return await self._transport.batch_write(body)
 
     async def close(self) -> None:
-        self._client = None
+        self._client = self._transport = None
         await self._stack.aclose()
 
 
-class ConditionFailed(Exception):
-    """A conditional write found something else than it was told to expect."""
-
-
-def translated(code: str, status: int) -> Exception:
-    """An AWS error code and HTTP status in the terms of this program. Texts are left out: they may quote the row."""
-    code = code.rpartition("#")[2]
-    if code in THROTTLED:
-        return Retry(f"DynamoDB answers {code}", throttled=True)
-    if code in PASSING or code in EXPIRED or status >= 500:
-        return Retry(f"DynamoDB answers {code or status}")
-    if code in INVALID or status == 413:
-        return Refused(code or str(status))
-    if code == "ConditionalCheckFailedException":
-        return ConditionFailed(code)
-    if code == "ResourceNotFoundException":
-        return ConfigurationError("The DynamoDB table does not exist; make it with: ingest-service check --create.")
-    return ConfigurationError(
-        f"DynamoDB refuses the request ({code or status}); check credentials, permissions and region."
-    )
+def _tls_context(trusted: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=trusted or None)
+    except OSError as error:  # ssl.SSLError among them
+        raise ConfigurationError(
+            f"The certificates in {trusted} cannot be read ({error.strerror or type(error).__name__}); name another "
+            "file."
+        ) from error
 
 
 class _SdkTransport:
@@ -181,8 +193,7 @@ class _SdkTransport:
         self._client = client
 
     async def batch_write(self, body: bytes) -> Sequence[dict[str, Any]]:
-        reply = await self._client.call("batch_write_item", **json.loads(body))
-        return [write for writes in reply.get("UnprocessedItems", {}).values() for write in writes]
+        return _unprocessed(await self._client.call("batch_write_item", **json.loads(body)))
 
 
 class _BulkTransport:
@@ -190,35 +201,48 @@ class _BulkTransport:
 
     _TARGET = "DynamoDB_20120810.BatchWriteItem"
 
-    def __init__(self, meta: Any, credentials: Any, timeout_s: float, ca_file: str) -> None:
+    def __init__(self, client: DynamoDBClient, meta: Any, tls: ssl.SSLContext | None, timeout_s: float) -> None:
         url: str = meta.endpoint_url
-        self._credentials = credentials
+        self._client = client
         self._signer = Signer("dynamodb", meta.region_name, urlsplit(url).netloc)
-        tls = ssl.create_default_context(cafile=ca_file or None) if url.startswith("https:") else None
         self._http = HttpPoster(url, tls=tls, connect_timeout_s=min(10, timeout_s), timeout_s=timeout_s)
 
     async def batch_write(self, body: bytes) -> Sequence[dict[str, Any]]:
-        keys = await self._credentials.get_frozen_credentials()
+        keys = await self._client.keys()
         headers = self._signer.headers(
             self._TARGET, body, keys.access_key, keys.secret_key, keys.token, datetime.now(UTC)
         )
         try:
             response = await self._http.post(headers, body)
-        except (OSError, TimeoutError) as error:
-            raise Retry(f"connection fault ({type(error).__name__})") from error
+        except OSError as error:
+            raise self._client.fault_of(error) from error
         reply = response.body
         checksum = response.headers.get(b"x-amz-crc32")
         if checksum is not None and checksum != b"%d" % zlib.crc32(reply):
             raise Retry("DynamoDB's reply was damaged on the way")
         if response.status == 200 and reply == b'{"UnprocessedItems":{}}':
             return []
-        try:
-            content: dict[str, Any] = json.loads(reply) if reply else {}
-        except ValueError:
-            content = {}
+        content = _json_object(reply)
         if response.status != 200:
-            raise translated(str(content.get("__type", "")), response.status)
-        return [write for writes in content.get("UnprocessedItems", {}).values() for write in writes]
+            message = str(content.get("message") or content.get("Message") or "")
+            raise self._client.given_up(translated(str(content.get("__type", "")), response.status, message))
+        return _unprocessed(content)
 
     def close(self) -> None:
         self._http.close()
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    """Empty unless the text is one."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _unprocessed(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    """The put requests that were left. Retry unless the reply speaks of them: who else answers 200 stores nothing."""
+    if not isinstance(reply.get("UnprocessedItems"), dict):
+        raise Retry("the reply is not DynamoDB's")
+    return [write for writes in reply["UnprocessedItems"].values() for write in writes]

@@ -1,17 +1,15 @@
 """DynamoDB: the durable event history, written with BatchWriteItem.
 
-Limits (docs.aws.amazon.com, BatchWriteItem and "Service quotas"): 25 items and 16 MB a request, 400 KB an item, no
-two writes to one key in a request, hash key 1 to 2,048 bytes, range key 1 to 1,024. One breach refuses a whole request,
-so they are checked before; what is refused all the same is halved until the culprit stands alone.
+One breach of its limits refuses a whole request, so they are checked before (`dynamodb_items`); what is refused all the
+same is halved until the culprit stands alone.
 """
 
 import asyncio
-import json
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,32 +20,44 @@ import numpy as np
 from pydantic import Field
 
 from ingest_service.errors import ConfigurationError, Retry
-from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
-from ingest_service.rows.texts import Piece, concatenate, decimals, lengths
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
-from ingest_service.sinks.dynamodb.client import ConditionFailed, DynamoDBClient, Refused
-from ingest_service.sinks.fields import FIELDS, event_key, json_escaped, own_number_texts, own_texts
+from ingest_service.sinks.dynamodb.client import DynamoDBClient
+from ingest_service.sinks.dynamodb.errors import ConditionFailed, Refused
+from ingest_service.sinks.dynamodb.items import (
+    ITEMS_PER_REQUEST,
+    MAX_ITEM_BYTES,
+    Request,
+    encode,
+    expiry_s,
+    good_keys,
+    item_bytes,
+    key_of,
+    kinds,
+    spread,
+)
+from ingest_service.sinks.dynamodb.tables import Tables
 from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
 from ingest_service.sinks.retry import Retrier
 
 if TYPE_CHECKING:
     import polars as pl
 
-ITEMS_PER_REQUEST = 25
-MAX_ITEM_BYTES = 400 * 1024
-MAX_HASH_BYTES, MAX_RANGE_BYTES = 2048, 1024
 _SLICE_ROWS = 200 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
-_NUMBER_BYTES = 21  # the most that DynamoDB counts for a number
 _TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")
 _BAD_KEY = ("bad_key", "A key is empty or longer than DynamoDB takes.")
 _UNIT_BYTES = 1024  # what one write capacity unit pays for
 _START_CONCURRENCY = 8
+_NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}")
+_EXPIRED = (
+    "rows were older than ttl_s as they were written: DynamoDB deletes them soon, where its time to live is enabled"
+)
 
 
 class DynamoDBOptions(SinkOptions):
@@ -76,6 +86,11 @@ class DynamoDBSink(Sink):
         self.table = parts.netloc
         if not self.table or parts.path.strip("/"):
             raise ConfigurationError("A DynamoDB URL names the table: dynamodb://interactions?region=eu-west-1.")
+        for table in (self.table, self.options.checkpoint_table):
+            if not _NAME.fullmatch(table):
+                raise ConfigurationError(
+                    f"{table!r} cannot be a DynamoDB table: names have 3 to 255 letters, digits, dots, - or _."
+                )
         self.name = self.options.name or self.scheme
         self.retrier = Retrier(self.name, self.options.retry_budget_s)
         self.client = DynamoDBClient(
@@ -89,17 +104,17 @@ class DynamoDBSink(Sink):
         self.checkpoints: CheckpointStore = _Checkpoints(self)
         self.place = Place(self.table, self.options.endpoint.rpartition("@")[2] or self.options.region)
         self.limit = AdaptiveLimit(self.options.concurrency, _START_CONCURRENCY)
+        self._tables = Tables(
+            self.client, self.retrier, self.table, self.options.checkpoint_table, expires=self.options.ttl_s is not None
+        )
+        self._n_expired = 0
         self._pace = AdaptiveRate()
         self._rate = RateLimit(self.options.rate)
         self._capacity = RateLimit(self.options.wcu)
 
     async def open(self) -> None:
-        await self.client.open()
-        for table in (self.table, self.options.checkpoint_table):
-            if not await self._is_active(table):
-                raise ConfigurationError(
-                    f"There is no DynamoDB table {table}; make it with: ingest-service check --create."
-                )
+        await self.retrier.call(self.client.open)
+        await self._tables.require()
 
     async def write(self, chunk: Chunk) -> Written:
         rows = spread(await asyncio.to_thread(chunk.last_of_each_key))
@@ -107,34 +122,44 @@ class DynamoDBSink(Sink):
         await self._send_all(rows, chunk, dead)
         return Written(len(rows) - len(dead), chunk.accepted - len(rows), dead)
 
-    def _requests(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> list["_Request"]:
+    def _requests(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> list["Request"]:
         """These rows of a chunk in requests; those that break a limit go to `dead`."""
         columns = chunk.columns.take(rows)
-        item_bytes = _item_bytes(columns)
-        good_key, good_size = _good_keys(columns), item_bytes <= MAX_ITEM_BYTES
+        size_bytes = item_bytes(columns)
+        good_key, good_size = good_keys(columns), size_bytes <= MAX_ITEM_BYTES
         good = good_key & good_size
         if not good.all():
             for i in np.flatnonzero(~good).tolist():
                 code, reason = _TOO_LARGE if good_key[i] else _BAD_KEY
                 dead.append(chunk.dead_row(int(rows[i]), self.name, code, reason))
-            rows, columns, item_bytes = rows[good], columns.take(np.flatnonzero(good)), item_bytes[good]
+            rows, columns, size_bytes = rows[good], columns.take(np.flatnonzero(good)), size_bytes[good]
         items = encode(columns, self.options.ttl_s)
-        units: list[int] = (-(-item_bytes // _UNIT_BYTES)).tolist()
+        self._note_expired(columns)
+        units: list[int] = (-(-size_bytes // _UNIT_BYTES)).tolist()
         indices: list[int] = rows.tolist()
         size = self._rate.piece(ITEMS_PER_REQUEST)
         return [
-            _Request(indices[i : i + size], items[i : i + size], units[i : i + size])
+            Request(indices[i : i + size], items[i : i + size], units[i : i + size])
             for i in range(0, len(indices), size)
         ]
+
+    def _note_expired(self, columns: Columns) -> None:
+        """Say of rows that are written only to be deleted that they are."""
+        if self.options.ttl_s is None:
+            return
+        self._n_expired += int((expiry_s(columns, self.options.ttl_s) <= int(time.time())).sum())
+        if self._n_expired:
+            self.warnings[:] = [text for text in self.warnings if not text.endswith(_EXPIRED)]
+            self.warnings.append(f"{self._n_expired:,} {_EXPIRED}")
 
     async def _send_all(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> None:
         """Workers send requests until none is left; what is left unprocessed joins others in new requests."""
         slices = iter([rows[first : first + _SLICE_ROWS] for first in range(0, len(rows), _SLICE_ROWS)])
-        fresh: deque[_Request] = deque()
-        again = _Request([], [], [])
+        fresh: deque[Request] = deque()
+        again = Request([], [], [])
         encoding = asyncio.Lock()
 
-        async def take() -> _Request | None:
+        async def take() -> Request | None:
             async with encoding:
                 if not fresh and (next_rows := next(slices, None)) is not None:
                     fresh.extend(await asyncio.to_thread(self._requests, next_rows, chunk, dead))
@@ -154,32 +179,37 @@ class DynamoDBSink(Sink):
             for _ in range(min(self.options.concurrency, n_requests)):
                 workers.create_task(worker())
 
-    async def _send(self, request: "_Request", chunk: Chunk, dead: list[DeadRow]) -> "_Request":
+    async def _send(self, request: "Request", chunk: Chunk, dead: list[DeadRow]) -> "Request":
         """Until some items of the request are stored or refused for good; returns the others."""
 
-        async def attempt() -> _Request:
+        async def attempt() -> Request:
             unprocessed = await self._post(request)
             if unprocessed:
-                left = request.only({_key_of(write) for write in unprocessed})
+                left = request.only({key_of(write) for write in unprocessed})
                 if len(left.rows) == len(request.rows):
                     raise Retry("DynamoDB leaves items unprocessed", throttled=True)
                 self.retrier.throttle()
                 return left
-            return _Request([], [], [])
+            return Request([], [], [])
 
         try:
-            return await self.retrier.call(attempt)
+            return await self.retrier.call(attempt, moves_rows=True)
         except Refused as refusal:
-            left = _Request([], [], [])
+            left = Request([], [], [])
             if len(request.rows) == 1:
-                reason = f"DynamoDB refuses the item ({refusal.code})."
-                dead.append(chunk.dead_row(request.rows[0], self.name, "refused", reason))
+                dead.append(chunk.dead_row(request.rows[0], self.name, "refused", self._reason(refusal, chunk)))
                 return left
             for half in request.halves():
                 left.join(await self._send(half, chunk, dead))
             return left
 
-    async def _post(self, request: "_Request") -> Sequence[dict[str, Any]]:
+    def _reason(self, refusal: Refused, chunk: Chunk) -> str:
+        """Names an attribute only if it is one of ours, so that nothing else of the server's text can show."""
+        named = refusal.attribute in kinds(chunk.columns.take(np.empty(0, np.int64)), self.options.ttl_s)
+        about = f": attribute {refusal.attribute}{refusal.types}" if named else ""
+        return f"DynamoDB refuses the item ({refusal.code}{about})."
+
+    async def _post(self, request: "Request") -> Sequence[dict[str, Any]]:
         """One request in its slot; its answer moves the number of slots. Returns what is left unprocessed."""
         await self._pace.take(len(request.rows))
         async with self.limit.slot():
@@ -201,60 +231,20 @@ class DynamoDBSink(Sink):
             self.limit.answered(time.monotonic() - began)
         return unprocessed
 
-    async def _is_active(self, table: str) -> bool:
-        async def attempt() -> bool:
-            try:
-                reply = await self.client.call("describe_table", TableName=table)
-            except ConfigurationError as error:
-                if "does not exist" in str(error):
-                    return False
-                raise
-            if reply["Table"]["TableStatus"] not in ("ACTIVE", "UPDATING"):
-                raise Retry(f"table {table} is {reply['Table']['TableStatus'].lower()}")
-            types = {one["AttributeName"]: one["AttributeType"] for one in reply["Table"]["AttributeDefinitions"]}
-            keys = [(one["AttributeName"], types[one["AttributeName"]]) for one in reply["Table"]["KeySchema"]]
-            if keys != [(name, "S") for name in self._tables()[table]]:
-                wanted = " and ".join(self._tables()[table])
-                raise ConfigurationError(f"DynamoDB table {table} has other keys than {wanted}; name another table.")
-            return True
-
-        return await self.retrier.call(attempt)
-
     async def epoch(self) -> str:
         """The table's own id: a new table of that name has another."""
         table = (await self.retrier.call(lambda: self.client.call("describe_table", TableName=self.table)))["Table"]
         return str(table.get("TableId") or table["CreationDateTime"])
 
     async def check(self, *, create: bool) -> list[Finding]:
-        await self.client.open()
-        findings = []
-        for table, (hash_key, range_key) in self._tables().items():
-            found = await self._is_active(table)
-            detail = "is there" if found else "is missing; make it with --create"
-            if not found and create:
-                await self._create(table, hash_key, range_key)
-                found, detail = True, "was made"
-            findings.append(Finding(f"table {table}", found, detail))
+        await self.retrier.call(self.client.open)
+        return await self._tables.check(create=create)
+
+    async def survey(self, columns: Columns) -> list[Finding]:
+        findings = await self._tables.survey(kinds(columns, self.options.ttl_s))
+        if self.client.warning:
+            findings.append(Finding("transport", True, self.client.warning, warning=True))
         return findings
-
-    def _tables(self) -> dict[str, tuple[str, str]]:
-        return {self.table: ("user_id", "event_key"), self.options.checkpoint_table: ("stream", "sink")}
-
-    async def _create(self, table: str, hash_key: str, range_key: str) -> None:
-        async def attempt() -> None:
-            await self.client.call(
-                "create_table",
-                TableName=table,
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in (hash_key, range_key)],
-                KeySchema=[
-                    {"AttributeName": hash_key, "KeyType": "HASH"},
-                    {"AttributeName": range_key, "KeyType": "RANGE"},
-                ],
-            )
-
-        await self.retrier.call(attempt)
-        await self._is_active(table)
 
     def preview(self, columns: Columns) -> list[str]:
         return [f"{self.table}: {item.decode()}" for item in encode(columns, self.options.ttl_s)]
@@ -296,7 +286,7 @@ class DynamoDBSink(Sink):
         }
         rows: list[tuple[str, str, str]] = []
         while True:
-            reply = await self.retrier.call(lambda: self.client.call("query", **query))
+            reply = await self.retrier.call(lambda: self.client.call("query", **query), moves_rows=True)
             rows += [_stored_row(item) for item in reply["Items"]]
             if "LastEvaluatedKey" not in reply:
                 return rows
@@ -350,17 +340,6 @@ class DynamoDBSink(Sink):
         await self.client.close()
 
 
-def spread(rows: Ints) -> Ints:
-    """The rows in an order in which the 25 of a request come from all over the chunk, and so do neighbouring requests.
-
-    A file sorted by user would otherwise send a busy user's items to one partition at once, which takes 1,000 units a
-    second. No key is there twice, so their order does not matter.
-    """
-    n_requests = -(-len(rows) // ITEMS_PER_REQUEST)
-    order = np.arange(n_requests * ITEMS_PER_REQUEST).reshape(ITEMS_PER_REQUEST, n_requests).T.ravel()
-    return rows[order[order < len(rows)]]
-
-
 def _stored_row(item: dict[str, Any]) -> tuple[str, str, str]:
     """User, event key and value of an item; attributes that are not ours make it another value."""
     from ingest_service.sinks.readback import VALUE_COLUMNS, value_text
@@ -371,88 +350,6 @@ def _stored_row(item: dict[str, Any]) -> tuple[str, str, str]:
     # A data set's numbers are floats; DynamoDB gives 4.0 back as 4.
     others = {name: float(one["N"]) if "N" in one else one.get("S", one) for name, one in item.items()}
     return user, event_key, "\x1f".join((value_text(texts, others), *expires))
-
-
-def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
-    """Each row as a put request in DynamoDB's JSON."""
-    own = own_texts(columns)
-    escaped = {name: json_escaped(texts) for name, texts in {"session_id": columns.texts["session_id"], **own}.items()}
-    columns = replace(columns, texts={**columns.texts, **escaped})
-    pieces: list[Piece] = []
-    for name in (*FIELDS, *own):
-        pieces += [
-            f'"}},"{name}":{{"S":"'.encode() if pieces else f'{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
-        ]
-        pieces += _values(columns, name)
-    if ttl_s is not None:
-        expires = decimals(columns.numbers["epoch_ms"] // 1_000 + ttl_s)
-        pieces += [b'"},"expires_at":{"N":"', expires]
-    for name, numbers in own_number_texts(columns).items():
-        pieces += [f'"}},"{name}":{{"N":"'.encode(), numbers]
-    items = concatenate([*pieces, b'"}}}}'])
-    text = items.buffer.tobytes()
-    ends = (items.starts + items.widths).tolist()
-    return [text[start:end] for start, end in zip(items.starts.tolist(), ends, strict=True)]
-
-
-def _values(columns: Columns, name: str) -> list[Piece]:
-    return event_key(columns) if name == "event_key" else [columns.texts[name]]
-
-
-def _item_bytes(columns: Columns) -> Ints:
-    """What DynamoDB counts for each item, at most: the bytes of its names and values."""
-    names = (*FIELDS, *own_texts(columns))
-    values = [piece for name in names for piece in (name.encode(), *_values(columns, name))]
-    values += [piece for name, texts in own_number_texts(columns).items() for piece in (name.encode(), texts)]
-    return np.zeros(len(columns), np.int64) + lengths(values) + len("expires_at") + _NUMBER_BYTES
-
-
-def _good_keys(columns: Columns) -> Bools:
-    hash_bytes, range_bytes = lengths([columns.texts["user_id"]]), lengths(event_key(columns))
-    good = np.ones(len(columns), np.bool_)
-    for size, most in ((hash_bytes, MAX_HASH_BYTES), (range_bytes, MAX_RANGE_BYTES)):
-        good &= (np.asarray(size) >= 1) & (np.asarray(size) <= most)
-    return good
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """Up to 25 rows for one BatchWriteItem: their indices in the chunk, put requests in JSON, and capacity units."""
-
-    rows: list[int]
-    items: list[bytes]
-    units: list[int]
-
-    def body(self, table: str) -> bytes:
-        return b'{"RequestItems":{"%b":[%b]}}' % (table.encode(), b",".join(self.items))
-
-    def join(self, other: "_Request") -> None:
-        self.rows.extend(other.rows)
-        self.items.extend(other.items)
-        self.units.extend(other.units)
-
-    def cut(self, n: int) -> "_Request":
-        """Take out the last `n` rows, or all."""
-        cut = self._take(range(max(0, len(self.rows) - n), len(self.rows)))
-        del self.rows[-n:], self.items[-n:], self.units[-n:]
-        return cut
-
-    def only(self, keys: set[tuple[str, str]]) -> "_Request":
-        return self._take([i for i, item in enumerate(self.items) if _key_of(json.loads(item)) in keys])
-
-    def halves(self) -> Sequence["_Request"]:
-        middle = len(self.rows) // 2
-        return self._take(range(middle)), self._take(range(middle, len(self.rows)))
-
-    def _take(self, indices: Sequence[int]) -> "_Request":
-        return _Request(
-            [self.rows[i] for i in indices], [self.items[i] for i in indices], [self.units[i] for i in indices]
-        )
-
-
-def _key_of(write: dict[str, Any]) -> tuple[str, str]:
-    item = write["PutRequest"]["Item"]
-    return item["user_id"]["S"], item["event_key"]["S"]
 
 
 class _Checkpoints(CheckpointStore):

@@ -51,6 +51,7 @@ _PIECE_USERS = 100  # asked for in one request
 _FINISH_S = 1.0
 _LOOK_S = 0.1  # between two looks at what the driver has found out
 _SILENT_S = 0.5  # of a server that says nothing, before it is asked what it is
+_CLOSE_S = 1.0  # the driver says good-bye to the server, which may be silent
 _NAMESPACE_EXISTS = 48
 _NAME = r"^[^.$\x00]+(\.[^.$\x00]+)*$"  # of a collection; the driver takes no other
 _REFUSED_LOGIN = frozenset({13, 18, 8000})  # Unauthorized, AuthenticationFailed, AtlasError
@@ -119,8 +120,8 @@ class MongoDBSink(Sink):
             "retryReads": False,
             "socketTimeoutMS": timeout_ms,
             "connectTimeoutMS": timeout_ms,
-            # The retrier decides how long an absent server is waited for.
-            "serverSelectionTimeoutMS": round(1_000 * min(self.options.timeout_s, self.retrier.budget_s, 5.0)),
+            # The retrier decides how long an absent server is waited for; before its budget ends the cause is known.
+            "serverSelectionTimeoutMS": round(1_000 * min(self.options.timeout_s, self.retrier.budget_s / 2, 5.0)),
             "maxPoolSize": 2 * self.options.concurrency + 4,
             "appname": "ingest-service",
         }
@@ -237,7 +238,7 @@ class MongoDBSink(Sink):
                         raise
                     self.limit.answered(time.monotonic() - began)
 
-        await self.retrier.call(attempt)
+        await self.retrier.call(attempt, moves_rows=True)
         return batch.refused
 
     async def _write_once(self, batch: Batch) -> None:
@@ -248,9 +249,9 @@ class MongoDBSink(Sink):
         with self._errors_translated():
             again = batch.answered(rows, await _finished(self.database.command(command)))
         fault.point("mongodb-reply")
+        if batch.left < left:
+            self.retrier.progressed()
         if again is not None:
-            if batch.left < left:
-                self.retrier.progressed()
             raise again
 
     async def epoch(self) -> str:
@@ -337,7 +338,9 @@ class MongoDBSink(Sink):
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await client.close()
 
 
 def _stored_row(document: Document) -> tuple[str, str, str]:

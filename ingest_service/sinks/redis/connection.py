@@ -6,7 +6,7 @@ RESP (redis.io, "Redis serialization protocol specification") and counts the rep
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.connection import AbstractConnection
@@ -36,9 +36,9 @@ class _Bulk(AbstractConnection):
             raise asyncio.CancelledError
 
     async def exchange(
-        self, payloads: AsyncIterator[memoryview], n_replies: int, idle_timeout_s: float
+        self, payloads: AsyncIterator[memoryview], n_replies: int, idle_timeout_s: float, heard: Callable[[], None]
     ) -> dict[int, str]:
-        """Send commands and read as many replies, each an integer or an error.
+        """Send commands and read as many replies, each an integer or an error; `heard` is called as they come.
 
         Returns the errors by their index: the first word of each, since the rest may quote the row. OSError, EOFError
         or TimeoutError if the connection breaks or no reply comes for `idle_timeout_s`. Then, and after a cancellation,
@@ -46,7 +46,7 @@ class _Bulk(AbstractConnection):
         """
         sender = asyncio.create_task(self._send(payloads))
         try:
-            errors = await self._receive(n_replies, idle_timeout_s)
+            errors = await self._receive(n_replies, idle_timeout_s, heard)
             await sender
             return errors
         finally:
@@ -61,7 +61,7 @@ class _Bulk(AbstractConnection):
                 await self._writer.drain()
                 fault.point("redis-sending")
 
-    async def _receive(self, n_replies: int, idle_timeout_s: float) -> dict[int, str]:
+    async def _receive(self, n_replies: int, idle_timeout_s: float, heard: Callable[[], None]) -> dict[int, str]:
         assert self._reader is not None, "the pool hands out connected connections"
         errors: dict[int, str] = {}
         index = 0
@@ -71,6 +71,7 @@ class _Bulk(AbstractConnection):
                 data = await self._reader.read(_READ_BYTES)
             if not data:
                 raise EOFError
+            heard()
             # Integers and errors take one line each, and no integer here is negative.
             whole, newline, rest = data.rpartition(b"\n")
             if not newline:

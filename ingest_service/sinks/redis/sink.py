@@ -107,7 +107,7 @@ class RedisSink(Sink):
                 pending = pending.only(np.array(outcome.again, np.int64))
                 raise outcome.fault
 
-        await self.retrier.call(attempt)
+        await self.retrier.call(attempt, moves_rows=True)
         reason = "The user's key holds something that is no sorted set."
         rows = [chunk.dead_row(row, self.name, "wrong_type", reason) for row in sorted(dead)]
         return Written(n_rows - len(rows), chunk.accepted - n_rows, rows)
@@ -149,7 +149,7 @@ class RedisSink(Sink):
         n_replies = batch.n_users * COMMANDS_PER_USER
         with errors_translated():
             async with connection_of(node) as connection:
-                return await connection.exchange(payloads(), n_replies, self.options.timeout_s)
+                return await connection.exchange(payloads(), n_replies, self.options.timeout_s, self.retrier.answered)
 
     async def command(self, *arguments: str | int, key: str = "") -> object:
         """One command and its reply, retried: at the node that holds the key, or at any."""

@@ -66,7 +66,7 @@ class SQLiteSink(Sink):
         if str(self.path) == ":memory:":
             raise ConfigurationError("A database in memory ends with the run, and its rows with it; name a file.")
         self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s)
+        self.retrier = Retrier(self.name, self.options.retry_budget_s, can_hang=False)
         self.limit = AdaptiveLimit(1)
         self._rate = RateLimit(self.options.rate)
         # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.

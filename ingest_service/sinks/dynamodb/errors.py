@@ -1,0 +1,203 @@
+"""What AWS, botocore and the connection say, in the terms of this program: one place, and it has a default.
+
+Texts are left out, since they may quote a row; of a refused item the attribute is taken, as the server names it.
+"""
+
+import re
+import socket
+import ssl
+from typing import Any
+
+from ingest_service.errors import ConfigurationError, Retry
+
+# AWS error codes by what follows from them. Everything else that is the client's fault is a setting to fix.
+THROTTLED = frozenset(
+    (
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ThrottledException",
+        "ThrottlingException",
+    )
+)
+PASSING = frozenset(
+    (
+        "InternalFailure",
+        "InternalServerError",
+        "ItemCollectionSizeLimitExceededException",
+        "LimitExceededException",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "TransactionInProgressException",
+    )
+)
+EXPIRED = frozenset(("ExpiredToken", "ExpiredTokenException", "RequestExpired"))
+INVALID = frozenset(("RequestEntityTooLarge", "SerializationException", "ValidationException"))
+_UNSIGNED = frozenset(
+    (
+        "IncompleteSignature",
+        "IncompleteSignatureException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    )
+)
+_OURS = re.compile(r"(BatchWrite|Get|Put)Item|Scan|Query|(Create|Delete|Describe)Table|(Describe|Update)TimeToLive")
+# "Type mismatch for Index Key device Expected: N Actual: S", "… IndexName: by_session, IndexKey: session_id"
+_ATTRIBUTE = re.compile(r"\b[Kk]ey:? ([\w.-]{1,255})")
+_TYPES = re.compile(r"\b[Ee]xpected: ([SNB]),? [Aa]ctual: ([SNB])\b")
+_NO_TLS = re.compile(r"WRONG_VERSION|UNKNOWN_PROTOCOL|RECORD_LAYER|HTTP_REQUEST|PACKET_LENGTH|UNSUPPORTED_PROTOCOL")
+_NO_CREDENTIALS = "No AWS credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret."
+
+
+class Refused(Exception):
+    """DynamoDB refuses the request as such: some item in it is not valid. `code` is AWS's.
+
+    `attribute` is the one that the server names, maybe, and `types` the type that it wants and the one it has got.
+    """
+
+    def __init__(self, code: str, attribute: str = "", types: str = "") -> None:
+        super().__init__(code)
+        self.code = code
+        self.attribute = attribute
+        self.types = types
+
+
+class ConditionFailed(Exception):
+    """A conditional write found something else than it was told to expect."""
+
+
+class TableMissing(ConfigurationError):
+    """There is no table of that name."""
+
+
+def translated(code: str, status: int, message: str = "") -> Exception:
+    """An AWS error code and HTTP status."""
+    code = code.rpartition("#")[2]
+    if code in THROTTLED:
+        return Retry(f"DynamoDB answers {code}", throttled=True)
+    if code in PASSING or code in EXPIRED or status >= 500:
+        return Retry(f"DynamoDB answers {code or status}")
+    if code in INVALID or status == 413:
+        attribute, types = _ATTRIBUTE.search(message), _TYPES.search(message)
+        wanted = f", wanted as {types[1]}, is {types[2]}" if types else ""
+        return Refused(code or str(status), attribute[1] if attribute else "", wanted)
+    if code == "ConditionalCheckFailedException":
+        return ConditionFailed(code)
+    if code == "ResourceNotFoundException":
+        return TableMissing("The DynamoDB table does not exist; make it with: ingest-service check --create.")
+    if code in _UNSIGNED:
+        return ConfigurationError(
+            f"AWS does not take the credentials ({code}); check the keys, the region and this machine's clock."
+        )
+    return ConfigurationError(
+        f"DynamoDB refuses the request ({code or status}); check credentials, permissions and region."
+    )
+
+
+def fault_of(error: Exception, *, may_pass: bool) -> Exception:
+    """Any error of a call through botocore, or of a connection.
+
+    may_pass: whether credentials were found before, so that a source of them that fails now may be there again soon.
+    """
+    from botocore import exceptions as aws
+
+    if isinstance(error, aws.ClientError):
+        return _answer(error)
+    if found := _about_credentials(error, may_pass=may_pass):
+        return found
+    if isinstance(error, aws.NoRegionError):
+        return ConfigurationError("No AWS region is named; add region=… to the URL, or set AWS_REGION.")
+    return _about_connection(error) or ConfigurationError(
+        f"DynamoDB cannot be used as it is set up ({type(error).__name__}); check the endpoint and region in the URL, "
+        "and the AWS configuration."
+    )
+
+
+def _answer(error: Any) -> Exception:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    message = str(error.response.get("Error", {}).get("Message", ""))
+    fault = translated(code, status, message)
+    if _OURS.fullmatch(error.operation_name) or isinstance(fault, Retry):
+        return fault
+    return ConfigurationError(
+        f"AWS gives no credentials ({code or status} at {error.operation_name}); check the profile and its role."
+    )
+
+
+def _about_credentials(error: Exception, *, may_pass: bool) -> Exception | None:
+    from botocore import exceptions as aws
+
+    if isinstance(error, aws.ProfileNotFound):
+        name = error.kwargs.get("profile")
+        return ConfigurationError(f"There is no AWS profile {name!r}; set AWS_PROFILE to one that is configured.")
+    if isinstance(error, aws.NoCredentialsError):
+        return ConfigurationError(_NO_CREDENTIALS)
+    if isinstance(error, aws.PartialCredentialsError):
+        missing = error.kwargs.get("cred_var")
+        return ConfigurationError(
+            f"The AWS credentials are not whole ({missing} is missing); set it beside the others."
+        )
+    if isinstance(error, aws.SSOError | aws.TokenRetrievalError | aws.NoAuthTokenError | aws.LoginError):
+        return ConfigurationError(
+            f"There is no AWS login that holds ({type(error).__name__}); log in with: aws sso login, or aws login."
+        )
+    if isinstance(error, aws.CredentialRetrievalError | aws.MetadataRetrievalError):
+        source = getattr(error, "kwargs", {}).get("provider", "metadata")
+        if may_pass:
+            return Retry(f"AWS credentials cannot be renewed from {source}")
+        return ConfigurationError(f"AWS credentials cannot be had from {source}; check it and the profile.")
+    if isinstance(error, aws.RefreshWithMFAUnsupportedError):
+        return ConfigurationError("The AWS session has ended and its MFA code cannot be asked for; log in again.")
+    return None
+
+
+def _about_connection(error: Exception) -> Exception | None:
+    from botocore import exceptions as aws
+    from botocore.parsers import ResponseParserError
+
+    tls: Any = _inner(error, ssl.SSLError)
+    if tls is not None:
+        # aiohttp's own kind holds that of ssl.
+        tls = getattr(tls, "certificate_error", None) or getattr(tls, "os_error", None) or tls
+        if isinstance(tls, ssl.SSLCertVerificationError):
+            return ConfigurationError(
+                f"DynamoDB's certificate does not hold ({tls.verify_message}); name its authority with ca_file=… in "
+                "the URL or AWS_CA_BUNDLE, and check the host in the endpoint."
+            )
+        if _NO_TLS.search(getattr(tls, "reason", "") or ""):
+            return ConfigurationError("The DynamoDB endpoint does not speak TLS; write http:// in endpoint=….")
+    status = getattr(_inner(error, _response_error()), "status", 0)
+    if isinstance(error, aws.ProxyConnectionError) and status in (401, 403, 407):
+        return ConfigurationError(
+            f"The proxy refuses to connect to DynamoDB ({status}); check HTTPS_PROXY and its login."
+        )
+    if isinstance(error, ResponseParserError) or (isinstance(error, aws.HTTPClientError) and status == 400):
+        return ConfigurationError("The DynamoDB endpoint does not answer as DynamoDB does; check endpoint=….")
+    if isinstance(error, OSError | EOFError | aws.HTTPClientError | aws.ConnectionError | aws.IncompleteReadError):
+        unknown = _inner(error, socket.gaierror) is not None
+        return Retry("the endpoint's host is not found" if unknown else f"connection fault ({type(error).__name__})")
+    return None
+
+
+def _response_error() -> type[Exception]:
+    from aiohttp import ClientResponseError
+
+    return ClientResponseError
+
+
+def _inner(error: Any, kind: type[Exception]) -> Exception | None:
+    """The error of this kind that another one was made of; botocore and aiohttp each keep it in their own place."""
+    seen = 0
+    while isinstance(error, BaseException) and seen < 10:
+        if isinstance(error, kind):
+            return error
+        seen += 1
+        places = (getattr(error, "kwargs", {}).get("error"), getattr(error, "os_error", None))
+        error = next((one for one in places if one is not None), None) or error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,127 @@
+"""What rows become in DynamoDB: items as ready-made JSON, in requests of 25.
+
+Limits (docs.aws.amazon.com, BatchWriteItem and "Service quotas"): 25 items and 16 MB a request, 400 KB an item, no
+two writes to one key in a request, hash key 1 to 2,048 bytes, range key 1 to 1,024.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.texts import Piece, concatenate, decimals, lengths
+from ingest_service.sinks.fields import FIELDS, event_key, json_escaped, own_number_texts, own_texts
+
+ITEMS_PER_REQUEST = 25
+MAX_ITEM_BYTES = 400 * 1024
+MAX_HASH_BYTES, MAX_RANGE_BYTES = 2048, 1024
+EXPIRES_AT = "expires_at"
+_NUMBER_BYTES = 21  # the most that DynamoDB counts for a number
+
+
+def spread(rows: Ints) -> Ints:
+    """The rows in an order in which the 25 of a request come from all over the chunk, and so do neighbouring requests.
+
+    A file sorted by user would otherwise send a busy user's items to one partition at once, which takes 1,000 units a
+    second. No key is there twice, so their order does not matter.
+    """
+    n_requests = -(-len(rows) // ITEMS_PER_REQUEST)
+    order = np.arange(n_requests * ITEMS_PER_REQUEST).reshape(ITEMS_PER_REQUEST, n_requests).T.ravel()
+    return rows[order[order < len(rows)]]
+
+
+def kinds(columns: Columns, ttl_s: int | None) -> dict[str, str]:
+    """The attributes that such rows have, and DynamoDB's letter for the type of each."""
+    numbers = [*own_number_texts(columns), *([] if ttl_s is None else [EXPIRES_AT])]
+    return dict.fromkeys((*FIELDS, *own_texts(columns)), "S") | dict.fromkeys(numbers, "N")
+
+
+def expiry_s(columns: Columns, ttl_s: int) -> Ints:
+    """When each row is to be deleted, in seconds since the epoch."""
+    return columns.numbers["epoch_ms"] // 1_000 + ttl_s
+
+
+def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
+    """Each row as a put request in DynamoDB's JSON."""
+    own = own_texts(columns)
+    escaped = {name: json_escaped(texts) for name, texts in {"session_id": columns.texts["session_id"], **own}.items()}
+    columns = replace(columns, texts={**columns.texts, **escaped})
+    pieces: list[Piece] = []
+    for name in (*FIELDS, *own):
+        pieces += [
+            f'"}},"{name}":{{"S":"'.encode() if pieces else f'{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
+        ]
+        pieces += _values(columns, name)
+    if ttl_s is not None:
+        expires = decimals(expiry_s(columns, ttl_s))
+        pieces += [f'"}},"{EXPIRES_AT}":{{"N":"'.encode(), expires]
+    for name, numbers in own_number_texts(columns).items():
+        pieces += [f'"}},"{name}":{{"N":"'.encode(), numbers]
+    items = concatenate([*pieces, b'"}}}}'])
+    text = items.buffer.tobytes()
+    ends = (items.starts + items.widths).tolist()
+    return [text[start:end] for start, end in zip(items.starts.tolist(), ends, strict=True)]
+
+
+def _values(columns: Columns, name: str) -> list[Piece]:
+    return event_key(columns) if name == "event_key" else [columns.texts[name]]
+
+
+def item_bytes(columns: Columns) -> Ints:
+    """What DynamoDB counts for each item, at most: the bytes of its names and values."""
+    names = (*FIELDS, *own_texts(columns))
+    values = [piece for name in names for piece in (name.encode(), *_values(columns, name))]
+    values += [piece for name, texts in own_number_texts(columns).items() for piece in (name.encode(), texts)]
+    return np.zeros(len(columns), np.int64) + lengths(values) + len(EXPIRES_AT) + _NUMBER_BYTES
+
+
+def good_keys(columns: Columns) -> Bools:
+    hash_bytes, range_bytes = lengths([columns.texts["user_id"]]), lengths(event_key(columns))
+    good = np.ones(len(columns), np.bool_)
+    for size, most in ((hash_bytes, MAX_HASH_BYTES), (range_bytes, MAX_RANGE_BYTES)):
+        good &= (np.asarray(size) >= 1) & (np.asarray(size) <= most)
+    return good
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Up to 25 rows for one BatchWriteItem: their indices in the chunk, put requests in JSON, and capacity units."""
+
+    rows: list[int]
+    items: list[bytes]
+    units: list[int]
+
+    def body(self, table: str) -> bytes:
+        return b'{"RequestItems":{"%b":[%b]}}' % (table.encode(), b",".join(self.items))
+
+    def join(self, other: "Request") -> None:
+        self.rows.extend(other.rows)
+        self.items.extend(other.items)
+        self.units.extend(other.units)
+
+    def cut(self, n: int) -> "Request":
+        """Take out the last `n` rows, or all."""
+        cut = self._take(range(max(0, len(self.rows) - n), len(self.rows)))
+        del self.rows[-n:], self.items[-n:], self.units[-n:]
+        return cut
+
+    def only(self, keys: set[tuple[str, str]]) -> "Request":
+        return self._take([i for i, item in enumerate(self.items) if key_of(json.loads(item)) in keys])
+
+    def halves(self) -> Sequence["Request"]:
+        middle = len(self.rows) // 2
+        return self._take(range(middle)), self._take(range(middle, len(self.rows)))
+
+    def _take(self, indices: Sequence[int]) -> "Request":
+        return Request(
+            [self.rows[i] for i in indices], [self.items[i] for i in indices], [self.units[i] for i in indices]
+        )
+
+
+def key_of(write: dict[str, Any]) -> tuple[str, str]:
+    item = write["PutRequest"]["Item"]
+    return item["user_id"]["S"], item["event_key"]["S"]
