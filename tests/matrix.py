@@ -144,6 +144,36 @@ MATRIX: dict[int, Fault] = {
         "SIGSTOP of each server; `ttl_s`",
         "exit 69 when the budget is spent, 75 within 8 s of SIGTERM; it is said",
     ),
+    49: Fault(
+        "SQLite: the file goes in the middle of a load",
+        "deleted; replaced by an empty file or its copy",
+        "exit 78 with the next checkpoint",
+    ),
+    50: Fault(
+        "SQLite: a place that may only be read",
+        "a read-only mount; rows that wait in the log",
+        "`status` and `verify` work, or say what is missing; a run is refused",
+    ),
+    51: Fault(
+        "SQLite: a table that others made",
+        "no key, other unique indexes, columns, views, triggers",
+        "it gets a key, or exit 78 before a row is sent; a doubled row is a difference",
+    ),
+    52: Fault(
+        "two places with one store of checkpoints",
+        "a second table, collection, database or file; checkpoints of version 0.1",
+        "each has a checkpoint of its own, and all rows",
+    ),
+    53: Fault(
+        "MongoDB or an object store cannot be used as its address says",
+        "TLS, certificates, credentials, replica set, another kind of server",
+        "exit 78 at once, by the cause; what may pass exits 69 or 74 with it",
+    ),
+    54: Fault(
+        "MongoDB: a collection that others made",
+        "capped, time series, views (forged answers); validators, indexes",
+        "exit 78 before a row is sent, or a warning",
+    ),
     55: Fault(
         "a file that is something else",
         "tar, Excel, Parquet, UTF-16, HTML, packed twice, rubbish at its end, lines before its header",

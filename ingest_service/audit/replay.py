@@ -30,8 +30,9 @@ from ingest_service.errors import (
 from ingest_service.formats.delimited.layout import Layout, bind, specify
 from ingest_service.formats.delimited.records import BLANKS, scan_record
 from ingest_service.pipeline import dead_letter
-from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, Lease, decode
+from ingest_service.pipeline.checkpoint import Checkpoint, Lease, decode
 from ingest_service.pipeline.load import CHECKPOINT_EVERY_S, RELEASE_S
+from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Sink
@@ -125,7 +126,7 @@ def _look_through(path: Path) -> tuple[str | None, set[str]]:
 
 
 async def _hold(sink: Sink, stream: str, folder: Path | None) -> Held:
-    store: CheckpointStore = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
+    store = checkpoints_of(sink, folder)
     before = await checkpoint_of(stream, sink, store)
     lease = Lease(store, stream, sink.name)
     found = await lease.acquire(before.source, before.watermark, restart=False)

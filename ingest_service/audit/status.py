@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, decode
+from ingest_service.pipeline.checkpoint import Checkpoint, decode
+from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.pipeline.run import opened
 from ingest_service.sinks.base import Sink
 from ingest_service.sinks.checkpoints import EPOCH
@@ -15,7 +16,7 @@ async def status_of(sink: Sink, folder: Path | None, wanted: Collection[str] | N
     """One object a stream with a checkpoint in a sink, or for it in `folder`. The sink is opened and closed here."""
     lines = []
     async with opened([sink]):
-        store = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
+        store = checkpoints_of(sink, folder)
         for stream in await store.streams():
             text = await store.read(stream)
             if text is not None and stream != EPOCH and (wanted is None or stream in wanted):

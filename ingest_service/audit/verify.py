@@ -25,14 +25,15 @@ from ingest_service.errors import ConfigurationError, Stopped, UsageError
 from ingest_service.formats.delimited.blocks import BlockReader, parse_block
 from ingest_service.formats.delimited.layout import Layout
 from ingest_service.pipeline import dead_letter
-from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints
+from ingest_service.pipeline.checkpoint import Checkpoint
 from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.chunk import Chunk
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Sink
-from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore
+from ingest_service.sinks.checkpoints import EPOCH
 from ingest_service.sinks.readback import event_key_of, frame_of
 
 FIRST_DIFFERENCES = 10  # shown of each kind, for each sink
@@ -102,14 +103,11 @@ def _check_stop(stop: asyncio.Event) -> None:
 async def _open_stream(number: int, job: Job, sinks: Sequence[Sink]) -> _Stream:
     if not job.source.resumable:
         raise UsageError("Standard input cannot be read again, so it cannot be compared; name a file.")
-    checkpoints = {sink.name: await checkpoint_of(job.stream, sink, _store(sink, job)) for sink in sinks}
+    stores = {sink.name: checkpoints_of(sink, job.checkpoint_dir) for sink in sinks}
+    checkpoints = {sink.name: await checkpoint_of(job.stream, sink, stores[sink.name]) for sink in sinks}
     for header, mark in {(found.source.header, found.watermark) for found in checkpoints.values()}:
         await asyncio.to_thread(_require_same_source, job, header, mark)
     return _Stream(number, job, checkpoints, await asyncio.to_thread(_Letters, job))
-
-
-def _store(sink: Sink, job: Job) -> CheckpointStore:
-    return sink.checkpoints if job.checkpoint_dir is None else FileCheckpoints(job.checkpoint_dir, sink.name)
 
 
 def _reader(job: Job) -> BlockReader:
@@ -145,7 +143,7 @@ async def _note_possible_reasons(sink: Sink, streams: Sequence[_Stream], found: 
     if not found.equal:
         with suppress(ConfigurationError):  # listing them is a right of its own
             known = {EPOCH, *(stream.job.stream for stream in streams)}
-            others = set(await _store(sink, streams[0].job).streams()) - known
+            others = set(await checkpoints_of(sink, streams[0].job.checkpoint_dir).streams()) - known
             if others:
                 found.notes.append(f"has rows of {len(others)} other source(s); name these too if they share users")
 
@@ -313,6 +311,8 @@ async def _compare(sink: Sink, rows: pl.DataFrame, streams: Sequence[_Stream], f
 def _count(
     sink: Sink, rows: pl.DataFrame, stored: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings
 ) -> None:
+    is_first = stored.select(pl.struct(_RECORD).is_first_distinct().alias("first"))["first"]
+    stored, doubled = stored.filter(is_first), stored.filter(~is_first)
     candidates, loose = _candidates(sink, rows, stored, streams)
     expected = sink.expected(candidates)
     required = expected.filter("required", ~pl.col("expired"))
@@ -325,6 +325,7 @@ def _count(
     extra = unexplained.join(unmet, on=_KEY, how="anti").join(loose, on=_KEY, how="anti")
     if not found.complete:
         extra = extra.join(rows, on=_KEY, how="anti")  # a set may not be trimmed yet
+    extra = pl.concat([extra, doubled])  # whatever a row is, it is never there twice
     found.missing += missing.height
     found.altered += altered.height
     found.extra += extra.height

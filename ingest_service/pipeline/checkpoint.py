@@ -24,7 +24,7 @@ from ingest_service.pipeline.tracker import Counts, Watermark
 from ingest_service.rows.chunk import Position
 from ingest_service.runtime import fault
 from ingest_service.runtime.durable import sync_folder, take_lock
-from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
 
 VERSION = 1
 LEASE_S = 15.0
@@ -67,6 +67,7 @@ class Checkpoint:
     holder: Holder | None = None
     updated_at: str = ""
     epoch: str = ""  # of the place where the rows are, if the checkpoint is kept elsewhere
+    place: Place | None = None  # that place; the first versions did not note it
 
 
 def encode(checkpoint: Checkpoint) -> str:
@@ -85,6 +86,7 @@ def encode(checkpoint: Checkpoint) -> str:
         "holder": asdict(checkpoint.holder) if checkpoint.holder else None,
         "updated_at": checkpoint.updated_at,
         "epoch": checkpoint.epoch,
+        "place": asdict(checkpoint.place) if checkpoint.place else None,
     }
     if unended is not None:  # whoever does not know it refuses a line that went on, as ever
         content["unended"] = {**asdict(unended.position), "counts": asdict(unended.counts)}
@@ -119,6 +121,7 @@ def decode(text: str, stream: str, sink: str) -> Checkpoint:
         Holder(**content["holder"]) if content["holder"] else None,
         content["updated_at"],
         content.get("epoch", ""),  # the first checkpoints had none
+        Place(**content["place"]) if content.get("place") else None,
     )
 
 
@@ -189,14 +192,17 @@ class FileCheckpoints(CheckpointStore):
 class Lease:
     """The right to write one stream into one sink, and the checkpoint that it found.
 
-    `epoch` is that of the sink, where it could lose its rows without the checkpoint.
+    `epoch` and `place` are those of the sink, where it could lose its rows without the checkpoint.
     """
 
-    def __init__(self, store: CheckpointStore, stream: str, sink: str, epoch: str = "") -> None:
+    def __init__(
+        self, store: CheckpointStore, stream: str, sink: str, epoch: str = "", place: Place | None = None
+    ) -> None:
         self._store = store
         self._stream = stream
         self._sink = sink
         self._epoch = epoch
+        self._place = place
         self._text: str | None = None
         self._current: Checkpoint | None = None
 
@@ -233,8 +239,8 @@ class Lease:
                 mine = found
                 if found.epoch:
                     self.require_epoch(found.epoch)
-            epoch = self._epoch or mine.epoch
-            mine = replace(mine, fence=mine.fence + 1, beat=0, holder=_this_process(), epoch=epoch)
+            epoch, place = self._epoch or mine.epoch, self._place or mine.place
+            mine = replace(mine, fence=mine.fence + 1, beat=0, holder=_this_process(), epoch=epoch, place=place)
             if await self._swap(text, mine):
                 return mine
 

@@ -16,11 +16,12 @@ from typing import Protocol
 
 from ingest_service.errors import IngestError, LineContinued, RowsGone, SourceChanged, Stopped, TooManyRejects
 from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
-from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, Fingerprint, Lease
+from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease
 from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
+from ingest_service.pipeline.placed import checkpoints_of, is_apart
 from ingest_service.pipeline.rejects import FIRST_ROWS, Refusals, rejected_among_first
 from ingest_service.pipeline.report import SinkReport, StreamReport
 from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
@@ -31,7 +32,6 @@ from ingest_service.runtime.tasks import task_group
 from ingest_service.runtime.threads import finish_in_thread
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.base import Sink, Written
-from ingest_service.sinks.checkpoints import CheckpointStore
 from ingest_service.sources.base import Source
 
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
@@ -174,11 +174,9 @@ async def _open_reader(job: Job) -> BlockReader:
 
 
 async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
-    store: CheckpointStore = sink.checkpoints
-    if job.checkpoint_dir is not None:
-        store = FileCheckpoints(job.checkpoint_dir, sink.name)
-    epoch = await sink.epoch() if _is_apart(job, sink) else ""
-    lease = Lease(store, job.stream, sink.name, epoch)
+    store = checkpoints_of(sink, job.checkpoint_dir)
+    epoch, place = (await sink.epoch(), sink.place) if is_apart(sink, job.checkpoint_dir) else ("", None)
+    lease = Lease(store, job.stream, sink.name, epoch, place)
     found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
     if found.watermark.position.offset < reader.first.offset:
         # The header had no line end yet when an earlier run saw it.
@@ -262,15 +260,10 @@ async def _save(
         await lane.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
 
 
-def _is_apart(job: Job, sink: Sink) -> bool:
-    """Whether the checkpoint could outlive the rows that it is about."""
-    return job.checkpoint_dir is not None or sink.is_apart
-
-
 async def _assure_rows(lane: Lane, job: Job) -> None:
     """Before a checkpoint says so: what was written is there; if kept elsewhere, durable and of this place, too."""
     await lane.sink.assure()
-    if _is_apart(job, lane.sink):
+    if is_apart(lane.sink, job.checkpoint_dir):
         await lane.sink.flush()
         lane.lease.require_epoch(await lane.sink.epoch())
 

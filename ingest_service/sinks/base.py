@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
-from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.pacing import AdaptiveLimit
 from ingest_service.sinks.retry import Retrier
 
@@ -72,6 +72,7 @@ class Sink(ABC):
     retrier: Retrier
     limit: AdaptiveLimit
     checkpoints: CheckpointStore
+    place: Place = Place()  # told apart from others by whoever keeps checkpoints; none if there can be only one
     warnings: list[str]
 
     def __new__(cls, *_: Any, **__: Any) -> Self:

@@ -2,8 +2,25 @@
 
 import uuid
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
 
 EPOCH = "epoch"  # no stream has this name: theirs end in a hash
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where rows are, without secrets: a table or collection by `name`, at a `server`, which is a host or a file.
+
+    The same place may be reached by another server's name tomorrow, but never by another name of its own.
+    """
+
+    name: str = ""
+    server: str = ""
+
+    def is_still_there(self) -> bool:
+        """Whether it is a file that exists, so that another one is at best its copy."""
+        return self.server.startswith("/") and Path(self.server).exists()
 
 
 class CheckpointStore(ABC):

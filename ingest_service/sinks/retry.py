@@ -57,11 +57,13 @@ class Retrier:
         """`attempt` until it does not raise Retry. SinkUnavailable when the budget is spent."""
         failures = 0
         failing_since = 0.0
+        reason = "no answer"  # until an attempt says more
         while True:
             began = time.monotonic()
             try:
-                result = await self._unless_silent(attempt, failing_since or began, moves_rows)
+                result = await self._unless_silent(attempt, failing_since or began, moves_rows, reason)
             except Retry as fault:
+                reason = fault.reason
                 failing_since = failing_since or max(began, self._woke, self._last_answer if moves_rows else 0)
                 self.retries += 1
                 self.throttled += fault.throttled
@@ -76,7 +78,9 @@ class Retrier:
                     self.progressed()
                 return result
 
-    async def _unless_silent(self, attempt: Callable[[], Awaitable[T]], since: float, moves_rows: bool) -> T:
+    async def _unless_silent(
+        self, attempt: Callable[[], Awaitable[T]], since: float, moves_rows: bool, reason: str
+    ) -> T:
         """The attempt, cut off once nothing was answered for the whole budget, whatever it waits for."""
         if not self._can_hang:
             return await attempt()
@@ -106,7 +110,7 @@ class Retrier:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise self._given_up("no answer") from error
+            raise self._given_up(reason) from error
 
     def _left_s(self, since: float) -> float:
         return since + self.budget_s - time.monotonic()

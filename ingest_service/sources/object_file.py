@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest_service.errors import LocalIOError
 from ingest_service.runtime.backoff import backoff_s
+from ingest_service.sources.object_faults import status_of
 from ingest_service.sources.object_store import Address, errors_translated
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class ObjectFile(io.RawIOBase):
         try:
             result = obstore.get(self._store, self._address.path, options=options)
         except obstore.exceptions.GenericError as error:
-            if start == 0 and "416" in str(error):
+            if start == 0 and status_of(error) == 416:
                 return memoryview(b"")  # an empty object has no first byte
             raise
         self.size, self.etag = result.meta["size"], result.meta["e_tag"]

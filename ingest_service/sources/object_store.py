@@ -21,6 +21,7 @@ from ingest_service.errors import (
     SourceNotFound,
 )
 from ingest_service.runtime.durable import sync_folder
+from ingest_service.sources.object_faults import lasting_cause, passing_cause
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore
@@ -83,7 +84,9 @@ def errors_translated(uri: str, what: str = "read") -> Iterator[None]:
     except exceptions.PreconditionError as error:
         raise SourceChanged(f"{uri} was replaced while it was read; run again.") from error
     except (exceptions.BaseError, OSError) as error:
-        raise LocalIOError(f"{uri} cannot be {what} ({type(error).__name__}); run again to go on.") from error
+        if (cause := lasting_cause(error)) is not None:
+            raise ConfigurationError(f"{uri} cannot be {what}: {cause}.") from error
+        raise LocalIOError(f"{uri} cannot be {what} ({passing_cause(error)}); run again to go on.") from error
 
 
 def address_of(place: str) -> Address:

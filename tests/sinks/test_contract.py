@@ -19,6 +19,7 @@ from ingest_service.formats.delimited.blocks import BLOCK_BYTES
 from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease, decode
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import load
+from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.pipeline.run import Silent
 from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.arrays import Ints
@@ -276,14 +277,14 @@ async def test_an_edited_dead_letter_lands(kit: Kit, sink: Sink, tmp_path: Path)
     stream = stream_named(source.uri)
     job = Job(source, stream, MICROLENS, tmp_path / "state")
     await load(job, [sink], asyncio.Event(), Silent())
-    before = decode(str(await sink.checkpoints.read(stream)), stream, sink.name)
+    before = decode(str(await checkpoints_of(sink, None).read(stream)), stream, sink.name)
     letters = tmp_path / "state" / stream / "dead-letters.jsonl"
     letters.write_text(letters.read_text().replace('"raw": "bad"', f'"raw": "3,4,{FIRST_MS}"'))
 
     report = await replay(letters, [sink], MICROLENS, {}, None, asyncio.Event(), lambda **_: None)
     assert report == ReplayReport(letters=1, landed=1)
     assert kit.stored() == kit.expected([interaction(1, 2), interaction(3, 4)])
-    after = decode(str(await sink.checkpoints.read(stream)), stream, sink.name)
+    after = decode(str(await checkpoints_of(sink, None).read(stream)), stream, sink.name)
     assert after.holder is None
     assert (after.source, after.watermark, after.complete) == (before.source, before.watermark, before.complete)
     findings = await verify([job], [sink], asyncio.Event(), lambda **_: None)

@@ -28,7 +28,7 @@ from ingest_service.rows.texts import concatenate
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.dynamodb.client import DynamoDBClient
 from ingest_service.sinks.dynamodb.errors import ConditionFailed, Refused
 from ingest_service.sinks.dynamodb.items import (
@@ -104,6 +104,7 @@ class DynamoDBSink(Sink):
             ca_file=self.options.ca_file,
         )
         self.checkpoints: CheckpointStore = _Checkpoints(self)
+        self.place = Place(self.table, self.options.endpoint.rpartition("@")[2] or self.options.region)
         self.limit = AdaptiveLimit(self.options.concurrency, _START_CONCURRENCY)
         self._tables = Tables(
             self.client, self.retrier, self.table, self.options.checkpoint_table, expires=self.options.ttl_s is not None

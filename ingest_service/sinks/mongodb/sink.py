@@ -22,7 +22,7 @@ from pymongo import AsyncMongoClient, errors, uri_parser
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from ingest_service.errors import ConfigurationError, Retry, SinkUnavailable
+from ingest_service.errors import ConfigurationError, Retry
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
@@ -31,8 +31,10 @@ from ingest_service.runtime import fault
 from ingest_service.runtime.queues import BoundedQueue, Closed
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options, split_url
-from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
+from ingest_service.sinks.mongodb import reach
 from ingest_service.sinks.mongodb.bulk import PASSING, THROTTLES, Batch
+from ingest_service.sinks.mongodb.collection import survey
 from ingest_service.sinks.mongodb.documents import Documents, Interactions, Refusal
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.retry import Retrier
@@ -47,16 +49,19 @@ _BATCH_ROWS = 1_000
 _SLICE_ROWS = 16 * _BATCH_ROWS  # rows that are encoded at once
 _PIECE_USERS = 100  # asked for in one request
 _FINISH_S = 1.0
+_LOOK_S = 0.1  # between two looks at what the driver has found out
+_SILENT_S = 0.5  # of a server that says nothing, before it is asked what it is
 _CLOSE_S = 1.0  # the driver says good-bye to the server, which may be silent
 _NAMESPACE_EXISTS = 48
+_NAME = r"^[^.$\x00]+(\.[^.$\x00]+)*$"  # of a collection; the driver takes no other
 _REFUSED_LOGIN = frozenset({13, 18, 8000})  # Unauthorized, AuthenticationFailed, AtlasError
 # Written data must survive a failover and a crash before a checkpoint says so; who writes w= in the URL knows better.
 _SAFE_WRITES = {"w": "majority", "journal": True}
 
 
 class MongoDBOptions(SinkOptions):
-    collection: str = Field("interactions", pattern=r"^[^$]+$", description="where the documents go")
-    checkpoint_collection: str = Field("ingest_checkpoints", description="where checkpoints are kept")
+    collection: str = Field("interactions", pattern=_NAME, description="where the documents go")
+    checkpoint_collection: str = Field("ingest_checkpoints", pattern=_NAME, description="where checkpoints are kept")
     concurrency: int = Field(4, ge=1, le=64, description="bulk writes in flight at once, at most")
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
 
@@ -76,11 +81,35 @@ class MongoDBSink(Sink):
         self.limit = AdaptiveLimit(self.options.concurrency)
         self._rate = RateLimit(self.options.rate)
         self._client: AsyncMongoClient[Document] | None = None
+        self._asked: dict[reach.Address, reach.Cause | None] = {}  # what servers are that did not answer the driver
         self.checkpoints: CheckpointStore = _Checkpoints(self)
+        self.place = Place(f"{self.database_name}.{self.options.collection}", split_url(url).netloc.rpartition("@")[2])
 
     async def open(self) -> None:
         self._connect()
-        await self.call(lambda: self.database.command("ping"))
+        await self.call(self._ping)
+
+    async def _ping(self) -> None:
+        """The driver tries for seconds whatever is wrong; what waiting cannot mend is told as soon as it is seen."""
+        began = time.monotonic()
+        pinging = asyncio.ensure_future(self.database.command("ping"))
+        try:
+            while not (await asyncio.wait((pinging,), timeout=_LOOK_S))[0]:
+                topology = reach.Topology.of(self.database.client.topology_description)
+                if topology.silent and not self._asked and time.monotonic() - began > _SILENT_S:
+                    self._asked = await reach.asked(topology.silent, with_tls=self._has_tls())
+                cause = reach.cause_of(topology, self._asked)
+                if cause is not None and cause.lasts:
+                    raise cause.as_error()
+            await pinging
+        finally:
+            pinging.cancel()
+            await asyncio.wait((pinging,), timeout=_FINISH_S)
+
+    def _has_tls(self) -> bool:
+        options = {name.lower(): value for name, value in parse_qsl(self._uri.partition("?")[2])}
+        given = options.get("tls", options.get("ssl", ""))
+        return given == "true" or (given == "" and self._uri.startswith("mongodb+srv:"))
 
     def _connect(self) -> None:
         if self._client is not None:
@@ -91,8 +120,8 @@ class MongoDBSink(Sink):
             "retryReads": False,
             "socketTimeoutMS": timeout_ms,
             "connectTimeoutMS": timeout_ms,
-            # The retrier decides how long an absent server is waited for.
-            "serverSelectionTimeoutMS": round(1_000 * min(self.options.timeout_s, self.retrier.budget_s, 5.0)),
+            # The retrier decides how long an absent server is waited for; before its budget ends the cause is known.
+            "serverSelectionTimeoutMS": round(1_000 * min(self.options.timeout_s, self.retrier.budget_s / 2, 5.0)),
             "maxPoolSize": 2 * self.options.concurrency + 4,
             "appname": "ingest-service",
         }
@@ -101,9 +130,9 @@ class MongoDBSink(Sink):
             own |= _SAFE_WRITES
         try:
             self._client = AsyncMongoClient(self._uri, **own)
-        except errors.PyMongoError as error:  # mongodb+srv is looked up in the DNS
-            raise SinkUnavailable(
-                f"{self.name} cannot be found ({type(error).__name__}); check the host in its URL."
+        except errors.PyMongoError as error:
+            raise ConfigurationError(
+                f"MongoDB cannot be used as the URL says ({type(error).__name__}); check it."
             ) from error
 
     @property
@@ -120,10 +149,42 @@ class MongoDBSink(Sink):
         """One request, a function without arguments, tried again as long as its fault may pass."""
 
         async def attempt() -> Any:
-            with _errors_translated():
+            with self._errors_translated():
                 return await _finished(request())
 
         return await self.retrier.call(attempt)
+
+    @contextmanager
+    def _errors_translated(self) -> Iterator[None]:
+        """Text of the server's errors may quote rows, and is never passed on."""
+        try:
+            yield
+        except (errors.WriteConcernError, errors.ExecutionTimeout) as error:
+            raise Retry(f"MongoDB does not confirm the write (code {error.code})") from error
+        except errors.OperationFailure as error:
+            if error.code in _REFUSED_LOGIN:
+                raise ConfigurationError(
+                    f"MongoDB refuses the user or its rights (code {error.code}); check the URL and the user's roles."
+                ) from error
+            if error.code in PASSING or error.has_error_label("RetryableWriteError"):
+                raise Retry(f"MongoDB code {error.code}", throttled=error.code in THROTTLES) from error
+            raise ConfigurationError(
+                f"MongoDB refuses a request (code {error.code}); check the URL and its rights."
+            ) from error
+        except errors.ServerSelectionTimeoutError as error:
+            topology = reach.Topology.of(self.database.client.topology_description)
+            cause = reach.cause_of(topology, self._asked) or reach.Cause("no server answers")
+            raise cause.as_error() from error
+        except errors.ConnectionFailure as error:  # away, failing over, timed out, or the pool is exhausted
+            raise Retry(reach.in_words(error)) from error
+        except errors.ProtocolError as error:
+            raise Retry("an answer is no message of MongoDB's protocol") from error
+        except errors.InvalidName as error:
+            raise ConfigurationError(
+                "MongoDB has no databases or collections of such a name; check those in the URL."
+            ) from error
+        except errors.ConfigurationError as error:
+            raise reach.srv_error(error) from error
 
     async def write(self, chunk: Chunk) -> Written:
         wanted = await asyncio.to_thread(chunk.last_of_each_key)
@@ -192,7 +253,7 @@ class MongoDBSink(Sink):
         rows, command = batch.next(self.options.collection)
         command["writeConcern"] = self.collection.write_concern.document
         left = batch.left
-        with _errors_translated():
+        with self._errors_translated():
             again = batch.answered(rows, await _finished(self.database.command(command)))
         fault.point("mongodb-reply")
         if batch.left < left:
@@ -215,6 +276,12 @@ class MongoDBSink(Sink):
 
     async def _collections_named(self, name: str) -> list[Document]:
         return [dict(one) for one in await (await self.database.list_collections(filter={"name": name})).to_list()]
+
+    async def survey(self, columns: Columns) -> list[Finding]:
+        found = await self.call(lambda: self._collections_named(self.options.collection))
+        is_indexed = bool(found) and found[0].get("type", "collection") == "collection"
+        indexes = await self.call(self.collection.index_information) if is_indexed else {}
+        return survey(self.options.collection, found[0] if found else {}, indexes)
 
     async def check(self, *, create: bool) -> list[Finding]:
         await self.open()
@@ -354,6 +421,10 @@ def _parse(url: str) -> tuple[str, str, MongoDBOptions]:
             warnings.simplefilter("error")  # the driver only warns of an option that it does not know
             # Not as mongodb+srv, which would ask the DNS.
             uri_parser.parse_uri(urlunsplit(("mongodb", parts.netloc, parts.path, theirs, "")))
+    except OSError as error:
+        raise ConfigurationError(
+            f"A file that a {parts.scheme}:// URL names cannot be read ({error.strerror}): check tlsCAFile and such."
+        ) from None
     except (errors.PyMongoError, ValueError, UserWarning) as error:
         known = ", ".join(sorted(MongoDBOptions.model_fields))
         raise ConfigurationError(
@@ -375,28 +446,3 @@ async def _finished(request: Awaitable[T]) -> T:
         raise
     finally:
         running.cancel()
-
-
-@contextmanager
-def _errors_translated() -> Iterator[None]:
-    """Text of the server's errors may quote rows, and is never passed on."""
-    try:
-        yield
-    except (errors.WriteConcernError, errors.ExecutionTimeout) as error:
-        raise Retry(f"MongoDB does not confirm the write (code {error.code})") from error
-    except errors.OperationFailure as error:
-        if error.code in _REFUSED_LOGIN:
-            raise ConfigurationError(
-                f"MongoDB refuses the user or its rights (code {error.code}); check the URL and the user's roles."
-            ) from error
-        if error.code in PASSING or error.has_error_label("RetryableWriteError"):
-            raise Retry(f"MongoDB code {error.code}", throttled=error.code in THROTTLES) from error
-        raise ConfigurationError(
-            f"MongoDB refuses a request (code {error.code}); check the URL and its rights."
-        ) from error
-    except errors.ConnectionFailure as error:  # away, failing over, timed out, or the pool is exhausted
-        raise Retry(type(error).__name__) from error
-    except errors.ConfigurationError as error:
-        raise ConfigurationError(
-            f"MongoDB cannot be used as the URL says ({type(error).__name__}); check it."
-        ) from error

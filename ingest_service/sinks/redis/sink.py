@@ -19,7 +19,7 @@ from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.rows.texts import Piece, concatenate, decimals
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, Written, parse_options
-from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.redis.about import limits_of
 from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
@@ -75,6 +75,9 @@ class RedisSink(Sink):
         self.checkpoints: CheckpointStore = RedisCheckpoints(self.nodes, self.retrier, self.options)
         self._guard = Guard(self.name, self.nodes, self.retrier, self.checkpoints, self.options)
         self._evicted = ""  # the last warning of it
+        # The checkpoints beside the rows are this database's and prefix's anyway.
+        server = parts.netloc.rpartition("@")[2] + parts.path
+        self.place = Place(server="?".join((server, str(self.options.db or ""), self.options.prefix)).rstrip("?"))
         self.forgets = f"a user's key expires {self.options.recent_ttl_s:,} s after its last write"
 
     async def open(self) -> None:

@@ -5,6 +5,7 @@ crash both fall back together, so nothing is ever half there.
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,29 +25,31 @@ from ingest_service.rows.columns import Columns, stable_order
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
-from ingest_service.sinks.checkpoints import CheckpointStore
-from ingest_service.sinks.fields import FIELDS
+from ingest_service.sinks.checkpoints import CheckpointStore, Place
+from ingest_service.sinks.fields import FIELDS, own_numbers, own_texts
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.retry import Retrier
+from ingest_service.sinks.sqlite.file import DatabaseFile
 from ingest_service.sinks.sqlite.rows import Insertion, insertions, values
+from ingest_service.sinks.sqlite.tables import TABLES, add_columns, columns_of, make_key, survey
 
 if TYPE_CHECKING:
     import polars as pl
 
 T = TypeVar("T")
 
-_TABLES = (
-    f"""CREATE TABLE IF NOT EXISTS interactions ({", ".join(f"{name} TEXT NOT NULL" for name in FIELDS)},
-        PRIMARY KEY (user_id, event_key)) WITHOUT ROWID""",
-    """CREATE TABLE IF NOT EXISTS ingest_checkpoints (stream TEXT NOT NULL, sink TEXT NOT NULL, body TEXT NOT NULL,
-        PRIMARY KEY (stream, sink)) WITHOUT ROWID""",
-)
 _PIECE_ROWS = 1 << 14  # rows in one statement
 _PIECE_USERS = 500  # asked for in one statement
-# With 16 KiB a quarter less time a row than with SQLite's 4, with 32 a tenth less again: each chunk touches most pages.
-_PAGE_BYTES = 1 << 15
-_WAL_BYTES = 1 << 29  # a page that many chunks change is copied from the log into the file once
-_BUSY_TIMEOUT_S = 1  # the retrier goes on from there
+# What is wrong with a file, by the beginning of SQLite's name for it.
+_REASONS = {
+    "SQLITE_NOTADB": "is no SQLite database; name another file",
+    "SQLITE_CORRUPT": "is damaged; restore it, or name another file",
+    "SQLITE_READONLY": "may not be written; check its rights and those of its folder",
+    "SQLITE_CANTOPEN": "cannot be opened; check its path, its rights and those of its folder",
+    "SQLITE_CONSTRAINT": "refuses rows by a rule of its table interactions; mend that, or name another file",
+    "SQLITE_ERROR": "has tables of these names that are not what this program makes; name another file",
+}
+_NO_REASON = "cannot be used as a database; check its path and rights"
 
 
 class SQLiteSink(Sink):
@@ -60,30 +63,29 @@ class SQLiteSink(Sink):
         if parts.netloc or not path:
             raise ConfigurationError("A SQLite URL has three slashes and a path: sqlite:///interactions.db.")
         self.path = Path(path)
+        if str(self.path) == ":memory:":
+            raise ConfigurationError("A database in memory ends with the run, and its rows with it; name a file.")
         self.name = self.options.name or self.scheme
         self.retrier = Retrier(self.name, self.options.retry_budget_s, can_hang=False)
         self.limit = AdaptiveLimit(1)
         self._rate = RateLimit(self.options.rate)
         # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
-        self._connection: sqlite3.Connection | None = None
+        self._file = DatabaseFile(self.path)
+        self.place = Place(server=os.path.realpath(self.path))
+        self._has_key = False
         self._is_closed = False
         self.checkpoints: CheckpointStore = _Checkpoints(self)
 
     async def open(self) -> None:
-        if self._connection is None:
-            await self.run(self._open)
+        if self._file.connection is None:
+            await self.run(lambda: self._file.open(TABLES))
 
-    def _open(self) -> None:
-        if not self.path.parent.is_dir():
-            raise ConfigurationError(f"There is no folder {self.path.parent} for {self.path.name}; make it first.")
-        self._connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a new file; an old one keeps its own
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_BYTES // _PAGE_BYTES}")
-        for statement in _TABLES:
-            self._connection.execute(statement)
+    async def survey(self, columns: Columns) -> list[Finding]:
+        if self._file.connection is None:
+            return []  # there is no file yet
+        names = [*FIELDS, *own_texts(columns), *own_numbers(columns)]
+        return await self.run(lambda: survey(self.connected(), names))
 
     async def write(self, chunk: Chunk) -> Written:
         rows = await asyncio.to_thread(_in_key_order, chunk)
@@ -109,9 +111,12 @@ class SQLiteSink(Sink):
 
     def _insert(self, insertions: Sequence[Insertion]) -> None:
         connection = self.begin()
+        if not self._has_key:
+            make_key(connection)
+            self._has_key = True
         for insertion in insertions:
             if len(insertion.names) > len(FIELDS):
-                _add_columns(connection, insertion.names)
+                add_columns(connection, insertion.names)
             connection.execute(insertion.statement, insertion.parameters)
         fault.point("sqlite-inserted")
 
@@ -125,23 +130,38 @@ class SQLiteSink(Sink):
         """The connection, in a transaction."""
         connection = self.connected()
         if not connection.in_transaction:
+            self._file.require_writable()
             connection.execute("BEGIN IMMEDIATE")
         return connection
 
+    def commit(self) -> None:
+        """What was written is durable, in the file that the path names."""
+        self.connected().commit()
+        self._file.require_there()
+
+    def roll_back(self) -> None:
+        self._has_key = False  # it may have been made in this very transaction
+        self.connected().rollback()
+
     def connected(self) -> sqlite3.Connection:
-        if self._connection is None:
+        if self._file.connection is None:
             raise RuntimeError("the sink is not open")
-        return self._connection
+        return self._file.connection
+
+    async def assure(self) -> None:
+        await self.run(self._file.require_there)
 
     async def flush(self) -> None:
-        await self.run(lambda: self.connected().commit())
+        await self.run(self.commit)
 
     async def run(self, job: Callable[[], T]) -> T:
         """A job on the connection's thread, tried again while another program holds the file."""
 
         def translated() -> T:
             with _errors_translated(self.path):
-                return job()
+                result = job()
+            self._file.require_unchanged()
+            return result
 
         async def attempt() -> T:
             return await asyncio.get_running_loop().run_in_executor(self._thread, translated)
@@ -150,9 +170,15 @@ class SQLiteSink(Sink):
 
     async def check(self, *, create: bool) -> list[Finding]:
         if not create and not self.path.exists():
-            return [Finding(str(self.path), True, "will be made by the first run")]
+            is_ready = os.access(self.path.parent, os.W_OK | os.X_OK)
+            detail = (
+                "will be made by the first run" if is_ready else "cannot be made: its folder is missing or read-only"
+            )
+            return [Finding(str(self.path), is_ready, detail)]
         await self.open()
         await self.run(lambda: self.connected().execute("SELECT 1 FROM interactions LIMIT 1").fetchall())
+        if self._file.is_read_only:
+            return [Finding(str(self.path), False, "may only be read; check its rights and those of its folder")]
         return [Finding(str(self.path), True, "can be written")]
 
     def preview(self, columns: Columns) -> list[str]:
@@ -164,7 +190,7 @@ class SQLiteSink(Sink):
 
         from ingest_service.sinks.readback import STORED_SCHEMA
 
-        own = await self.run(lambda: sorted(_columns(self.connected()) - set(FIELDS)))
+        own = await self.run(lambda: sorted(columns_of(self.connected()) - set(FIELDS)))
         columns = ", ".join((*FIELDS, *(f'"{name}"' for name in own)))
         frames = [pl.DataFrame(schema=STORED_SCHEMA)]
         for first in range(0, len(users), _PIECE_USERS):
@@ -207,13 +233,8 @@ class SQLiteSink(Sink):
         if not self._is_closed:
             self._is_closed = True
             # On the thread, after whatever still runs there; an open that was cancelled may.
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
             self._thread.shutdown(wait=False)
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 def _in_key_order(chunk: Chunk) -> Ints:
@@ -221,18 +242,6 @@ def _in_key_order(chunk: Chunk) -> Ints:
     rows = chunk.last_of_each_key()
     users = chunk.columns.texts["user_id"].take(rows).prefixes() >> np.uint64(32)
     return rows[stable_order(users)]
-
-
-def _add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
-    """Give the table what a data set has beyond `FIELDS`, where it has not got it yet."""
-    there = _columns(connection)
-    for name in names:
-        if name not in there:
-            connection.execute(f'ALTER TABLE interactions ADD COLUMN "{name}"')
-
-
-def _columns(connection: sqlite3.Connection) -> set[str]:
-    return {row[1] for row in connection.execute("PRAGMA table_info(interactions)")}
 
 
 def _stored_frame(rows: Sequence[tuple[Any, ...]], own: Sequence[str]) -> "pl.DataFrame":
@@ -287,10 +296,10 @@ class _Checkpoints(CheckpointStore):
             )
         if cursor.rowcount == 1:
             fault.point("sqlite-commit")
-            connection.commit()
+            self._sink.commit()
             fault.point("sqlite-committed")
             return True
-        connection.rollback()
+        self._sink.roll_back()
         return False
 
     async def streams(self) -> list[str]:
@@ -314,4 +323,5 @@ def _errors_translated(path: Path) -> Iterator[None]:
             raise Retry("another program holds the file") from error
         if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
             raise LocalIOError(f"{path} cannot be written ({code}); make room, then run again.") from error
-        raise ConfigurationError(f"{path} cannot be used as a database ({code}); check its path and rights.") from error
+        reason = next((text for start, text in _REASONS.items() if code.startswith(start)), _NO_REASON)
+        raise ConfigurationError(f"{path} {reason} ({code}).") from error
