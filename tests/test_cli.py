@@ -314,9 +314,13 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "no such sink": (["run", "good.csv", "--to", "oracle://db"], 78, "no sink for oracle:// URLs"),
     "no URL": (["run", "good.csv", "--to", "rows.db"], 78, "no sink for"),
     "a sink twice": (["run", "good.csv", "--to", "sqlite:///a", "--to", "sqlite:///b"], 78, "named 'sqlite'"),
-    "a folder for a database": (["run", "good.csv", "--to", "sqlite:///folder"], 78, "cannot be used as a database"),
+    "a folder for a database": (
+        ["run", "good.csv", "--to", "sqlite:///folder"],
+        78,
+        "no file that could hold",
+    ),
     "a database in no folder": (["run", "good.csv", "--to", "sqlite:///no/a.db"], 78, "There is no folder"),
-    "a text file as database": (["run", "good.csv", "--to", "sqlite:///good.csv"], 78, "cannot be used"),
+    "a text file as database": (["run", "good.csv", "--to", "sqlite:///good.csv"], 78, "is no SQLite database"),
     "no such configuration": (["run", "good.csv", "--config", "no.toml"], 78, "no configuration file"),
     "bad TOML": (["run", "good.csv", "--config", "good.csv"], 78, "is not TOML"),
     "an unknown key": (["run", "good.csv", "--config", "unknown.toml"], 78, "There is no setting 'colour'"),
@@ -464,7 +468,11 @@ def test_check_of_what_works(cli: Cli, redis_db_url: str) -> None:
     """One line for each thing looked at, exit 0."""
     outcome = cli.run("check", "--to", redis_db_url, "--to", "sqlite:///interactions.db")
     assert outcome.code == 0
-    assert [line.split()[:2] for line in outcome.stdout.splitlines()] == [["ok", "redis"], ["ok", "sqlite"]]
+    assert [line.split()[:2] for line in outcome.stdout.splitlines()] == [
+        ["ok", "redis"],
+        ["ok", "redis"],
+        ["ok", "sqlite"],
+    ]
 
 
 def test_check_makes_missing_tables(cli: Cli, dynamodb_url: str, table: str) -> None:

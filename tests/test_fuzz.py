@@ -118,10 +118,17 @@ class Packed(Bytes):
 
 
 def unpacked(data: bytes) -> bytes | None:
-    """By the standard library's one-shot functions; None if they refuse it."""
+    """By the standard library; None if it is refused. What follows a whole gzip member is no matter, as gzip has it."""
     try:
         if data.startswith(GZIP_MAGIC):
-            return gzip.decompress(data)
+            plain = b""
+            while data.startswith(GZIP_MAGIC):
+                member = zlib.decompressobj(wbits=31)
+                plain += member.decompress(data) + member.flush()
+                if not member.eof:
+                    return None
+                data = member.unused_data
+            return None if data == GZIP_MAGIC[:1] else plain
         return zstd.decompress(data) if data.startswith(ZSTD_MAGIC) else data
     except (EOFError, OSError, zlib.error, zstd.ZstdError):
         return None

@@ -116,7 +116,7 @@ async def test_dynamodb_faults_say_nothing(cli: Cli, dynamodb_url: str, table: s
     await create_tables(dynamodb_at(dynamodb_url, table))
     fault = FAULTS[name]
     async with DynamoShim(dynamodb_url, lambda call: fault if call.items else None) as shim:
-        url = dynamodb_at(shim.url, table, retry_budget_s=0.3)
+        url = dynamodb_at(shim.url, table, retry_budget_s=2)
         outcome = await asyncio.to_thread(
             cli.run, "run", "pairs.csv", "--json", "--to", url, AWS_SECRET_ACCESS_KEY=AWS_SECRET
         )
@@ -128,7 +128,7 @@ async def test_dynamodb_faults_say_nothing(cli: Cli, dynamodb_url: str, table: s
 
 SERVER_FAULTS: dict[str, tuple[tuple[tuple[str, ...], ...], int]] = {
     "full": ((("CONFIG", "SET", "maxmemory", "1"),), 69),
-    "read-only": ((("REPLICAOF", "127.0.0.1", "1"),), 69),
+    "read-only": ((("REPLICAOF", "127.0.0.1", "1"),), 78),
     "emptied": ((("FLUSHALL",),), 78),
     "no right to write": ((("ACL", "SETUSER", "default", "-zadd"),), 78),
     "no right to connect": ((("ACL", "SETUSER", "default", "off"),), 78),

@@ -121,7 +121,7 @@ def test_a_letter_is_read_as_a_row_of_the_file(cli: Cli, raw: str) -> None:
 
 def test_own_columns_and_delimiters_hold(cli: Cli) -> None:
     """The layout is that of the header that was loaded, though the source is gone."""
-    cli.load(cli.file("pairs.csv", "note;item;who;timestamp\na;1;x;1\n"), "--column", "user=who")
+    cli.load(cli.file("pairs.csv", "note;item;who;timestamp\na;1;x;1\n"), "--column", "user=who", "--max-rejects", "1")
     (path,) = (cli.folder / ".ingest").rglob(dead_letter.FILE_NAME)
     (cli.folder / "pairs.csv").unlink()
     edit(path, lambda letters: letters[0].update(raw=f"a;10;100;{FIRST_MS}"))
@@ -168,7 +168,7 @@ def test_a_row_that_one_sink_refuses_lands_in_the_others(cli: Cli, redis_db_url:
 def test_a_long_file_is_replayed_in_slices(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a slice holds, each letter has its one fate, in the order of the file."""
     monkeypatch.setattr(dead_letter, "SLICE_BYTES", 1_500)
-    cli.load(cli.file("pairs.csv", f"{HEADER}\n" + "".join(f"x{i},1,1\n" for i in range(20))))
+    cli.load(cli.file("pairs.csv", f"{HEADER}\n" + "".join(f"x{i},1,1\n" for i in range(20))), "--max-rejects", "100%")
     (path,) = (cli.folder / ".ingest").rglob(dead_letter.FILE_NAME)
     edit(path, mend(*range(0, 20, 2)))
     assert replayed(cli, path) == {"letters": 20, "landed": 10, "left": 10, "other": 0}

@@ -155,7 +155,7 @@ async def test_alerts_fire_while_runs_are_at_work(world: World) -> None:
     world.fires(quiet, *two, alerts={"IngestSinkDown", stands})
     (recent,) = (sink for sink in (await asyncio.to_thread(world.service.get, "/v1/sinks"))["sinks"]
                  if sink["name"] == "recent")  # fmt: skip
-    assert recent["findings"][0]["detail"].startswith("recent says nothing")
+    assert recent["findings"][0]["detail"].startswith("recent did not recover within")
 
     waiting = await world.submit("waiting.csv", rows(1))
     with sqlite3.connect(world.service.folder / ".ingest" / "service.db") as db:

@@ -104,7 +104,10 @@ async def test_a_member_is_read_by_its_ranges(settings: Settings, archive: bytes
     where = await download(settings)
     (source,) = sources_named(f"{where.archive}#movies.csv")
     with source.open() as stream:
-        assert stream.read(4) + stream.read(23) == b"movieId,title,genres\n1,Heat"
+        start = b""
+        while len(start) < 27:
+            start += stream.read(27 - len(start))
+        assert start == b"movieId,title,genres\n1,Heat"
     assert source.size() == 1000 * len("movieId,title,genres\n1,Heat (1995),Action\n")
     assert source.etag
 

@@ -76,6 +76,8 @@ class _Bulk(AbstractConnection):
         writer = self._writer
         if nowait or asyncio.current_task() is None:
             await super().disconnect(nowait, *arguments, **options)
+            if writer is not None:
+                writer.transport.abort()  # nobody will read a reply, so what is still to be sent need not be
             return
         try:
             async with asyncio.timeout(_CLOSE_S):
