@@ -140,7 +140,7 @@ SERVER_FAULTS: dict[str, tuple[tuple[tuple[str, ...], ...], int]] = {
 def test_server_faults_say_nothing(cli: Cli, guarded_redis: str, name: str) -> None:
     """A server that is full, read-only, emptied or that forbids: a sentence without its address, and no row."""
     commands, code = SERVER_FAULTS[name]
-    arguments = ("pairs.csv", "--to", f"{guarded_redis}?retry_budget_s=0.5", "--checkpoint", "file:checkpoints")
+    arguments = ("pairs.csv", "--to", f"{guarded_redis}?retry_budget_s=2", "--checkpoint", "file:checkpoints")
     assert cli.run("run", *arguments, "--limit", "1", "--max-rejects", "100%").code == 0
     with redis.Redis.from_url(guarded_redis) as client:
         for words in commands:
