@@ -11,6 +11,7 @@ from typing import Any
 
 import obstore
 import pytest
+import redis
 from blockbuster import blockbuster_ctx
 from obstore.store import S3Store
 
@@ -25,7 +26,7 @@ from ingest_service.service.runs import Run, Runs
 from ingest_service.service.workers import Workers
 from ingest_service.telemetry.prometheus import Exposition
 from tests.buckets import Moto, find_s3
-from tests.helpers import sqlite_rows, write_pairs
+from tests.helpers import interaction, sqlite_rows, write_pairs
 from tests.service.conftest import Service, eventually
 
 ROWS = "user,item,timestamp\n1,2,1583366400000\n"
@@ -428,3 +429,16 @@ def test_a_refused_file_stays_where_it_is(service: Service, tmp_path: Path) -> N
     eventually(lambda: not (tmp_path / "in" / "good.csv").exists())
     assert [path.name for path in (tmp_path / "in").iterdir() if path.is_file()] == ["bad.csv"]
     assert service.get("/v1/runs")["counts"]["failed"] == 1
+
+
+def test_a_file_that_a_sink_refuses_whole_stays_too(service: Service, tmp_path: Path, redis_db_url: str) -> None:
+    """The rows were good and Redis took none: failed with what it says, not done and moved away."""
+    (tmp_path / "in").mkdir()
+    with redis.Redis.from_url(redis_db_url) as client:
+        client.set(f"recent:{{{interaction(1, 2).user_id}}}", "no sorted set")
+    service.start(INBOX.format(more="", afterwards="move").replace("sqlite:///lite.db", redis_db_url))
+    put(service, "refused.csv", "1,2,1583366400000", "1,3,1583366400000")
+    (run,) = ended_runs(service, 1)
+    assert (run["state"], run["exit_code"]) == ("failed", 65)
+    assert "lite refuses all 2 rows that it was given" in run["reason"]
+    assert (tmp_path / "in" / "refused.csv").exists()
