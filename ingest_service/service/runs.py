@@ -202,12 +202,12 @@ class Runs:
         """The oldest run that may start now: it is `running` from here on. None if there is none."""
         with self._transaction() as db:
             row = db.execute(
-                "UPDATE runs SET state = 'running', started_at = ?1, finished_at = NULL, attempt = attempt + 1,"
+                "UPDATE runs SET state = 'running', started_at = :now, finished_at = NULL, attempt = attempt + 1,"
                 " exit_code = NULL, reason = NULL WHERE number = (SELECT number FROM runs AS next"
-                " WHERE state = 'queued' AND not_before <= ?1 AND NOT EXISTS"
+                " WHERE state = 'queued' AND not_before <= :now AND NOT EXISTS"
                 " (SELECT 1 FROM runs AS other WHERE other.state = 'running' AND other.uri = next.uri)"
                 " ORDER BY number LIMIT 1) RETURNING *",
-                (now(),),
+                {"now": now()},
             ).fetchone()
             if row is None:
                 return None

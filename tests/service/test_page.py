@@ -306,9 +306,9 @@ def remember_runs(path: Path, counts: dict[str, int]) -> None:
     rows = [(state, f"{state} {i}") for state, n in counts.items() for i in range(n)]
     with sqlite3.connect(path) as db:
         db.executemany(
-            "INSERT INTO runs (identity, uri, task, state, created_at) VALUES (?2, 'file:///data/old.csv', ?3, ?1,"
+            "INSERT INTO runs (identity, uri, task, state, created_at) VALUES (?, 'file:///data/old.csv', ?, ?,"
             " '2026-11-20T12:00:00.000000Z')",
-            [(state, identity, json.dumps(task)) for state, identity in rows],
+            [(identity, json.dumps(task), state) for state, identity in rows],
         )
     db.close()
 
