@@ -322,7 +322,7 @@ async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, s
 async def _pass_on(state: State, chunk: Chunk) -> None:
     """Make the refused rows durable, then offer the chunk to every sink; the slowest one sets the pace."""
     await _keep(state, chunk.rejects)
-    state.rejected_first += rejected_among_first(chunk)
+    state.rejected_first += await asyncio.to_thread(rejected_among_first, chunk)
     chunk = chunk.without_rejects()
     state.rejected += chunk.rejected
     state.read_to = chunk.end
@@ -377,9 +377,9 @@ async def _write(sink: Sink, chunk: Chunk) -> Written:
 
 async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
     if rows:
-        state.refusals.add(rows)
         async with state.writing_dead_letters:
             await finish_in_thread(state.dead_letters.append, rows)
+            await asyncio.to_thread(state.refusals.add, rows)
 
 
 async def _checkpoint(lane: Lane, job: Job, reader: BlockReader) -> None:
