@@ -11,6 +11,7 @@ import botocore.session
 import pymongo
 import pytest
 import redis
+import trustme
 from blockbuster import blockbuster_ctx
 
 from tests.helpers import CANARY_AWS_SECRET, Cli
@@ -150,6 +151,20 @@ def mongodb_db_url(mongodb_url: str) -> Iterator[str]:
         return  # it goes with its server; to drop it would take longer than many a test
     with pymongo.MongoClient[dict[str, Any]](mongodb_url, directConnection=True) as client:
         client.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """A certificate authority that no system trusts."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
+    """Its certificate, as users name it."""
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
 
 
 @pytest.fixture(scope="session")

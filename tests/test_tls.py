@@ -12,18 +12,6 @@ from tests.faults import TlsProxy
 from tests.helpers import chunk_of, interactions, redis_sets
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
-
-
 @pytest.fixture
 async def redis_proxy(redis_db_url: str, authority: trustme.CA) -> AsyncIterator[TlsProxy]:
     async with TlsProxy(redis_db_url, authority) as proxy:

@@ -25,18 +25,6 @@ from tests.mongodb_shim import Forged, MongoShim
 BUDGET_S = 60  # the default: what waiting cannot mend must not take it
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
-
-
 @pytest.fixture
 async def tls(mongodb_db_url: str, authority: trustme.CA) -> AsyncIterator[str]:
     """The URL of a server that takes TLS only, without saying so."""
