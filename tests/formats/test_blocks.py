@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -95,10 +96,25 @@ class Row:
     values: tuple[object, ...]
 
 
+def header_of(data: bytes) -> tuple[Layout, int]:
+    """What the header binds, and one past its end. Blank lines, `sep=;` and comments that are none stand before it."""
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", start) + 1 or len(data)
+        line = data[start:end].removeprefix(b"" if start else blocks.BOM).rstrip(b"\r\n")
+        start = end
+        if line.strip(b" \t\r\v\f") and not re.fullmatch(rb"\"?sep=.\"?[\s,;|]*", line, re.IGNORECASE | re.DOTALL):
+            try:
+                return bind(MICROLENS, line, by_position=not line.startswith(b"#")), end
+            except ConfigurationError:
+                if not line.startswith(b"#"):
+                    raise
+    raise ConfigurationError("The source is empty.")
+
+
 def specification(data: bytes, block_bytes: int) -> tuple[list[Row | DeadRow], int]:
     """Everything in the file, one record after the other; and the length of the header."""
-    first = data.find(b"\n") + 1 or len(data)
-    layout = bind(MICROLENS, data[:first].removeprefix(blocks.BOM).rstrip(b"\r\n"))
+    layout, first = header_of(data)
     found: list[Row | DeadRow] = []
     position = first
     while position < len(data):
