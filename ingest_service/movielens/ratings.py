@@ -13,7 +13,7 @@ from ingest_service.audit.replay import ReplayReport, replay
 from ingest_service.config import DEFAULT_SINK, Settings, stream_named
 from ingest_service.datasets.movielens import MOVIELENS
 from ingest_service.errors import ConfigurationError
-from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
+from ingest_service.formats.memory import MAX_RECORD_BYTES
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
