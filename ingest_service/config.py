@@ -19,6 +19,8 @@ from pydantic_settings import (
 )
 
 from ingest_service.datasets import DATASETS, dataset_named
+from ingest_service.datasets.base import Dataset
+from ingest_service.datasets.schema_file import load_dataset
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.runtime.supervised import PARENT_PID
@@ -93,6 +95,7 @@ class Settings(BaseSettings):
 
     to: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field([DEFAULT_SINK], min_length=1, repr=False)
     dataset: str = "microlens"
+    datasets: dict[Annotated[str, Field(pattern=_NAME)], Path] = {}  # schema files
     columns: dict[str, str] = {}
     checkpoint: str = Field("sink", pattern=r"^(sink|file:.+)$")
     state_dir: Path = Path(".ingest")
@@ -118,6 +121,14 @@ class Settings(BaseSettings):
     embedding_batch_size: int = Field(32, ge=1, le=4096, validation_alias="EMBEDDING_BATCH_SIZE")
     embedding_engine: Literal["onnx", "sentence-transformers"] = "onnx"
     embedding_format: Literal["list", "vector"] = "list"
+
+    def dataset_named(self, name: str = "") -> Dataset:
+        """A data set by its name, here or in a package, or by the path of its schema file; by default `dataset`.
+
+        Blocks where it is described by a file.
+        """
+        name = name or self.dataset
+        return load_dataset(self.datasets[name]) if name in self.datasets else dataset_named(name)
 
     @property
     def checkpoint_dir(self) -> Path | None:
@@ -212,8 +223,11 @@ def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = No
 def _refuse_unknown_roles(settings: Settings, asked: Mapping[str, str]) -> None:
     """What is asked for is held to the data set at hand; settings that stay are for all of them."""
     if asked:
-        dataset_named(settings.dataset).require_roles(asked)
-    roles = {column.role for dataset in DATASETS.values() for column in dataset.columns}
+        settings.dataset_named().require_roles(asked)
+    if not settings.columns:
+        return
+    datasets = (*DATASETS.values(), settings.dataset_named())
+    roles = {column.role for dataset in datasets for column in dataset.columns}
     for role in settings.columns:
         if role not in roles:
             raise ConfigurationError(

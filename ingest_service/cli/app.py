@@ -139,12 +139,11 @@ def check(
 
 
 async def _check(sources: Sequence[str], settings: "Settings", *, create: bool) -> "list[tuple[str, Finding]]":
-    from ingest_service.datasets import dataset_named
     from ingest_service.pipeline.run import examine, examine_source, sinks_of
 
     findings = [(name, await asyncio.to_thread(examine_source, name, settings)) for name in sources]
     for sink in sinks_of(settings.sink_urls()):
-        found = await examine(sink, dataset_named(settings.dataset), create=create)
+        found = await examine(sink, settings.dataset_named(), create=create)
         findings += [(sink.name, finding) for finding in found]
     return findings
 
@@ -295,7 +294,6 @@ def replay(
 
 async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.audit.replay import replay
-    from ingest_service.datasets import dataset_named
     from ingest_service.pipeline.run import opened, sinks_of, survey
     from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.logs import warn_of_sink
@@ -308,7 +306,7 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
 
             if await asyncio.to_thread(are_ratings, path, settings):
                 return await replay_ratings(path, settings, stop, progress)
-        sinks, dataset = sinks_of(settings.sink_urls()), dataset_named(settings.dataset)
+        sinks, dataset = sinks_of(settings.sink_urls()), settings.dataset_named()
         async with opened(sinks):
             await survey(sinks, dataset, warn_of_sink)
             return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)

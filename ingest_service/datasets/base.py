@@ -1,9 +1,10 @@
 """What a data set is: its columns by role, and how a row's values become a record."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ingest_service.datasets.forms import Delimited
 from ingest_service.datasets.kinds import Kind
 from ingest_service.errors import UsageError
 from ingest_service.rows.columns import Columns
@@ -13,11 +14,12 @@ from ingest_service.rows.schema import Schema
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column that the data set needs. `names` are the headers it goes by, in lower case."""
+    """One column that the data set needs. `names` are the headers it goes by, in lower case; `place` counts from 0."""
 
     role: str
     kind: Kind
     names: frozenset[str]
+    place: int = -1  # where there is no header
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Dataset:
     schema: Schema
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
+    form: Delimited = field(default_factory=Delimited)
 
     @property
     def shape(self) -> Columns:

@@ -4,19 +4,35 @@
 plainly right it leaves to `one`, which then accepts it or words the error.
 """
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from ingest_service.errors import RowError
 from ingest_service.rows import interaction, parse
 from ingest_service.rows.arrays import Bools, Ints
-from ingest_service.rows.columns import Values
-from ingest_service.rows.interaction import TimeUnit, micros_of
+from ingest_service.rows.columns import Values, taken
+from ingest_service.rows.distinct import distinct
+from ingest_service.rows.interaction import END_S, WHITESPACE, TimeUnit, micros_of
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Texts
+
+T = TypeVar("T")
+
+_UUID_BYTES, _DASHES = 36, frozenset({8, 13, 18, 23})
+_IS_HEX = np.isin(np.arange(256), list(b"0123456789abcdef"))  # not upper case, which has another form
+_IS_WHITESPACE = np.isin(np.arange(256), list(WHITESPACE.encode()))
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_DIGITS = 40  # the longest number that could be a time has fewer
 
 
 class Kind(ABC):
@@ -84,6 +100,172 @@ class Text(Kind):
 
     def gathered(self, values: Sequence[Any]) -> Values:
         return Texts.of(values)
+
+
+@dataclass(frozen=True, slots=True)
+class TextId(Kind):
+    """An id that is a text, without the blanks around it."""
+
+    def one(self, text: str, column: str) -> str:
+        text = text.strip(WHITESPACE)
+        if not text:
+            raise RowError("validate", "bad_id", f"{column} is empty.")
+        return text
+
+    def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
+        outer = _IS_WHITESPACE[buffer[starts]] | _IS_WHITESPACE[buffer[ends - 1]]
+        return Texts(buffer, starts, ends - starts), (ends > starts) & ~outer
+
+    def gathered(self, values: Sequence[Any]) -> Values:
+        return Texts.of(values)
+
+
+@dataclass(frozen=True, slots=True)
+class UuidId(TextId):
+    """An id that is a UUID; it is kept in its usual form."""
+
+    advice: ClassVar[Mapping[str, str]] = {"bad_id": "A UUID is written like 6ba7b810-9dad-11d1-80b4-00c04fd430c8."}
+
+    def one(self, text: str, column: str) -> str:
+        try:
+            return str(UUID(text.strip(WHITESPACE)))
+        except ValueError:
+            raise RowError("validate", "bad_id", f"{column} is not a UUID.") from None
+
+    def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
+        valid = ends - starts == _UUID_BYTES
+        at = np.where(valid, starts, 0)
+        for index in range(_UUID_BYTES):
+            valid &= buffer[at + index] == ord("-") if index in _DASHES else _IS_HEX[buffer[at + index]]
+        return Texts(buffer, starts, ends - starts), valid
+
+
+class Listed(Kind):
+    """A kind whose columns have few different texts: each is read once, by the specification."""
+
+    @property
+    @abstractmethod
+    def filler(self) -> Any:
+        """A value to stand where none could be read."""
+
+    def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
+        texts, inverse = distinct(Texts(buffer, starts, ends - starts))
+        values: list[Any] = []
+        good = np.zeros(len(texts), np.bool_)
+        for index, text in enumerate(texts.to_list()):
+            try:
+                values.append(self.one(text, ""))
+                good[index] = True
+            except RowError:
+                values.append(self.filler)
+        return taken(self.gathered(values), inverse), good[inverse]
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Listed):
+    """A decimal number: float64. Where it is missing it is `default`, and without one the row is refused."""
+
+    missing: frozenset[str] = frozenset()
+    default: float | None = None
+    filler: ClassVar[float] = 0.0
+
+    def one(self, text: str, column: str) -> float:
+        text = text.strip(WHITESPACE)
+        if text in self.missing:
+            return _or_refused(self.default, column)
+        if not _NUMBER.fullmatch(text) or not math.isfinite(number := float(text)):
+            raise RowError("validate", "bad_number", f"{column} is not a number.")
+        return number
+
+    def gathered(self, values: Sequence[Any]) -> Values:
+        return np.array(values, np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Listed):
+    """A whole number: int64. Where it is missing it is `default`, and without one the row is refused."""
+
+    missing: frozenset[str] = frozenset()
+    default: int | None = None
+    filler: ClassVar[int] = 0
+
+    def one(self, text: str, column: str) -> int:
+        if text.strip(WHITESPACE) in self.missing:
+            return _or_refused(self.default, column)
+        try:
+            return interaction.parse_id(text, column)
+        except RowError:
+            raise RowError("validate", "bad_number", f"{column} is not a whole number within 64 bits.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Category(Listed):
+    """A text, and what it stands for: `values` maps it, and where there are any no other may stand there."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    missing: frozenset[str] = frozenset()
+    default: str | None = None
+    filler: ClassVar[str] = ""
+
+    def one(self, text: str, column: str) -> str:
+        text = text.strip(WHITESPACE)
+        if text in self.missing:
+            return _or_refused(self.default, column)
+        if self.values and text not in self.values:
+            raise RowError("validate", "bad_value", f"{column} is none of the values that the schema has.")
+        return self.values.get(text, text)
+
+    def gathered(self, values: Sequence[Any]) -> Values:
+        return Texts.of(values)
+
+    def __hash__(self) -> int:
+        return hash((*self.values.items(), self.missing, self.default))
+
+
+@dataclass(frozen=True, slots=True)
+class FormattedTime(Listed):
+    """A time written by a pattern of strptime: int64, in microseconds since 1970 UTC.
+
+    `zone` is that of times that name none; of one that is there twice, as summer time ends, it is the first.
+    """
+
+    pattern: str
+    zone: str = "UTC"
+    advice: ClassVar[Mapping[str, str]] = {"bad_timestamp": "Is the format of the time in the schema its own?"}
+    filler: ClassVar[int] = 0
+
+    def one(self, text: str, column: str) -> int:
+        try:
+            at = datetime.strptime(text.strip(WHITESPACE), self.pattern)
+        except ValueError:
+            raise RowError("validate", "bad_timestamp", f"{column} is not written as the schema says.") from None
+        return _within_range(micros_of(at if at.tzinfo else at.replace(tzinfo=ZoneInfo(self.zone))), column)
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch(Listed):
+    """A Unix epoch in a stated unit, a fraction or a power of ten included (`1.5833664e12`): int64, in microseconds."""
+
+    micros: int  # of one unit, or 0 for nanoseconds
+    filler: ClassVar[int] = 0
+
+    def one(self, text: str, column: str) -> int:
+        text = text.strip(WHITESPACE)
+        if not _NUMBER.fullmatch(text) or not (number := Decimal(text)).is_finite() or abs(number.adjusted()) > _DIGITS:
+            raise RowError("validate", "bad_timestamp", f"{column} is not a Unix epoch.")
+        return _within_range(math.floor(number * self.micros if self.micros else number / 1_000), column)
+
+
+def _or_refused(default: T | None, column: str) -> T:
+    if default is None:
+        raise RowError("validate", "missing_value", f"{column} is missing.")
+    return default
+
+
+def _within_range(micros: int, column: str) -> int:
+    if not 0 <= micros < END_S * 1_000_000:
+        raise RowError("validate", "timestamp_out_of_range", f"{column} is not within the years 1970 to 2261.")
+    return micros
 
 
 ID = Integer()

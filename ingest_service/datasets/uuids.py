@@ -2,10 +2,12 @@
 
 from hashlib import sha1
 from threading import Lock
+from uuid import UUID
 
 import numpy as np
 
 from ingest_service.rows.arrays import Ints
+from ingest_service.rows.distinct import distinct
 from ingest_service.rows.interaction import NAMESPACE
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Texts
@@ -16,10 +18,10 @@ _UUID_BYTES = 36
 
 
 class UuidDictionary:
-    """uuid5(NAMESPACE, prefix + id) as text, RFC 4122 section 4.3. Safe to share between threads."""
+    """uuid5(namespace, prefix + id) as text, RFC 4122 section 4.3. Safe to share between threads."""
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = NAMESPACE.bytes + prefix.encode()
+    def __init__(self, prefix: str, namespace: UUID = NAMESPACE) -> None:
+        self._prefix = namespace.bytes + prefix.encode()
         self._lock = Lock()
         self._forget()
 
@@ -51,8 +53,34 @@ class UuidDictionary:
         return np.frombuffer("".join(map(self._uuid5, ids.tolist())).encode(), np.uint8)
 
     def _uuid5(self, value: int) -> str:
-        digest = bytearray(sha1(self._prefix + str(value).encode(), usedforsecurity=False).digest()[:16])
-        digest[6] = digest[6] & 0x0F | 0x50  # version 5
-        digest[8] = digest[8] & 0x3F | 0x80  # the RFC's variant
-        text = digest.hex()
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return _uuid5(self._prefix, str(value))
+
+
+class TextUuids:
+    """The same of texts. Safe to share between threads."""
+
+    def __init__(self, prefix: str, namespace: UUID = NAMESPACE) -> None:
+        self._prefix = namespace.bytes + prefix.encode()
+        self._known: dict[str, str] = {}  # each operation on it is one of the interpreter's
+
+    def uuids(self, ids: Texts) -> Texts:
+        """n texts to n texts of 36 characters."""
+        different, inverse = distinct(ids)
+        known = self._known
+        if len(known) > _MAX_KNOWN:
+            known = self._known = {}
+        found = []
+        for text in different.to_list():
+            uuid = known.get(text)
+            if uuid is None:
+                uuid = known[text] = _uuid5(self._prefix, text)
+            found.append(uuid)
+        return Texts(np.frombuffer("".join(found).encode(), np.uint8), inverse * _UUID_BYTES, _UUID_BYTES)
+
+
+def _uuid5(prefix: bytes, name: str) -> str:
+    digest = bytearray(sha1(prefix + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50  # version 5
+    digest[8] = digest[8] & 0x3F | 0x80  # the RFC's variant
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -6,7 +6,7 @@ from typing import Any
 from ingest_service.datasets.base import Dataset
 from ingest_service.formats.base import Reader, Rows
 from ingest_service.formats.delimited.blocks import DelimitedReader
-from ingest_service.formats.delimited.layout import bind
+from ingest_service.formats.delimited.layout import bind, bind_by_place
 from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.sources.base import Source
 
@@ -28,4 +28,4 @@ def open_reader(
 
 def rows_of(dataset: Dataset, recipe: str, columns: Mapping[str, str] | None = None) -> Rows:
     """What reads the rows of a source that had this recipe, one by one and without the source."""
-    return bind(dataset, recipe.encode(), columns)
+    return bind(dataset, recipe.encode(), columns) if dataset.form.header else bind_by_place(dataset, columns)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ingest_service.config import Settings, load_settings, stream_named
-from ingest_service.datasets import dataset_named
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, IngestError, Stopped, UsageError
 from ingest_service.formats.memory import block_bytes_within
@@ -106,7 +105,7 @@ def jobs_of(
         Job(
             source=source,
             stream=stream_named(source.uri),
-            dataset=dataset_named(settings.dataset),
+            dataset=settings.dataset_named(),
             state_dir=settings.state_dir,
             columns=settings.columns,
             checkpoint_dir=settings.checkpoint_dir,

@@ -48,7 +48,19 @@ INTERACTION = Schema(
 )
 
 
-class EventType(StrEnum):
+class _Open(StrEnum):
+    """Texts of a few known values. A data set of one's own may have others, which are texts all the same."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "_Open | None":
+        if not isinstance(value, str):
+            return None
+        other = str.__new__(cls, value)
+        other._name_ = other._value_ = value
+        return other
+
+
+class EventType(_Open):
     CLICK = "click"
     VIEW = "view"
     LIKE = "like"
@@ -58,7 +70,7 @@ class EventType(StrEnum):
     LINK = "link"
 
 
-class Device(StrEnum):
+class Device(_Open):
     MOBILE = "mobile"
     DESKTOP = "desktop"
     TABLET = "tablet"

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from ingest_service.config import Settings
-from ingest_service.datasets import dataset_named
+from ingest_service.datasets.schema_file import SUFFIXES
 from ingest_service.errors import ConfigurationError, SourceNotFound
 from ingest_service.pipeline import dead_letter
 from ingest_service.runtime.threads import finish_in_thread
@@ -55,7 +55,11 @@ class Desk:
         """
         wanted = self.sinks.named(sinks)
         dataset = dataset or self.settings.dataset
-        dataset_named(dataset)
+        if origin == "api" and dataset.endswith(SUFFIXES) and dataset != self.settings.dataset:
+            raise ConfigurationError(
+                "Schema files are named in the configuration, under [datasets]; ask for one by name."
+            )
+        await asyncio.to_thread(self.settings.dataset_named, dataset)
         limit = limit or self.settings.limit
         uri, version = await self._look_at(name)
         task = Task("run", uri, _name_of(uri), wanted, dataset, limit, restart, origin)

@@ -23,7 +23,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from ingest_service.config import ServeSettings, Settings
-from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, Stopped
 from ingest_service.runtime.signals import stop_on_signals
 from ingest_service.runtime.tasks import task_group
@@ -96,7 +95,7 @@ def checked(settings: Settings) -> tuple[Login, Sinks]:
     settings.allowed()
     for inbox in settings.serve.inbox:
         place_at(inbox.url)
-        dataset_named(inbox.dataset or settings.dataset)
+        settings.dataset_named(inbox.dataset or "")
         sinks.named(inbox.sinks)
     for one in settings.serve.schedule:
         schedule.check(one)

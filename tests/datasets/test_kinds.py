@@ -8,7 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets import DATASETS
-from ingest_service.datasets.kinds import ID, TEXT, Kind, Time
+from ingest_service.datasets.kinds import (
+    ID,
+    TEXT,
+    Category,
+    Epoch,
+    FormattedTime,
+    Kind,
+    Number,
+    TextId,
+    Time,
+    UuidId,
+    Whole,
+)
 from ingest_service.datasets.movielens import MOVIES, HalfStars
 from ingest_service.errors import RowError
 from ingest_service.rows import parse
@@ -16,9 +28,25 @@ from ingest_service.rows.columns import Values
 from ingest_service.rows.texts import Texts
 from tests.formats.test_blocks import IDS, PADDING, TIMESTAMPS
 
-KINDS: tuple[Kind, ...] = (ID, TEXT, HalfStars(), Time(), Time("s"), Time("ms"))
+MISSING = frozenset({"", "NA"})
+KINDS: tuple[Kind, ...] = (
+    *(ID, TEXT, HalfStars(), Time(), Time("s"), Time("ms"), TextId(), UuidId()),
+    *(Number(MISSING, 1.5), Number(), Whole(MISSING), Category(), Category({"pv": "view"}, MISSING, "click")),
+    *(Epoch(1), Epoch(0), Epoch(1_000), FormattedTime("%Y-%m-%d %H:%M:%S", "Europe/Berlin"), FormattedTime("%d.%m.%y")),
+)
 STARS = st.sampled_from(["0", "0.5", "4", "4.0", "4.50", "4.25", "5.0", "5.5", "6", "45", ".5", "4.", "4x5", "-4.5"])
-FIELDS = st.builds(lambda before, text, after: before + text + after, PADDING, IDS | TIMESTAMPS | STARS, PADDING)
+OWN = st.sampled_from(
+    [
+        *("", "NA", "pv", "buy", "1.5e3", "1e400", "nan", "1.5833664e12", "1583366400.25", "-1", ".5", "٣", "1_000"),
+        *(
+            "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+            "6BA7B810-9DAD-11D1-80B4-00C04FD430C8",
+            "6ba7b8109dad11d180b400c04fd430c8",
+        ),
+        *("2020-03-29 02:30:00", "2020-10-25 02:30:00", "31.12.99", "30.02.20", "N12345", "Ünïcode", "x" * 300, "\0"),
+    ]
+)
+FIELDS = st.builds(lambda before, text, after: before + text + after, PADDING, IDS | TIMESTAMPS | STARS | OWN, PADDING)
 
 
 def listed(values: Values) -> list[Any]:
@@ -51,6 +79,12 @@ def test_what_is_taken_is_what_the_specification_reads(kind: Kind, fields: list[
         (HalfStars(), ["0.5", "4", "4.0", "5.0"]),
         (Time(), ["1583366400000", "2020-03-05T00:00:00Z"]),
         (TEXT, ["", "a", "  b "]),
+        (TextId(), ["U1", "A3SGXH7AUHU8GW", "é"]),
+        (UuidId(), ["6ba7b810-9dad-11d1-80b4-00c04fd430c8"]),
+        (Number(MISSING, 0.0), ["1", "-2.5e3", "", "NA"]),
+        (Category({"pv": "view"}, MISSING, "click"), ["pv", "NA", "pv"]),
+        (FormattedTime("%Y-%m-%d"), ["2020-03-05", "2020-03-06"]),
+        (Epoch(1_000), ["1.5833664e12", "1583366400000.5"]),
     ],
     ids=str,
 )
@@ -74,3 +108,51 @@ def test_ratings_are_half_stars(text: str) -> None:
     with pytest.raises(RowError) as refused:
         HalfStars().one(text, "rating")
     assert refused.value.code == "bad_rating"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (FormattedTime("%Y-%m-%d", "America/New_York"), "2020-07-01", 1_593_576_000_000_000),
+        (
+            FormattedTime("%Y-%m-%d %H:%M:%S", "Europe/Berlin"),
+            "2020-10-25 02:30:00",
+            1_603_585_800_000_000,
+        ),  # the first
+        (FormattedTime("%a %b %d %H:%M:%S %z %Y"), "Wed Mar 22 11:37:04 -0700 2017", 1_490_207_824_000_000),
+        (FormattedTime("%m/%d/%Y %I:%M:%S %p"), "11/13/2019 8:36:57 AM", 1_573_634_217_000_000),
+        (Epoch(1_000_000), "1593878946.592", 1_593_878_946_592_000),
+        (Epoch(1_000), "1.68383712e12", 1_683_837_120_000_000),
+        (Epoch(0), "1583366400123456789", 1_583_366_400_123_456),
+        (Number(), "1e3", 1000.0),
+        (Whole(frozenset({"NA"}), 7), " NA ", 7),
+        (Category({"pv": "view"}), "pv", "view"),
+        (UuidId(), " 6BA7B8109DAD11D180B400C04FD430C8 ", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+    ],
+    ids=str,
+)
+def test_what_the_specification_reads(kind: Kind, text: str, value: object) -> None:
+    """Zones, units and forms as the files of known data sets have them."""
+    assert kind.one(text, "column") == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "code"),
+    [
+        *((kind, "", "bad_id") for kind in (TextId(), UuidId())),
+        *((Number(), text, "bad_number") for text in ("", "nan", "inf", "1e999", "1_000", "0x1", "٣")),
+        (Number(MISSING), "NA", "missing_value"),
+        (Whole(), "1.5", "bad_number"),
+        (Category({"pv": "view"}), "buy", "bad_value"),
+        *((Epoch(1_000), text, "bad_timestamp") for text in ("", "soon", "1e99")),
+        (Epoch(1_000), "-1", "timestamp_out_of_range"),
+        (FormattedTime("%Y-%m-%d"), "2020-02-30", "bad_timestamp"),
+        (FormattedTime("%Y-%m-%d"), "1969-12-31", "timestamp_out_of_range"),
+    ],
+    ids=str,
+)
+def test_what_the_specification_refuses(kind: Kind, text: str, code: str) -> None:
+    """Each with the code that its dead letters have."""
+    with pytest.raises(RowError) as refused:
+        kind.one(text, "column")
+    assert refused.value.code == code

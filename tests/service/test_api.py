@@ -19,16 +19,23 @@ from tests.service.conftest import Service
 
 ROWS = "user,item,timestamp\n1,2,1583366400000\n1,x,1583366400000\n3,4,1583366400000\n5,y,1583366400000\n"
 
+OWN = """
+name: own
+dialect: {header: false, delimiter: "|"}
+schema: {fields: [{name: u, x-role: owner}, {name: i, x-role: item}, {name: at, type: integer, x-role: time}]}
+"""
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One for the tests that leave it as it is, or only add runs."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "in").mkdir()
+    (folder / "own.yaml").write_text(OWN)
     found = Service(folder)
     yield found.start(
         'to = ["a"]\n[sinks]\na = "sqlite:///a.db"\nb = "sqlite:///b.db"\n[serve]\nroots = ["in"]\n'
-        'allowed_urls = ["https://data.example/in/"]\n'
+        'allowed_urls = ["https://data.example/in/"]\n[datasets]\nown = "own.yaml"\n'
     )
     found.close()
 
@@ -43,6 +50,16 @@ def is_problem(content: object, status: int) -> bool:
     return isinstance(content, dict) and set(content) == {"type", "title", "status", "detail"} and (
         content["status"] == status and content["title"].endswith(".") and content["detail"].endswith((".", "?", ")"))
     )  # fmt: skip
+
+
+def test_a_data_set_of_the_configuration_is_loaded_by_its_name(served: Service) -> None:
+    """A request cannot name a schema file: it is none of what the service may read."""
+    path = file(served, "own.txt", "u1|i1|1583366400000\nu2|i2|1583366400001\n")
+    done = served.until(served.submit(path, dataset="own", sinks=["a"]), "done", "failed")
+    assert (done["state"], done["report"]["sources"][0]["sinks"]["a"]["written"]) == ("done", 2)
+    for named in ("own.yaml", "/etc/passwd.json", "in/../own.yaml"):
+        answer = served.ask("POST", "/v1/runs", {"source": str(path), "dataset": named})
+        assert (answer.status, "under [datasets]" in answer.content["detail"]) == (422, True), answer.content
 
 
 def test_a_run_from_its_submission_to_its_report(served: Service) -> None:

@@ -7,6 +7,7 @@ record for each `ROW_BYTES` of them: where it ends depends on nothing but where 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
+from itertools import count
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.base import Reader
 from ingest_service.formats.delimited.chunks import DelimitedBlock, chunk_of, fields_of
-from ingest_service.formats.delimited.layout import Layout, bind, specify
+from ingest_service.formats.delimited.layout import Layout, bind, bind_by_place, specify
 from ingest_service.formats.delimited.records import BLANKS, MAX_RECORD_BYTES, Records, split
 from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.rows.chunk import Chunk, Position
@@ -198,18 +199,29 @@ class DelimitedReader(Reader[DelimitedBlock]):
         return DelimitedBlock(start, self.position, newline < 0, head, records)
 
     def _read_header(self) -> tuple[Layout, bytes]:
-        """The header, and all bytes up to its end: what stands before it is passed over."""
+        """The header, and all bytes up to its end: what stands before it is passed over.
+
+        Where there is none, what stands before the first row.
+        """
+        form = self._dataset.form
         start = 0
-        while True:
+        for number in count():
             end = self._line_end(start)
             if not start:
                 self._refuse_what_is_no_text()
+            if number < form.skip_lines:
+                start = end
+                continue
             line = bytes(self._buffer[start:end]).removeprefix(b"" if start else BOM).rstrip(b"\r\n")
-            if not _stands_before_a_header(line):
+            if not form.header and not (form.comment and line.startswith(form.comment)):
+                has_bom = not start and self._buffer.startswith(BOM)
+                return bind_by_place(self._dataset, self._columns), self._take(len(BOM) if has_bom else start)
+            if form.header and not _stands_before_a_header(line):
                 layout = self._bind(line)
                 if layout is not None:
                     return layout, self._take(end)
             start = end
+        raise AssertionError("a source ends")
 
     def _line_end(self, start: int) -> int:
         """One past the line that begins at `start`. ConfigurationError if there is none that could be a header."""
@@ -226,7 +238,8 @@ class DelimitedReader(Reader[DelimitedBlock]):
 
     def _bind(self, line: bytes) -> Layout | None:
         """None for a comment. Some mark their header like one, so a line that can be a header is one."""
-        is_comment = line.startswith(b"#")
+        comment = self._dataset.form.comment
+        is_comment = bool(comment) and line.startswith(comment)
         try:
             return bind(self._dataset, line, self._columns, by_position=not is_comment)
         except ConfigurationError:

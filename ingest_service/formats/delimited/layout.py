@@ -104,20 +104,42 @@ def bind(
         raise ConfigurationError("The header is not valid UTF-8; is this a text file?") from None
     own = dict(names or {})
     missing = "nothing"
-    for delimiter in DELIMITERS:
-        found = header_names(header, bytes([delimiter]))
+    form = dataset.form
+    delimiters = (form.delimiter,) if form.delimiter else tuple(bytes([byte]) for byte in DELIMITERS)
+    for delimiter in delimiters:
+        found = header_names(header, delimiter)
         fields = [_place_of(column, found, own.get(column.role), by_position) for column in dataset.columns]
         if all(index >= 0 for index in fields):
-            layout = Layout(dataset, Dialect(bytes([delimiter]), len(found)), tuple(fields), header)
+            dialect = Dialect(delimiter, len(found), form.quotes)
+            layout = Layout(dataset, dialect, tuple(fields), header)
             _refuse_doubtful(layout, found, own)
             return layout
-        if delimiter == DELIMITERS[0]:
+        if delimiter == delimiters[0]:
             missing = ", ".join(column.role for column, index in zip(dataset.columns, fields, strict=True) if index < 0)
     role = dataset.columns[0].role
     raise ConfigurationError(
         f"The header has no column for: {missing}. Name your own with --column, for example --column {role}=uid, "
         f"or --column {role}=#1 for the first; the first line must be a header."
     )
+
+
+def bind_by_place(dataset: Dataset, names: Mapping[str, str] | None = None) -> Layout:
+    """The layout of a file without a header. UsageError for a column by name, of which there are none."""
+    form = dataset.form
+    fields = {column.role: column.place for column in dataset.columns}
+    for role, own in (names or {}).items():
+        position = _POSITION.fullmatch(own)
+        if position is None or int(position[1]) > form.n_fields:
+            raise UsageError(
+                f"The files of {dataset.name} have no header, and {form.n_fields} columns; name one by its place: "
+                f"--column {role}=#1."
+            )
+        fields[role] = int(position[1]) - 1
+    dialect = Dialect(form.delimiter, form.n_fields, form.quotes)
+    recipe = f"{form.n_fields} fields by {_named(form.delimiter)}, no header"
+    layout = Layout(dataset, dialect, tuple(fields.values()), recipe)
+    _refuse_doubles(layout)
+    return layout
 
 
 @lru_cache(maxsize=8)  # asked for each refused row of a file
@@ -138,12 +160,10 @@ def _place_of(column: Column, found: Sequence[str], own: str | None, by_position
 
 def _refuse_doubtful(layout: Layout, found: Sequence[str], own: Mapping[str, str]) -> None:
     """What could be read in two ways, or is no header at all."""
+    _refuse_doubles(layout)
     roles = [column.role for column in layout.dataset.columns]
     has_positions = False
     for role, index in zip(roles, layout.fields, strict=True):
-        if layout.fields.count(index) > 1:
-            both = [one for one, place in zip(roles, layout.fields, strict=True) if place == index]
-            raise UsageError(f"One column would be both {' and '.join(both)}; give each its own with --column.")
         is_named = not _POSITION.fullmatch(own.get(role, "")) or found[index] == _bare_name(own[role])
         has_positions |= not is_named
         if is_named and found.count(found[index]) > 1:
@@ -159,7 +179,17 @@ def _refuse_doubtful(layout: Layout, found: Sequence[str], own: Mapping[str, str
         )
 
 
+def _refuse_doubles(layout: Layout) -> None:
+    roles = [column.role for column in layout.dataset.columns]
+    for index in layout.fields:
+        if layout.fields.count(index) > 1:
+            both = [one for one, place in zip(roles, layout.fields, strict=True) if place == index]
+            raise UsageError(f"One column would be both {' and '.join(both)}; give each its own with --column.")
+
+
 def _split_header(header: str, delimiter: str) -> list[str]:
+    if len(delimiter) > 1:
+        return header.split(delimiter)
     try:
         return next(csv.reader([header], delimiter=delimiter), [])
     except csv.Error:  # a CR inside (line ends that are CR alone), or a name longer than the module takes
@@ -177,7 +207,7 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | Row
     try:
         return layout.values(fields)
     except RowError as error:
-        return _HEADER_AGAIN if _is_header(fields, layout) else error
+        return _HEADER_AGAIN if layout.dataset.form.header and _is_header(fields, layout) else error
 
 
 def _is_header(fields: Sequence[str], layout: Layout) -> bool:

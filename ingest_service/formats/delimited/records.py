@@ -34,10 +34,11 @@ _BAD_QUOTE = RowError("parse", "bad_quote", "Text follows a closing quote.")
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one file is written: its delimiter (one byte) and the number of fields that its header has."""
+    """How one file is written: its delimiter, how many fields a record has, and whether quotes enclose fields."""
 
     delimiter: bytes
     n_fields: int
+    has_quotes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def scan_record(data: bytes, start: int, dialect: Dialect, *, eof: bool) -> Scan
         return Scanned(line_end, next_start, None)
     error: RowError | None = None
     raw_fields: list[bytes] = []
-    if b'"' not in line:
+    if b'"' not in line or not dialect.has_quotes:
         raw_fields = line.split(dialect.delimiter)
     else:
         try:
@@ -114,8 +115,8 @@ def _quoted_fields(data: bytes, start: int, dialect: Dialect, *, eof: bool) -> t
                 if not eof:
                     raise _NeedMore
                 return fields, after, len(data)
-            if data[after : after + 1] == dialect.delimiter:
-                position = after + 1
+            if data.startswith(dialect.delimiter, after):
+                position = after + len(dialect.delimiter)
             elif data[after] == LF:
                 return fields, after, after + 1
             elif data[after : after + 2] == b"\r\n":
@@ -133,7 +134,7 @@ def _quoted_fields(data: bytes, start: int, dialect: Dialect, *, eof: bool) -> t
                 fields.append(data[position:content_end])
                 return fields, content_end, newline + 1 if newline >= 0 else len(data)
             fields.append(data[position:delimiter])
-            position = delimiter + 1
+            position = delimiter + len(dialect.delimiter)
 
 
 def _skip_blanks(data: bytes, position: int, delimiter: bytes) -> int:
@@ -200,6 +201,7 @@ class Records:
     scanned: dict[int, list[str] | RowError]
     consumed: int
     lines_consumed: int
+    delimiter_bytes: int = 1
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -219,6 +221,7 @@ class Records:
             {index: fields for index, fields in self.scanned.items() if index < n},
             consumed=int(self.starts[n]),
             lines_consumed=int(self.lines[n]),
+            delimiter_bytes=self.delimiter_bytes,
         )
 
     def field(self, column: int, rows: slice) -> tuple[Ints, Ints]:
@@ -226,7 +229,8 @@ class Records:
 
         `rows` is a slice of the plain records.
         """
-        starts = self.starts[self.plain[rows]] if column == 0 else self.delimiters[rows, column - 1] + 1
+        after = self.delimiter_bytes
+        starts = self.starts[self.plain[rows]] if column == 0 else self.delimiters[rows, column - 1] + after
         last = column == self.delimiters.shape[1]
         ends = self.ends[self.plain[rows]] if last else self.delimiters[rows, column]
         return starts, ends
@@ -237,15 +241,17 @@ def split(data: bytes, dialect: Dialect, *, eof: bool) -> Records:
     whole_lines = len(data) if eof else data.rfind(b"\n") + 1
     buffer = np.frombuffer(data, np.uint8)[:whole_lines]
     starts, ends, next_starts = _lines(buffer, eof=eof)
-    quotes = _positions(buffer, QUOTE) if b'"' in data else np.empty(0, np.int64)
-    delimiters = _positions(buffer, dialect.delimiter[0])
+    is_quoted = dialect.has_quotes and b'"' in data
+    quotes = _positions(buffer, QUOTE) if is_quoted else np.empty(0, np.int64)
+    delimiters, doubtful = _delimiters(buffer, dialect.delimiter)
     if quotes.size:
         delimiters = _outside_quotes(delimiters, quotes, starts)
     plain, delimiters = _of_right_arity(delimiters, starts, ends, dialect.n_fields - 1)
     plain &= ends - starts <= MAX_RECORD_BYTES
     if quotes.size:
         plain &= _well_quoted(buffer, starts, ends, delimiters, quotes, dialect)
-    plain[np.searchsorted(starts, _undecodable(data[:whole_lines], buffer), side="right") - 1] = False
+    doubtful = np.concatenate((doubtful, _undecodable(data[:whole_lines], buffer)))
+    plain[np.searchsorted(starts, doubtful, side="right") - 1] = False
     keep, scanned, consumed, n_lines = _scan_the_rest(data, starts, ends, next_starts, plain, dialect, eof=eof)
     indices = np.flatnonzero(keep[:n_lines])
     plain_records = np.flatnonzero(plain[indices])
@@ -260,7 +266,17 @@ def split(data: bytes, dialect: Dialect, *, eof: bool) -> Records:
         {record_of_line[line]: fields for line, fields in scanned.items()},
         consumed,
         data.count(b"\n", 0, consumed) if eof else n_lines,
+        len(dialect.delimiter),
     )
+
+
+def _delimiters(buffer: NDArray[np.uint8], delimiter: bytes) -> tuple[Ints, Ints]:
+    """Where the delimiter stands, and where it may stand in two ways, as `::` in `:::`."""
+    found = _positions(buffer, delimiter[0])
+    for index, byte in enumerate(delimiter[1:], 1):
+        found = found[found + index < buffer.size]
+        found = found[buffer[found + index] == byte]
+    return found, found[1:][np.diff(found) < len(delimiter)]
 
 
 def _positions(buffer: NDArray[np.uint8], byte: int) -> Ints:
@@ -315,7 +331,8 @@ def _well_quoted(
     quoted_lines = np.flatnonzero(np.searchsorted(quotes, ends) > np.searchsorted(quotes, starts))
     blanks = [byte for byte in b" \t" if byte != dialect.delimiter[0]]
     for column in range(dialect.n_fields):
-        field_starts = starts[quoted_lines] if column == 0 else delimiters[quoted_lines, column - 1] + 1
+        after = len(dialect.delimiter)
+        field_starts = starts[quoted_lines] if column == 0 else delimiters[quoted_lines, column - 1] + after
         last = column == dialect.n_fields - 1
         field_ends = ends[quoted_lines] if last else delimiters[quoted_lines, column]
         field_starts, field_ends = trim(buffer, field_starts, field_ends, blanks)

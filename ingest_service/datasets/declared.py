@@ -1,0 +1,127 @@
+"""A data set out of what somebody has said of it: which of its columns are ids, times and fields of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.forms import Delimited
+from ingest_service.datasets.identity import numbers_of
+from ingest_service.datasets.kinds import UuidId
+from ingest_service.datasets.times import texts_and_dates
+from ingest_service.datasets.uuids import TextUuids, UuidDictionary
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.columns import Columns, Values
+from ingest_service.rows.interaction import INTERACTION, NAMESPACE
+from ingest_service.rows.schema import Field, FieldKind, Schema
+from ingest_service.rows.texts import Texts, concatenate, decimals
+
+Read: TypeAlias = Mapping[str, Any]  # the values of columns, by role
+
+
+@dataclass(frozen=True, slots=True)
+class IdColumn:
+    """A column of ids, and how they are stored: as uuid5 of `prefix` + id; a UUID as it is."""
+
+    column: Column
+    prefix: str = ""
+    namespace: UUID = NAMESPACE
+
+
+@dataclass(frozen=True, slots=True)
+class OwnField:
+    """A column that is kept as it is, under a name of its own."""
+
+    column: Column
+    field: Field
+    is_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """event, device: a column, or the text of all records. session: a column, or None for `session_<owner>_<date>`."""
+
+    name: str
+    owner: IdColumn
+    item: IdColumn
+    time: Column
+    event: Column | str
+    device: Column | str
+    session: Column | None
+    own: tuple[OwnField, ...]
+    form: Delimited
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        optional = (self.event, self.device, self.session)
+        found = [self.owner.column, self.item.column, self.time]
+        found += [column for column in optional if isinstance(column, Column)]
+        return (*found, *(own.column for own in self.own))
+
+
+def dataset_of(declared: Declaration) -> Dataset:
+    """Its records are interactions, with the fields of its own beside."""
+    schema = _schema_of(declared)
+    owners, items = _Ids(declared.owner), _Ids(declared.item)
+    key_parts = [own for own in declared.own if own.is_key]
+
+    def records(values: Read) -> Columns:
+        owner, item, micros = (values[one.role] for one in declared.columns[:3])
+        timestamps, dates = texts_and_dates(micros)
+        texts = {
+            "user_id": owners.texts(owner),
+            "video_id": items.texts(item),
+            "timestamp": timestamps,
+            "event_type": _texts(declared.event, values, len(micros)),
+            "device": _texts(declared.device, values, len(micros)),
+            "session_id": concatenate([b"session_", _plain(owner), b"_", dates])
+            if declared.session is None
+            else values[declared.session.role],
+        }
+        own = {one.field.name: values[one.column.role] for one in declared.own}
+        texts |= {name: column for name, column in own.items() if isinstance(column, Texts)}
+        numbers = {name: column for name, column in own.items() if not isinstance(column, Texts)}
+        parts = items.identity(item)
+        for one in key_parts:
+            parts = (*parts, *numbers_of(texts[one.field.name]))
+        return Columns(schema, owners.identity(owner), parts, micros, texts, numbers)
+
+    return Dataset(declared.name, declared.columns, schema, records, None, declared.form)
+
+
+def _schema_of(declared: Declaration) -> Schema:
+    """An interaction's, but that event and device may be any texts; a record may have more than its key says."""
+    words = {"event_type", "device"}
+    fields = tuple(Field(one.name, FieldKind.TEXT) if one.name in words else one for one in INTERACTION.fields)
+    keys = [own.field.name for own in declared.own if own.is_key]
+    return replace(INTERACTION, fields=fields).extended(declared.name, *(own.field for own in declared.own), key=keys)
+
+
+class _Ids:
+    """How ids of one column become texts, and numbers by which they are told apart."""
+
+    def __init__(self, declared: IdColumn) -> None:
+        kind = declared.column.kind
+        self._texts = TextUuids(declared.prefix, declared.namespace)
+        self._numbers = UuidDictionary(declared.prefix, declared.namespace)
+        self._is_uuid = isinstance(kind, UuidId)
+
+    def texts(self, ids: Values) -> Texts:
+        if not isinstance(ids, Texts):
+            return self._numbers.uuids(ids)
+        return ids if self._is_uuid else self._texts.uuids(ids)
+
+    def identity(self, ids: Values) -> tuple[Ints, ...]:
+        return numbers_of(ids) if isinstance(ids, Texts) else (ids,)
+
+
+def _texts(column: Column | str, values: Read, n: int) -> Texts:
+    if isinstance(column, str):
+        return Texts.constant(column, n)
+    texts: Texts = values[column.role]
+    return texts
+
+
+def _plain(ids: Values) -> Texts:
+    return ids if isinstance(ids, Texts) else decimals(ids)
