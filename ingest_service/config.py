@@ -22,7 +22,7 @@ from ingest_service.datasets import DATASETS, dataset_named
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.delimited.blocks import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.formats.delimited.layout import require_roles
-from ingest_service.runtime.supervised import PARENT_PID
+from ingest_service.runtime.process import PARENT_PID
 
 if TYPE_CHECKING:
     from ingest_service.sources.allowed import Allowed

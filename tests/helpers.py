@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import os
+import pkgutil
 import random
 import signal
 import sqlite3
@@ -24,6 +26,7 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
+import ingest_service
 from ingest_service.cli.app import main
 from ingest_service.formats.delimited.blocks import BLOCK_BYTES
 from ingest_service.pipeline import dead_letter
@@ -38,6 +41,14 @@ from tests.servers import CANARY_PASSWORD
 FIRST_MS = 1_583_366_400_000  # 2020-03-05T00:00:00Z
 HEADER = "user,item,timestamp"
 UNREACHABLE = "127.0.0.1:1"  # nobody listens on this port
+
+
+def import_all() -> None:
+    """All modules, so that each has declared what is its own."""
+    for module in pkgutil.walk_packages(ingest_service.__path__, "ingest_service."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
 
 # --- rows -----------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from typing import Any
 import polars as pl
 
 from ingest_service.audit.spill import Spill
-from ingest_service.errors import IngestError, Stopped, UsageError
+from ingest_service.errors import Stopped, UsageError, family_of
 from ingest_service.formats.delimited.blocks import BlockReader, parse_block
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
@@ -301,8 +301,7 @@ class _Trial:
         if process.returncode not in (0, -signal.SIGKILL):
             said = (place.folder / "log").read_text(errors="replace").strip().splitlines()
             last = said[-1] if said and said[-1].startswith("ingest-service: ") else ""
-            families = {family.exit_code: family for family in IngestError.__subclasses__()}
-            family = families.get(process.returncode, IngestError)
+            family = family_of(process.returncode)
             raise family(f"A run ended by itself with exit code {process.returncode}. {last}".strip())
         return process.returncode, output
 

@@ -16,7 +16,7 @@ from ingest_service.cli.ending import code_of
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.serve import serve
 from ingest_service.errors import UsageError
-from ingest_service.runtime.signals import stop_on_signals
+from ingest_service.runtime.process import stop_on_signals
 from ingest_service.telemetry.stderr import open_all
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import typer
 
 from ingest_service.errors import IngestError, LocalIOError, Stopped
 from ingest_service.runtime.escaped import escaped
-from ingest_service.runtime.supervised import end_with_parent, tell
+from ingest_service.runtime.process import end_with_parent, tell
 from ingest_service.telemetry.stderr import Stderr, discard
 
 # What makes no sense on the command line. Its class is public under no name that all versions of typer have.

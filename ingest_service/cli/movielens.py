@@ -11,7 +11,7 @@ import typer
 
 from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
 from ingest_service.errors import Stopped, UsageError
-from ingest_service.runtime.signals import stop_on_signals
+from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings

@@ -12,7 +12,7 @@ from ingest_service.config import Settings
 from ingest_service.errors import LocalIOError, Stopped
 from ingest_service.movielens.places import archive_address
 from ingest_service.pipeline.load import STOPPED
-from ingest_service.runtime.threads import interrupt_in_thread
+from ingest_service.runtime.tasks import interrupt_in_thread
 from ingest_service.sources.object_file import ObjectFile
 from ingest_service.sources.object_store import Address, exists, put_whole
 from ingest_service.telemetry.steps import Progress, StepProgress

@@ -21,7 +21,7 @@ from ingest_service.movielens.places import MOVIES_COLLECTION, member, movie_obj
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.run import opened
 from ingest_service.rows.chunk import Chunk
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.mongodb.documents import Refusal
 from ingest_service.sinks.mongodb.sink import Document, MongoDBSink, mongodb_url_with
 from ingest_service.sources.base import Source

@@ -12,7 +12,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from ingest_service.audit.replay import ReplayReport, replay
 from ingest_service.config import DEFAULT_SINK, Settings, stream_named
 from ingest_service.datasets.movielens import MOVIELENS
-from ingest_service.errors import ConfigurationError
+from ingest_service.errors import ConfigurationError, declare_codes
 from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
 from ingest_service.pipeline import dead_letter
@@ -23,11 +23,17 @@ from ingest_service.pipeline.report import Report
 from ingest_service.pipeline.run import Silent, examine, opened, run
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.texts import Texts
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.mongodb import bson_rows
 from ingest_service.sinks.mongodb.documents import Encoded, Refusal
 from ingest_service.sinks.mongodb.sink import MongoDBSink, mongodb_url_with
 from ingest_service.sources.archive import ObjectZipMemberSource
+
+declare_codes(
+    {
+        "unknown_movie": "a movie that was not loaded",
+    }
+)
 
 # The least that may be: a block of documents takes many times as long as one of Redis's rows, and a run that is
 # killed writes its last blocks again.

@@ -28,11 +28,19 @@ from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.runtime import fault
 from ingest_service.runtime.queues import BoundedQueue, Closed
-from ingest_service.runtime.tasks import task_group
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.base import Sink, Written
 from ingest_service.sources.base import Source
+
+fault.declare(
+    {
+        "lease-taken": "the sink's lease is taken, nothing is read",
+        "before-write": "a chunk is about to be written to a sink",
+        "after-write": "the sink has acknowledged the chunk, it is not settled",
+        "settled": "the chunk is settled, no checkpoint says so",
+    }
+)
 
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
 CHECKPOINT_EVERY_S = 1.0

@@ -1,13 +1,12 @@
 """The numbers of a run, taken from its state: the `progress` event, and what the progress bar shows."""
 
-import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 from ingest_service.pipeline.load import Lane, State
+from ingest_service.runtime.process import rss_mb
 
 
 @dataclass(slots=True)
@@ -79,12 +78,3 @@ def _percentiles_ms(latencies_s: list[float]) -> tuple[float | None, float | Non
         return value, value
     cuts = quantiles(latencies_s, n=100, method="inclusive")
     return round(cuts[49] * 1e3, 2), round(cuts[98] * 1e3, 2)
-
-
-def rss_mb() -> float:
-    """Resident memory of this process, in MB (10^6 bytes); 0 where the kernel does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0.0
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)

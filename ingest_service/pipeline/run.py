@@ -15,8 +15,7 @@ from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import STOPPED, Observer, State, load
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
-from ingest_service.runtime.allocator import give_back_memory
-from ingest_service.runtime.supervised import is_supervised
+from ingest_service.runtime.process import give_back_memory, is_supervised
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.base import Finding, Sink, sink_at
 from ingest_service.sources import source_allowed, sources_named

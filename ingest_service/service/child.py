@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingest_service.pipeline.run import DRAIN_S
-from ingest_service.runtime.supervised import EVENTS_FD
+from ingest_service.runtime.process import EVENTS_FD
 
 _KILL_S = DRAIN_S + 0.5
 _LINE_BYTES = 1 << 20

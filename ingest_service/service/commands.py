@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.runtime.supervised import PARENT_PID
+from ingest_service.runtime.process import PARENT_PID
 from ingest_service.service.runs import Run
 
 _NOT_PASSED_ON = ("INGEST_SERVE__TOKEN", "INGEST_SERVE__TOKEN_FILE", "INGEST_TO", "INGEST_DATASET", "INGEST_LIMIT")

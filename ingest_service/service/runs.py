@@ -18,7 +18,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from ingest_service.errors import ConfigurationError, IngestError, LocalIOError
 from ingest_service.runtime.escaped import escaped
-from ingest_service.runtime.threads import finish_in
+from ingest_service.runtime.tasks import finish_in
 from ingest_service.service.store_file import connect, open_file, translated
 
 FILE_NAME = "service.db"

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 
 import structlog
 
-from ingest_service.errors import IngestError, LocalIOError, SourceChanged
+from ingest_service.errors import IngestError, LocalIOError, SourceChanged, family_of
 from ingest_service.runtime.tasks import task_group
 from ingest_service.service.child import Child, lines
 from ingest_service.service.commands import Commands
@@ -24,7 +24,6 @@ from ingest_service.service.runs import Run, Runs, at
 from ingest_service.telemetry.prometheus import Exposition
 
 MAX_FAILURES = 10  # of the kind that may pass; with the waits below that takes a quarter of an hour
-_RESUMABLE = (69, 73, 75)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 600.0
 _LOOK_EVERY_S = 1.0  # for runs whose time to be tried again has come
 _STORE_AGAIN_S, _STORE_AT_LEAST_EVERY_S = 5.0, 60.0
@@ -177,7 +176,7 @@ class Workers:
         reason = child.reason or (f"The run's process was ended by signal {-code}." if code < 0 else None)
         if code != 0 and self._stop.is_set() and child.stop_asked:
             return  # it goes back to the queue with all others
-        may_pass = (code in _RESUMABLE or code < 0) and run.failures + 1 < MAX_FAILURES
+        may_pass = (family_of(code).resumable or code < 0) and run.failures + 1 < MAX_FAILURES
         if code != 0 and may_pass and not cancelled:
             await self._again(run, code, reason, child.progress)
             return

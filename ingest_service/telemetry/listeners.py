@@ -8,7 +8,7 @@ import structlog
 from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError
 from ingest_service.runtime import tracing
-from ingest_service.runtime.supervised import is_supervised
+from ingest_service.runtime.process import is_supervised
 from ingest_service.telemetry.progress import Listener
 
 NO_PROMETHEUS = "--metrics-port needs an extra; install it with: pip install 'ingest-service[serve]'."

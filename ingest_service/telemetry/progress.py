@@ -12,7 +12,7 @@ from ingest_service.pipeline.load import State
 from ingest_service.pipeline.progress import Meter
 from ingest_service.pipeline.report import StreamReport
 from ingest_service.runtime.escaped import escaped
-from ingest_service.runtime.supervised import is_supervised, tell
+from ingest_service.runtime.process import is_supervised, tell
 from ingest_service.telemetry.logs import warn_of_sink
 
 Listener = Callable[[Mapping[str, Any]], None]  # is called with every `progress` and `report` event

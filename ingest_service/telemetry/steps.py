@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ingest_service.runtime.supervised import is_supervised, tell
+from ingest_service.runtime.process import is_supervised, tell
 
 _EVERY_S = 1.0
 

@@ -8,7 +8,7 @@ from typing import Self
 import structlog
 
 from ingest_service.runtime.escaped import escaped
-from ingest_service.runtime.supervised import is_supervised
+from ingest_service.runtime.process import is_supervised
 from ingest_service.telemetry.stderr import Stderr
 
 EVERY_S = 1.0

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets.microlens import MICROLENS
-from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
+from ingest_service.errors import CODES, ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.delimited import blocks, records
 from ingest_service.formats.delimited.blocks import (
     BLOCK_BYTES,
@@ -28,7 +28,6 @@ from ingest_service.formats.delimited.blocks import (
     parse_block,
 )
 from ingest_service.formats.delimited.layout import Layout, bind, specify
-from ingest_service.pipeline.dead_letter import CODES
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.rows.interaction import VideoInteraction, micros_of, timestamp_text
 from ingest_service.rows.schema import RECORD_TEXTS

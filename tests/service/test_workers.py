@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ingest_service.runtime.supervised import EVENTS_FD
+from ingest_service.runtime.process import EVENTS_FD
 from ingest_service.service.commands import Commands
 from ingest_service.service.heard import understood
 from ingest_service.service.live import Live
@@ -139,12 +139,12 @@ async def test_a_run_hands_its_pipe_to_nobody(tmp_path: Path) -> None:
     """The real program takes the pipe's number out of its environment, and what it starts does not have it."""
     script = f"""
 import os, subprocess, sys
-from ingest_service.runtime import supervised
+from ingest_service.runtime import process
 pipe = int(os.environ[{EVENTS_FD!r}])
-supervised.end_with_parent()
+process.end_with_parent()
 assert {EVENTS_FD!r} not in os.environ
 found = subprocess.run(["test", "-e", f"/proc/self/fd/{{pipe}}"], close_fds=False)
-supervised.tell("reason", {{"reason": f"child: {{found.returncode}}"}})
+process.tell("reason", {{"reason": f"child: {{found.returncode}}"}})
 sys.exit(78)
 """
     async with working(tmp_path, Scripts(script)) as floor:

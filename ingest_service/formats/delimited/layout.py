@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.datasets.base import Column, Dataset
-from ingest_service.errors import ConfigurationError, RowError, UsageError
+from ingest_service.errors import ConfigurationError, RowError, UsageError, declare_codes
 from ingest_service.formats.delimited.records import Dialect, Records
 from ingest_service.rows import interaction, parse
 from ingest_service.rows.arrays import Bools
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.rows.interaction import micros_of
+
+declare_codes(
+    {
+        "header_again": "the header once more, in the middle: files that were put together",
+    }
+)
 
 DELIMITERS = b",\t;|"
 _ADVICE = {

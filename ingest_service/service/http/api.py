@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.service import letters as letters_
 from ingest_service.service.desk import Desk
 from ingest_service.service.health import Health

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import numpy as np
 from pydantic import Field
 
-from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.errors import ConfigurationError, Retry, declare_codes
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
@@ -50,6 +50,20 @@ from ingest_service.sinks.retry import Retrier
 
 if TYPE_CHECKING:
     import polars as pl
+
+fault.declare(
+    {
+        "dynamodb-request": "a batch is about to be sent to DynamoDB",
+        "dynamodb-reply": "DynamoDB has acknowledged a batch",
+    }
+)
+declare_codes(
+    {
+        "item_too_large": "larger than the sink takes",
+        "bad_key": "a key that the sink does not take",
+        "refused": "the sink refused the row for a reason of its own",
+    }
+)
 
 _SLICE_ROWS = 200 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
 _TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")

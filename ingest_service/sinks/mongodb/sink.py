@@ -42,6 +42,12 @@ from ingest_service.sinks.retry import Retrier
 if TYPE_CHECKING:
     import polars as pl
 
+fault.declare(
+    {
+        "mongodb-reply": "MongoDB has acknowledged a batch",
+    }
+)
+
 T = TypeVar("T")
 Document = dict[str, Any]
 

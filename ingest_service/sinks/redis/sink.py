@@ -12,7 +12,7 @@ from uuid import UUID
 import numpy as np
 from redis.asyncio import ConnectionPool
 
-from ingest_service.errors import ConfigurationError, IngestError, Retry
+from ingest_service.errors import ConfigurationError, IngestError, Retry, declare_codes
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction
@@ -33,6 +33,12 @@ from ingest_service.sinks.retry import Retrier
 
 if TYPE_CHECKING:
     import polars as pl
+
+declare_codes(
+    {
+        "wrong_type": "the sink holds something else under the row's key",
+    }
+)
 
 _PIECE_USERS = 1_000  # asked for in one pipeline
 _MEMBER_TAG = ',"tag":"'  # a quote within a text has a backslash

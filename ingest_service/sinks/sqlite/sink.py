@@ -36,6 +36,14 @@ from ingest_service.sinks.sqlite.tables import TABLES, add_columns, columns_of, 
 if TYPE_CHECKING:
     import polars as pl
 
+fault.declare(
+    {
+        "sqlite-inserted": "part of a chunk is in SQLite's open transaction",
+        "sqlite-commit": "rows and checkpoint are about to be committed together",
+        "sqlite-committed": "they are committed",
+    }
+)
+
 T = TypeVar("T")
 
 _PIECE_ROWS = 1 << 14  # rows in one statement
