@@ -6,13 +6,16 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from ingest_service.cli.app import app
 from ingest_service.config import Settings, load_settings
 from ingest_service.errors import CODES
+from ingest_service.pipeline.progress import Progress, SinkProgress
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb.sink import DynamoDBOptions
@@ -107,10 +110,27 @@ def test_every_setting_and_option_is_documented() -> None:
             assert f"`{name}`" in COMMANDS
 
 
+@pytest.mark.parametrize("event", [Progress, SinkProgress])
+def test_every_field_of_progress_is_documented(event: type) -> None:
+    """The tables in docs/COMMANDS.md are those of the definition, in its order."""
+    fields = TypeAdapter(event).json_schema()["properties"]
+    assert "\n".join(f"| `{name}` | {field['description']} |" for name, field in fields.items()) in COMMANDS
+
+
+def test_the_page_reads_fields_that_there_are() -> None:
+    """What its modules read of an event is a field of it, its run or time, or what they put beside it."""
+    page = ROOT / "ingest_service" / "service" / "page"
+    known = {field.name for kind in (Progress, SinkProgress) for field in fields(kind)}
+    known |= {"run", "timestamp", "name", "queued"}
+    for module in ("running.js", "rates.js"):
+        read = set(re.findall(r"\b(?:event|sink)\.([a-z0-9_]+)", (page / module).read_text()))
+        assert read and read <= known
+
+
 def test_every_metric_is_documented() -> None:
     """Each stands in docs/COMMANDS.md, and no other."""
     exposition = Exposition(memory_mb=350)
-    exposition.update({**progress(), "eta_s": 3.0})
+    exposition.update(replace(progress(), eta_s=3.0))
     names = {sample.name for family in exposition.collect() for sample in family.samples}
     assert names == set(re.findall(r"`(ingest_[a-z_]+)`", COMMANDS)) - {"ingest_checkpoints"}
 

@@ -108,7 +108,7 @@ def run(
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
     from ingest_service.pipeline.run import jobs_of, run, sinks_of
     from ingest_service.telemetry.listeners import listening
-    from ingest_service.telemetry.progress import observer_on_stderr
+    from ingest_service.telemetry.show import RunObserver, show_on_stderr
 
     jobs = jobs_of(sources, settings, restart=restart)
     sinks = sinks_of(settings.sink_urls())
@@ -116,8 +116,8 @@ async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -
     with listening("run", settings) as listeners:
         gc.enable()
         gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
-        with observer_on_stderr(listeners) as observer:
-            return await run(jobs, sinks, stop, observer)
+        with show_on_stderr() as show:
+            return await run(jobs, sinks, stop, RunObserver(show, listeners))
 
 
 @app.command()
@@ -258,14 +258,14 @@ def verify(
 async def _verify(sources: Sequence[str], settings: "Settings", sample: int | None) -> "Findings":
     from ingest_service.audit.verify import verify
     from ingest_service.pipeline.run import jobs_of, opened, sinks_of
-    from ingest_service.telemetry.ticker import Ticker
+    from ingest_service.telemetry.show import show_on_stderr
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of(settings.sink_urls())
     stop = stop_on_signals()
-    with Ticker("verify") as progress:
+    with show_on_stderr() as show:
         async with opened(sinks):
-            return await verify(jobs, sinks, stop, progress, sample=sample)
+            return await verify(jobs, sinks, stop, show.counter("verify"), sample=sample)
 
 
 @app.command()
@@ -295,11 +295,11 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.datasets import dataset_named
     from ingest_service.pipeline.run import opened, sinks_of, survey
     from ingest_service.telemetry.listeners import listening
-    from ingest_service.telemetry.logs import warn_of_sink
-    from ingest_service.telemetry.ticker import Ticker
+    from ingest_service.telemetry.show import show_on_stderr
 
     stop = stop_on_signals()
-    with listening("replay", settings), Ticker("replay") as progress:
+    with listening("replay", settings), show_on_stderr() as show:
+        progress = show.counter("replay")
         if settings.mongodb_uri is not None:
             from ingest_service.movielens.ratings import are_ratings, replay_ratings
 
@@ -307,7 +307,7 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
                 return await replay_ratings(path, settings, stop, progress)
         sinks, dataset = sinks_of(settings.sink_urls()), dataset_named(settings.dataset)
         async with opened(sinks):
-            await survey(sinks, dataset, warn_of_sink)
+            await survey(sinks, dataset, show.warning)
             return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
 
 
@@ -349,13 +349,13 @@ async def _crash_test(
 
     from ingest_service.audit.crash_trial import crash_test
     from ingest_service.pipeline.run import jobs_of
-    from ingest_service.telemetry.ticker import Ticker
+    from ingest_service.telemetry.show import show_on_stderr
 
     jobs = jobs_of([source], settings)
     if len(jobs) != 1:
         raise UsageError(f"{source!r} names {len(jobs)} files; try them one at a time.")
     stop = stop_on_signals()
-    with Ticker("crash-test") as progress:
+    with show_on_stderr() as show:
         return await crash_test(
             jobs[0],
             settings.sink_urls(),
@@ -364,7 +364,7 @@ async def _crash_test(
             cycles=cycles,
             seed=secrets.randbelow(1 << 32) if seed is None else seed,
             stop=stop,
-            progress=progress,
+            progress=show.counter("crash-test"),
         )
 
 

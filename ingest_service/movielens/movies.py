@@ -25,7 +25,7 @@ from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.mongodb.documents import Refusal
 from ingest_service.sinks.mongodb.sink import Document, MongoDBSink, mongodb_url_with
 from ingest_service.sources.base import Source
-from ingest_service.telemetry.steps import Progress, StepProgress
+from ingest_service.telemetry.show import Show, Step
 
 _Key: TypeAlias = tuple[str, tuple[str, ...], str, int]
 
@@ -77,7 +77,7 @@ class MoviesReport:
         return asdict(self)
 
 
-async def movies(settings: Settings, progress: StepProgress | None = None) -> MoviesReport:
+async def movies(settings: Settings, show: Show | None = None) -> MoviesReport:
     """Bring the collection `movies` up to movies.csv of the archive, and write the movie id map."""
     source = member(settings, "movies.csv")
     sink = MongoDBSink(mongodb_url_with(settings.mongodb_address(), collection=MOVIES_COLLECTION))
@@ -90,7 +90,7 @@ async def movies(settings: Settings, progress: StepProgress | None = None) -> Mo
     embedder = await finish_in_thread(embedder_of, settings)
     async with opened([sink]):
         await finish_in_thread(dead_letters.open, resume_offset=0)
-        with closing(dead_letters), (progress or StepProgress()).step("movies", _rows(chunks), "movies") as step:
+        with closing(dead_letters), (show or Show()).step("movies", _rows(chunks), "movies") as step:
             update = _Update(sink, embedder, settings.embedding_format, report, step)
             known = [movie_id for chunk in chunks for movie_id in await update.bring(chunk, dead_letters)]
     report.movie_id_map = await finish_in_thread(write_movie_ids, settings, known)
@@ -118,7 +118,7 @@ class _Update:
     embedder: Embedder
     format: str
     report: MoviesReport
-    step: Progress
+    step: Step
 
     async def bring(self, chunk: Chunk, dead_letters: DeadLetters) -> list[int]:
         """Embed and store what is new or has changed. Returns the movies that are there now."""

@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,14 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.environ[PARENT_PID] != str(os.getppid()):
         raise Stopped("The service that wanted this run is gone; its successor goes on.")
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a run ended as it did: a sentence, and the class of the error."""
+
+    reason: str
+    kind: str = ""
 
 
 def tell(event: str, content: Mapping[str, Any]) -> None:
