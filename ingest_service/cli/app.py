@@ -294,21 +294,19 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     from ingest_service.audit.replay import replay
     from ingest_service.datasets import dataset_named
     from ingest_service.pipeline.run import opened, sinks_of, survey
+    from ingest_service.pipeline.steps import target_of
     from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.show import show_on_stderr
 
     stop = stop_on_signals()
     with listening("replay", settings), show_on_stderr() as show:
         progress = show.counter("replay")
-        if settings.mongodb_uri is not None:
-            from ingest_service.movielens.ratings import are_ratings, replay_ratings
-
-            if await asyncio.to_thread(are_ratings, path, settings):
-                return await replay_ratings(path, settings, stop, progress)
-        sinks, dataset = sinks_of(settings.sink_urls()), dataset_named(settings.dataset)
+        target = await asyncio.to_thread(target_of, path, settings)
+        sinks, dataset = target or (sinks_of(settings.sink_urls()), dataset_named(settings.dataset))
+        columns = settings.columns if target is None else {}
         async with opened(sinks):
             await survey(sinks, dataset, show.warning)
-            return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
+            return await replay(path, sinks, dataset, columns, settings.checkpoint_dir, stop, progress)
 
 
 @app.command(name="crash-test")

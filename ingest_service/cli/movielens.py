@@ -114,7 +114,7 @@ def check(
 
 async def _check(settings: "Settings", *, create: bool) -> "list[tuple[str, Finding]]":
     from ingest_service.datasets.movielens import MOVIELENS
-    from ingest_service.movielens.ratings import ratings_sink
+    from ingest_service.movielens.steps.ratings import ratings_sink
     from ingest_service.pipeline.run import examine
 
     return [("movielens", one) for one in await examine(ratings_sink(settings, {}), MOVIELENS, create=create)]

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
+from ingest_service.runtime.plugins import registered
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.pacing import AdaptiveLimit
 from ingest_service.sinks.retry import Retrier
@@ -193,7 +193,7 @@ def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]
 def sink_at(url: str) -> Sink:
     """The sink that a URL names, not yet open."""
     scheme = split_url(url).scheme
-    known = {entry.name: entry for entry in entry_points(group="ingest_service.sinks")}
+    known = registered("sinks")
     if scheme not in known:
         raise ConfigurationError(
             f"There is no sink for {scheme or 'that'}:// URLs; there are: {', '.join(sorted(known))}."

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
@@ -34,7 +34,7 @@ class RunView(BaseModel):
     """A run, and how it stands. Times are ISO 8601, UTC."""
 
     id: str
-    kind: Literal["run", "replay", "movielens"]
+    kind: Annotated[str, Field(description="`run`, `replay`, or the name of the steps of which it is one.")]
     source: str
     dataset: str
     sinks: list[str]

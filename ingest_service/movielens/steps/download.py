@@ -11,6 +11,7 @@ from typing import Any
 from ingest_service.config import Settings
 from ingest_service.errors import LocalIOError, Stopped
 from ingest_service.movielens.places import archive_address
+from ingest_service.movielens.settings import MovieLensSettings
 from ingest_service.pipeline.load import STOPPED
 from ingest_service.runtime.tasks import interrupt_in_thread
 from ingest_service.sources.object_file import ObjectFile
@@ -36,10 +37,10 @@ class Downloaded:
 
 async def download(settings: Settings, show: Show | None = None) -> Downloaded:
     """Copy MOVIELENS_URL into the bucket unless it is there. LocalIOError if what came is no whole, right archive."""
-    return await interrupt_in_thread(_download, settings, show or Show())
+    return await interrupt_in_thread(_download, MovieLensSettings.of(settings), show or Show())
 
 
-def _download(interrupted: Event, settings: Settings, show: Show) -> Downloaded:
+def _download(interrupted: Event, settings: MovieLensSettings, show: Show) -> Downloaded:
     target = archive_address(settings)
     if exists(target):
         return Downloaded(target.uri, was_there=True)

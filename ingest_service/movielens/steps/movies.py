@@ -18,6 +18,7 @@ from ingest_service.errors import SourceNotFound
 from ingest_service.formats.delimited.blocks import BlockReader, parse_block
 from ingest_service.movielens.embeddings import Embedder, Vectors, embedder_of
 from ingest_service.movielens.places import MOVIES_COLLECTION, member, movie_object_id, write_movie_ids
+from ingest_service.movielens.settings import MovieLensSettings
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.run import opened
 from ingest_service.rows.chunk import Chunk
@@ -79,7 +80,8 @@ class MoviesReport:
 
 async def movies(settings: Settings, show: Show | None = None) -> MoviesReport:
     """Bring the collection `movies` up to movies.csv of the archive, and write the movie id map."""
-    source = member(settings, "movies.csv")
+    own = MovieLensSettings.of(settings)
+    source = member(own, "movies.csv")
     sink = MongoDBSink(mongodb_url_with(settings.mongodb_address(), collection=MOVIES_COLLECTION))
     dead_letters = DeadLetters(settings.state_dir / stream_named(source.uri), source.uri)
     report = MoviesReport(dead_letters=str(dead_letters.path))
@@ -87,13 +89,13 @@ async def movies(settings: Settings, show: Show | None = None) -> MoviesReport:
         chunks = await finish_in_thread(_chunks, source)
     except SourceNotFound as error:
         raise SourceNotFound(f"{error} Get the archive with: ingest-service movielens download.") from None
-    embedder = await finish_in_thread(embedder_of, settings)
+    embedder = await finish_in_thread(embedder_of, own)
     async with opened([sink]):
         await finish_in_thread(dead_letters.open, resume_offset=0)
         with closing(dead_letters), (show or Show()).step("movies", _rows(chunks), "movies") as step:
-            update = _Update(sink, embedder, settings.embedding_format, report, step)
+            update = _Update(sink, embedder, own.embedding_format, report, step)
             known = [movie_id for chunk in chunks for movie_id in await update.bring(chunk, dead_letters)]
-    report.movie_id_map = await finish_in_thread(write_movie_ids, settings, known)
+    report.movie_id_map = await finish_in_thread(write_movie_ids, own, known)
     return report
 
 
