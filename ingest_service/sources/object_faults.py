@@ -32,7 +32,7 @@ _PASSING: Final = (
     (r"tcp connect error|ConnectionRefusedError", "nobody listens there"),
     (r"TimedOut|timed out|TimeoutError", "it does not answer in time"),
     (
-        r"IncompleteMessage|Parse\(|BadStatusLine|RemoteDisconnected",
+        r"IncompleteMessage|Parse\(|RemoteProtocolError",
         "it hangs up; it may want https://, or be another kind of server",
     ),
 )
