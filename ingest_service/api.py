@@ -143,6 +143,7 @@ class MicroLensPairsReader:
 
     def _interactions(self, reader: BlockReader, limit: int | None) -> Iterator[VideoInteraction]:
         dataset = reader.layout.dataset
+        assert dataset.interaction is not None, "its rows are interactions"
         roles = [column.role for column in dataset.columns]
         left = limit
         try:

@@ -32,8 +32,14 @@ from ingest_service.formats.delimited.blocks import BLOCK_BYTES
 from ingest_service.pipeline import dead_letter
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import EPOCH, VideoInteraction, microlens_interaction, micros_of, timestamp_text
-from ingest_service.rows.schema import RECORD_TEXTS
+from ingest_service.rows.interaction import (
+    EPOCH,
+    INTERACTION,
+    VideoInteraction,
+    microlens_interaction,
+    micros_of,
+    timestamp_text,
+)
 from ingest_service.rows.texts import Texts
 from ingest_service.sinks.base import Sink, sink_at
 from tests.servers import CANARY_PASSWORD
@@ -63,7 +69,7 @@ def interactions(n: int, users: int = 7) -> list[VideoInteraction]:
     return [interaction(1 + i % users, 100 + i, FIRST_MS + i) for i in range(n)]
 
 
-def chunk_of(rows: Sequence[VideoInteraction], *, follow_from_key: bool = True, **texts: Sequence[str]) -> Chunk:
+def chunk_of(rows: Sequence[VideoInteraction], *, follows_from_key: bool = True, **texts: Sequence[str]) -> Chunk:
     """A chunk that a parser might have made of these rows; `texts` replace some of its columns.
 
     The bytes of row i are `row i`, on line i + 2. Rows that are different versions of one record do not follow from
@@ -75,7 +81,8 @@ def chunk_of(rows: Sequence[VideoInteraction], *, follow_from_key: bool = True, 
     lines = np.arange(2, len(rows) + 2)
     end = Position(len(data), len(rows), len(rows) + 1)
     starts = ends - [len(text) + 1 for text in raw]
-    columns = replace(columns_of(rows, **texts), follow_from_key=follow_from_key)
+    columns = columns_of(rows, **texts)
+    columns = replace(columns, schema=replace(columns.schema, follows_from_key=follows_from_key))
     return Chunk(Position(0, 0, 1), end, data, 0, columns, starts, ends - 1, lines)
 
 
@@ -89,14 +96,17 @@ def columns_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Colu
         "device": [row.device.value for row in rows],
         "session_id": [row.session_id for row in rows],
     }
-    assert set(texts) <= set(values) == set(RECORD_TEXTS)
+    assert set(texts) <= set(values) == set(INTERACTION.texts)
     values |= texts
     user, item = (_numbers(values[name]) for name in ("user_id", "video_id"))
     time_us = np.array([micros_of(row.timestamp) for row in rows], np.int64)
     return Columns(
-        (user, item, time_us),
+        INTERACTION,
+        (user,),
+        (item,),
+        time_us,
         {name: Texts.of(column) for name, column in values.items()},
-        {"epoch_ms": time_us // 1_000},
+        {},
     )
 
 

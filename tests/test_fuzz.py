@@ -242,5 +242,5 @@ def test_a_run_accounts_for_them_too(tmp_path: Path, seed: int) -> None:
     dead = [row for row in expected if isinstance(row, DeadRow)]
     assert [letter["offset"] for letter in cli.dead_letters] == [row.offset for row in dead]
     assert outcome.counts("sqlite")["accepted"] == len(expected) - len(dead)
-    keys = {(row.values[0], f"{row.values[3]}#{row.values[1]}") for row in expected if not isinstance(row, DeadRow)}
+    keys = {(row.values[0], f"{row.values[2]}#{row.values[1]}") for row in expected if not isinstance(row, DeadRow)}
     assert cli.rows.keys() == keys

@@ -239,7 +239,8 @@ class _Trial:
         try:
             users = Spill(self.report.rows)
             while (block := reader.next()) is not None:
-                names = parse_block(block, reader.layout).columns.texts["user_id"].to_list()
+                columns = parse_block(block, reader.layout).columns
+                names = columns.texts[columns.schema.owner].to_list()
                 users.add(pl.DataFrame({"user_id": names}, schema={"user_id": pl.String}).unique())
             return users
         finally:
@@ -358,7 +359,8 @@ class _Trial:
             self._complain(f"{lost} dead letters are lost and {doubled} doubled.")
 
     async def _compare_sinks(self, users: list[str], one: Sink, other: Sink) -> None:
-        wanted, found = await one.stored(users), await other.stored(users)
+        schema = self.job.dataset.schema
+        wanted, found = await one.stored(users, schema), await other.stored(users, schema)
         lost = wanted.join(found, on=_RECORD, how="anti").height
         doubled = found.join(wanted, on=_RECORD, how="anti").height + found.height - found.unique(_RECORD).height
         self.report.rows_lost += lost

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ingest_service.config import stream_named
 from ingest_service.datasets.base import Dataset
@@ -262,8 +261,8 @@ def chunk_of_letters(letters: Sequence[Letter], layout: Layout) -> tuple[Chunk, 
             rows.append(index)
             values.append(row)
             raws.append(raw)
-    by_role: dict[str, NDArray[Any]] = {
-        column.role: np.array([row[number] for row in values], column.dtype)
+    by_role = {
+        column.role: column.kind.gathered([row[number] for row in values])
         for number, column in enumerate(layout.dataset.columns)
     }
     ends = np.cumsum([len(raw) + 1 for raw in raws], dtype=np.int64)

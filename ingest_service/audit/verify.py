@@ -302,9 +302,10 @@ def _ints(values: "array[int]") -> Ints:
 
 async def _compare(sink: Sink, rows: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings) -> None:
     """One partition: all rows of some users."""
-    rows = rows.filter(pl.col("landed").is_null() | (pl.col("landed") == sink.name)).with_columns(event_key_of(rows))
+    schema = streams[0].job.dataset.schema  # the same of all of them
+    rows = rows.filter(pl.col("landed").is_null() | (pl.col("landed") == sink.name)).with_columns(event_key_of(schema))
     users: list[str] = rows["user_id"].unique(maintain_order=True).to_list()
-    stored = await sink.stored(users)
+    stored = await sink.stored(users, schema)
     await asyncio.to_thread(_count, sink, rows, stored, streams, found)
 
 
@@ -314,7 +315,7 @@ def _count(
     is_first = stored.select(pl.struct(_RECORD).is_first_distinct().alias("first"))["first"]
     stored, doubled = stored.filter(is_first), stored.filter(~is_first)
     candidates, loose = _candidates(sink, rows, stored, streams)
-    expected = sink.expected(candidates)
+    expected = sink.expected(candidates, streams[0].job.dataset.schema)
     required = expected.filter("required", ~pl.col("expired"))
     found.compared += required.height
     found.expired += expected.filter("expired").height

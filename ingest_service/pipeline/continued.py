@@ -18,7 +18,6 @@ from ingest_service.formats.delimited.records import split
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.tracker import Watermark
-from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.sinks.base import Sink
@@ -58,7 +57,7 @@ async def take_back(job: Job, sink: Sink, mark: Watermark) -> None:
     gone = await asyncio.to_thread(_gone, job, before, mark)
     if len(gone):
         await sink.remove(gone)
-        earlier = _earlier(job, before, gone.key[0])
+        earlier = _earlier(job, before, gone)
         while (chunk := await asyncio.to_thread(next, earlier, None)) is not None:
             await sink.write(await asyncio.to_thread(sink.prepare, chunk))
     await asyncio.to_thread(letters.remove)
@@ -81,17 +80,17 @@ def _gone(job: Job, before: Watermark, mark: Watermark) -> Columns:
 
 
 def _keys(columns: Columns) -> list[tuple[int, ...]]:
-    return list(zip(*(part.tolist() for part in columns.key), strict=True))
+    return list(zip(*(part.tolist() for part in columns.identity), strict=True))
 
 
-def _earlier(job: Job, before: Watermark, users: Ints) -> Iterator[Chunk]:
-    """The rows before the unended ones that are of these users, in the order of the source."""
+def _earlier(job: Job, before: Watermark, gone: Columns) -> Iterator[Chunk]:
+    """The rows before the unended ones of the users of these records, in the order of the source."""
     reader = _reader(job)
     try:
         while (block := reader.next()) is not None and block.start.offset < before.position.offset:
             chunk = parse_block(block, reader.layout)
             is_earlier = chunk.data_offset + chunk.starts < before.position.offset
-            wanted = is_earlier & np.isin(chunk.columns.key[0], users)
+            wanted = is_earlier & chunk.columns.may_be_owned_as(gone)
             if wanted.any():
                 yield chunk.only(wanted)
     finally:

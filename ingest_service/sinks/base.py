@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
+from ingest_service.rows.schema import Schema
 from ingest_service.runtime.plugins import registered
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.pacing import AdaptiveLimit
@@ -130,7 +131,7 @@ class Sink(ABC):
     def preview(self, columns: Columns) -> list[str]:
         """What these rows would become here, one text each."""
 
-    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         """Of rows with different keys those that the sink should hold, if these are all that their users have.
 
         All columns stay; added are `event_key`, `value` as in `stored`, and `expired`: it may be gone by now.
@@ -139,10 +140,10 @@ class Sink(ABC):
 
         from ingest_service.sinks.readback import event_key_of, value_of
 
-        return frame.with_columns(event_key_of(frame), value_of(frame), pl.lit(False).alias("expired"))
+        return frame.with_columns(event_key_of(schema), value_of(schema), pl.lit(False).alias("expired"))
 
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
-        """What the sink holds of these users, one row a record, in any order: `stored.STORED_SCHEMA`."""
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
+        """What the sink holds of these users, one row a record, in any order: `readback.STORED_SCHEMA`."""
         raise ConfigurationError(f"{self.name} is a kind of sink that cannot be read back.")
 
     def scratch(self, url: str, folder: Path) -> AbstractAsyncContextManager[str]:

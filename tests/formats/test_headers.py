@@ -26,7 +26,7 @@ def reader_of(data: bytes, **columns: str) -> BlockReader:
 
 
 def users_of(reader: BlockReader) -> list[int]:
-    return [int(user) for chunk in chunks_of(reader) for user in chunk.columns.key[0]]
+    return [int(user) for chunk in chunks_of(reader) for user in chunk.columns.owner[0]]
 
 
 # --- before the header ------------------------------------------------------------------------------

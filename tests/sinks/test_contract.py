@@ -13,6 +13,7 @@ from ingest_service.audit.replay import ReplayReport, replay
 from ingest_service.audit.verify import verify
 from ingest_service.config import stream_named
 from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.kinds import ID
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import CheckpointDamaged, ConfigurationError, IngestError, LeaseHeld
 from ingest_service.formats.delimited.blocks import BLOCK_BYTES
@@ -25,11 +26,11 @@ from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.rows.interaction import INTERACTION, VideoInteraction
 from ingest_service.rows.texts import concatenate, decimals
 from ingest_service.sinks.base import Sink, Written, sink_at
 from ingest_service.sinks.checkpoints import EPOCH
-from ingest_service.sinks.readback import STORED_SCHEMA
+from ingest_service.sinks.readback import STORED_SCHEMA, frame_of
 from ingest_service.sources.local import FileSource
 from tests.helpers import FIRST_MS, chunk_of, columns_of, interaction, interactions
 from tests.sinks.kits import Kit, key_of
@@ -125,7 +126,7 @@ async def test_only_culprits_are_refused(kit: Kit, sink: Sink) -> None:
     }
     assert all(row.reason.endswith(".") for row in written.dead)
     assert (written.written, written.merged) == (chunk.accepted - len(culprits), 0)
-    good = [row for i, row in enumerate(chunk.columns.frame().drop("epoch_ms").to_dicts()) if i not in culprits]
+    good = [row for i, row in enumerate(chunk.columns.frame().to_dicts()) if i not in culprits]
     records = [VideoInteraction.model_validate(row) for row in good]
     assert kit.stored() == before | kit.expected(records)
 
@@ -165,16 +166,19 @@ def _newest_hundred(kit: Kit, rows: list[VideoInteraction]) -> list[VideoInterac
 # --- rows, through the pipeline -------------------------------------------------------------------
 
 
+_VERSIONED = replace(MICROLENS.schema, name="versioned", follows_from_key=False)
+
+
 def _versioned_records(values: Mapping[str, Ints]) -> Columns:
-    columns = replace(MICROLENS.records(values), follow_from_key=False)
+    columns = MICROLENS.records(values)
     session = concatenate([b"version ", decimals(values["version"])])
-    return replace(columns, texts={**columns.texts, "session_id": session})
+    return replace(columns, schema=_VERSIONED, texts={**columns.texts, "session_id": session})
 
 
 VERSIONED = Dataset(
     "versioned",
-    (*MICROLENS.columns, Column("version", "id", frozenset({"version"}))),
-    "auto",
+    (*MICROLENS.columns, Column("version", ID, frozenset({"version"}))),
+    _VERSIONED,
     _versioned_records,
     MICROLENS.interaction,
 )
@@ -227,14 +231,14 @@ async def test_what_is_stored_is_what_is_expected(kit: Kit, sink: Sink) -> None:
     chunk = chunk_of(rows)
     await store(sink, chunk)
     users = chunk.columns.frame()["user_id"].unique().to_list()
-    expected = sink.expected(chunk.columns.frame())
+    expected = sink.expected(frame_of(chunk.columns), INTERACTION)
     assert not expected["expired"].any()
-    found = await sink.stored([*users, str(interaction(999, 1).user_id)])
+    found = await sink.stored([*users, str(interaction(999, 1).user_id)], INTERACTION)
     assert found.schema == STORED_SCHEMA
     assert sorted(found.rows()) == sorted(expected.select(*STORED_SCHEMA).rows())
-    some = await sink.stored(users[:2])
+    some = await sink.stored(users[:2], INTERACTION)
     assert sorted(some.rows()) == sorted(row for row in found.rows() if row[0] in users[:2])
-    assert (await sink.stored([])).height == 0
+    assert (await sink.stored([], INTERACTION)).height == 0
 
 
 async def test_verify_finds_what_was_done_to_a_sink(kit: Kit, sink: Sink, tmp_path: Path) -> None:
@@ -305,10 +309,10 @@ async def test_a_scratch_place_is_empty_apart_and_gone_afterwards(kit: Kit, sink
             await trial.open()
             place = {"checkpoint_table"}
             assert trial.options.model_dump(exclude=place) == sink.options.model_dump(exclude=place)
-            assert (await trial.stored(users)).height == 0
+            assert (await trial.stored(users, INTERACTION)).height == 0
             assert await trial.checkpoints.swap("stream", None, "text")
             await store(trial, chunk)
-            assert (await trial.stored(users)).height == 20
+            assert (await trial.stored(users, INTERACTION)).height == 20
             await trial.close()
     assert kit.stored() == before
     assert await sink.checkpoints.streams() == []
@@ -317,7 +321,7 @@ async def test_a_scratch_place_is_empty_apart_and_gone_afterwards(kit: Kit, sink
     trial = sink_at(one)
     try:
         await trial.open()
-        assert (await trial.stored(users)).height == 0
+        assert (await trial.stored(users, INTERACTION)).height == 0
         assert await trial.checkpoints.streams() == []
     except ConfigurationError as error:
         assert "There is no DynamoDB table" in str(error)

@@ -14,6 +14,7 @@ import trustme
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, SinkUnavailable
 from ingest_service.pipeline.run import examine
+from ingest_service.rows.interaction import INTERACTION
 from ingest_service.sinks.base import Written, sink_at
 from ingest_service.sinks.dynamodb.sink import DynamoDBSink
 from tests.faults import Call, DynamoShim, HttpFault, Refusal, TlsProxy
@@ -403,7 +404,7 @@ async def test_no_answer_to_any_call_is_a_bug(dynamodb_url: str, table: str, tar
                 await sink.open()
                 await sink.checkpoints.read("s")
                 await sink.checkpoints.swap("s", None, "text")
-                await sink.stored(["someone"])
+                await sink.stored(["someone"], INTERACTION)
         finally:
             await sink.close()
     assert "canary" not in str(caught.value)

@@ -12,13 +12,14 @@ from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.delimited.layout import Layout, bind, specify
 from ingest_service.formats.delimited.records import BLANKS, MAX_RECORD_BYTES, Records, scan_record, split
+from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.rows.columns import Values, chained, taken
 from ingest_service.sources.base import Source, Stream
 from ingest_service.sources.kinds import binary_kind, likely_kind
 
@@ -313,27 +314,27 @@ def _tail_hash(tail: bytes) -> str:
 def parse_block(block: Block, layout: Layout) -> Chunk:
     """Typed columns for the rows that are plainly right; the specification decides on each of the others."""
     records = block.records
-    n = len(records)
-    values: list[NDArray[Any]] = [np.zeros(n, column.dtype) for column in layout.dataset.columns]
-    accepted = np.zeros(n, np.bool_)
+    is_other = np.ones(len(records), np.bool_)
+    parts: list[tuple[Ints, list[Values]]] = []
     if len(records.plain):
-        columns, valid = layout.columns(block.data, records)
-        for column, plain_values in zip(values, columns, strict=True):
-            column[records.plain] = plain_values
-        accepted[records.plain[valid]] = True
+        plain, valid = layout.columns(block.data, records)
+        rows = records.plain if valid.all() else records.plain[valid]
+        parts.append((rows, plain if valid.all() else [taken(values, np.flatnonzero(valid)) for values in plain]))
+        is_other[rows] = False
     rejects: list[DeadRow] = []
-    for index in np.flatnonzero(~accepted).tolist():
-        raw = block.data[records.starts[index] : records.ends[index]]
+    others: dict[int, list[Any]] = {}
+    for index in np.flatnonzero(is_other).tolist():
         result = specify(record_fields(block, index, layout), layout)
         if isinstance(result, RowError):
-            offset = block.start.offset + int(records.starts[index])
-            line = block.start.line + int(records.lines[index]) + 1
-            rejects.append(DeadRow(offset, line, raw, result.stage, result.code, result.reason))
+            rejects.append(_dead_row(block, index, result))
         else:
-            accepted[index] = True
-            for column, value in zip(values, result, strict=True):
-                column[index] = value
-    by_role = {c.role: column[accepted] for c, column in zip(layout.dataset.columns, values, strict=True)}
+            others[index] = result
+    if others or not parts:
+        kinds = [column.kind for column in layout.dataset.columns]
+        columns = [kind.gathered([row[i] for row in others.values()]) for i, kind in enumerate(kinds)]
+        parts.append((np.array(list(others), np.int64), columns))
+    accepted, values = _in_order(parts)
+    by_role = {column.role: one for column, one in zip(layout.dataset.columns, values, strict=True)}
     return Chunk(
         block.start,
         block.end,
@@ -346,6 +347,22 @@ def parse_block(block: Block, layout: Layout) -> Chunk:
         rejects,
         is_unended=block.is_unended,
     )
+
+
+def _in_order(parts: Sequence[tuple[Ints, list[Values]]]) -> tuple[Ints, list[Values]]:
+    """Which rows there are, and their values by column, out of parts that have some rows each."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part for part, _ in parts])
+    order = np.argsort(rows)
+    columns = zip(*(values for _, values in parts), strict=True)
+    return rows[order], [taken(chained(column), order) for column in columns]
+
+
+def _dead_row(block: Block, index: int, error: RowError) -> DeadRow:
+    start, end = int(block.records.starts[index]), int(block.records.ends[index])
+    line = block.start.line + int(block.records.lines[index]) + 1
+    return DeadRow(block.start.offset + start, line, block.data[start:end], error.stage, error.code, error.reason)
 
 
 def record_fields(block: Block, index: int, layout: Layout) -> list[str] | RowError:

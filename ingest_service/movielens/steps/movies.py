@@ -191,7 +191,7 @@ def _last_of_each_movie(chunk: Chunk) -> Iterator[tuple[int, int, str, str]]:
     rows = chunk.last_of_each_key()
     columns = chunk.columns.take(rows)
     texts = columns.texts["title"].to_list(), columns.texts["genres"].to_list()
-    return zip(rows.tolist(), columns.key[0].tolist(), *texts, strict=True)
+    return zip(rows.tolist(), columns.numbers["movie_id"].tolist(), *texts, strict=True)
 
 
 def _genres(text: str) -> tuple[str, ...]:

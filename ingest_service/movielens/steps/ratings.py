@@ -58,7 +58,7 @@ class RatingDocuments:
         self._object_ids = np.array([movie_ids[movie].binary for movie in known], _OBJECT_ID)
 
     def of(self, columns: Columns) -> Encoded:
-        users, movies, _ = columns.key
+        (users,), (movies,) = columns.owner, columns.parts
         is_known = np.isin(movies, self._movies)
         object_ids = np.zeros(len(columns), _OBJECT_ID)
         object_ids[is_known] = self._object_ids[np.searchsorted(self._movies, movies[is_known])]
@@ -69,7 +69,7 @@ class RatingDocuments:
                 "movie_id": object_ids,
                 "type": Texts.constant("rate", len(columns)),
                 "rating": columns.numbers["rating"],
-                "timestamp": columns.numbers["epoch_ms"].astype("datetime64[ms]"),
+                "timestamp": columns.epoch_ms.astype("datetime64[ms]"),
             }
         )
         return Encoded(documents, dict.fromkeys(np.flatnonzero(~is_known).tolist(), _UNKNOWN_MOVIE))
@@ -80,7 +80,7 @@ def _rating_ids(columns: Columns) -> NDArray[np.void]:
 
     What does not fit so, in no release of MovieLens, is hashed.
     """
-    users, movies, micros = columns.key
+    (users,), (movies,), micros = columns.owner, columns.parts, columns.times
     seconds, rest = np.divmod(micros, 1_000_000)
     ids = np.ascontiguousarray(np.stack([users, movies, seconds], axis=1).astype(">u4")).view(_OBJECT_ID)[:, 0]
     for row in np.flatnonzero(((users | movies | seconds) >> 32 != 0) | (rest != 0)).tolist():

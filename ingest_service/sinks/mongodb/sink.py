@@ -27,11 +27,13 @@ from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.schema import Schema
 from ingest_service.runtime import fault
 from ingest_service.runtime.queues import BoundedQueue, Closed
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options, split_url
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
+from ingest_service.sinks.fields import EVENT_KEY
 from ingest_service.sinks.mongodb import reach
 from ingest_service.sinks.mongodb.bulk import PASSING, THROTTLES, Batch
 from ingest_service.sinks.mongodb.collection import survey
@@ -324,7 +326,7 @@ class MongoDBSink(Sink):
 
         return [VideoInteraction.model_validate(document) for document in await self.call(find)]
 
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
         from ingest_service.sinks.readback import STORED_SCHEMA
@@ -333,7 +335,7 @@ class MongoDBSink(Sink):
         for first in range(0, len(users), _PIECE_USERS):
             ranges = [{"_id": {"$gte": f"{user}#", "$lt": f"{user}$"}} for user in users[first : first + _PIECE_USERS]]
             found: list[Document] = await self.call(lambda: self.collection.find({"$or": ranges}).to_list())  # noqa: B023
-            rows += [_stored_row(document) for document in found]
+            rows += [_stored_row(document, schema) for document in found]
         return await asyncio.to_thread(pl.DataFrame, rows, schema=STORED_SCHEMA, orient="row")
 
     @asynccontextmanager
@@ -356,14 +358,13 @@ class MongoDBSink(Sink):
                     await client.close()
 
 
-def _stored_row(document: Document) -> tuple[str, str, str]:
+def _stored_row(document: Document, schema: Schema) -> tuple[str, str, str]:
     """User, event key and value of a document; fields that are not ours make it another value."""
-    from ingest_service.sinks.readback import VALUE_COLUMNS, value_text
+    from ingest_service.sinks.readback import value_text
 
     del document["_id"]
-    user, key = str(document.pop("user_id", "")), str(document.pop("event_key", ""))
-    texts = [str(document.pop(name, "")) for name in VALUE_COLUMNS]
-    return user, key, value_text(texts, document)
+    user, key = str(document.pop("user_id", "")), str(document.pop(EVENT_KEY, ""))
+    return user, key, value_text(schema, document)
 
 
 class _Checkpoints(CheckpointStore):

@@ -16,10 +16,12 @@ from ingest_service.errors import ConfigurationError, IngestError, Retry, declar
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Piece, concatenate, decimals
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, Written, parse_options
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
+from ingest_service.sinks.fields import json_safe
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.redis.about import limits_of
 from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
@@ -41,8 +43,6 @@ declare_codes(
 )
 
 _PIECE_USERS = 1_000  # asked for in one pipeline
-_MEMBER_TAG = ',"tag":"'  # a quote within a text has a backslash
-_MEMBER_KEY = r'^\{"video_id":"([^"]*)","timestamp":"([^"]*)"'
 
 # KEYS: a user's set; ARGV: a member to take out. Where something else is, the member never got in.
 _REMOVE = """
@@ -96,7 +96,7 @@ class RedisSink(Sink):
         rows = chunk.last_of_each_key()
         batch = Batch.of(chunk.columns, rows) if len(rows) else None
         parts = {part.name: getattr(chunk, part.name) for part in fields(Chunk)}
-        parts["columns"] = Columns(chunk.columns.key, {}, {})  # the batch has the texts
+        parts["columns"] = chunk.columns.identity_alone()  # the batch has the texts
         return _Grouped(**parts, batch=batch)
 
     async def write(self, chunk: Chunk) -> Written:
@@ -163,7 +163,7 @@ class RedisSink(Sink):
 
     async def remove(self, columns: Columns) -> None:
         ready = Batch.of(columns, np.arange(len(columns))).columns  # as they were written
-        users, members = ready.texts["user_id"].to_list(), concatenate(member(ready)).to_list()
+        users, members = ready.texts[ready.schema.owner].to_list(), concatenate(member(ready)).to_list()
         for user, text in zip(users, members, strict=True):
             key = self.keeping.key(user)
             await self.command("EVAL", _REMOVE, 1, key, text, key=key)
@@ -204,16 +204,18 @@ class RedisSink(Sink):
         return [Finding("writes", True, "permitted")]
 
     def preview(self, columns: Columns) -> list[str]:
-        key: list[Piece] = [b"ZADD ", *self.keeping.key_pieces(columns.texts["user_id"]), b" "]
-        return concatenate([*key, decimals(columns.numbers["epoch_ms"]), b" ", *member(columns)]).to_list()
+        columns = json_safe(columns)
+        key: list[Piece] = [b"ZADD ", *self.keeping.key_pieces(columns.texts[columns.schema.owner]), b" "]
+        return concatenate([*key, decimals(columns.epoch_ms), b" ", *member(columns)]).to_list()
 
-    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         """Each user's newest, in the order that Redis gives them: by score, then by member."""
         import polars as pl
 
-        from ingest_service.sinks.readback import event_key_of, member_of
+        from ingest_service.sinks.readback import event_key_of
+        from ingest_service.sinks.redis.readback import member_of
 
-        frame = frame.with_columns(event_key_of(frame), member_of(frame), pl.lit(False).alias("expired"))
+        frame = frame.with_columns(event_key_of(schema), member_of(frame, schema), pl.lit(False).alias("expired"))
         frame = frame.with_columns(pl.concat_str("epoch_ms", pl.lit(" "), "member").alias("value"))
         is_crowded = pl.len().over("user_id") > self.options.recent_limit
         if frame.select(is_crowded.any()).item():
@@ -221,36 +223,19 @@ class RedisSink(Sink):
             frame = frame.filter(~is_crowded | (newest <= self.options.recent_limit))
         return frame.drop("member")
 
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
         from ingest_service.sinks.readback import STORED_SCHEMA
+        from ingest_service.sinks.redis.readback import stored_frame
 
-        pieces = [users[first : first + _PIECE_USERS] for first in range(0, len(users), _PIECE_USERS)]
-        return pl.concat([pl.DataFrame(schema=STORED_SCHEMA), *[await self._stored_piece(piece) for piece in pieces]])
-
-    async def _stored_piece(self, users: Sequence[str]) -> "pl.DataFrame":
-        import polars as pl
-
-        keys = [self.keeping.key(user) for user in users]
-        sets = await self.retrier.call(lambda: self.nodes.sorted_sets(keys))
-        owners: list[str] = []
-        members: list[str] = []
-        scores: list[float] = []
-        for user, found in zip(users, sets, strict=True):
-            owners += [user] * len(found)
-            members += [member for member, _ in found]
-            scores += [score for _, score in found]
-        kinds = {"user_id": pl.String, "member": pl.String, "score": pl.Float64}
-        frame = pl.DataFrame({"user_id": owners, "member": members, "score": scores}, schema=kinds)
-        score, member = pl.col("score"), pl.col("member")
-        # A score of ours is a whole number; what is no member of ours has no key, and is compared all the same.
-        whole = pl.when(score == score.round()).then(score.cast(pl.Int64, strict=False).cast(pl.String))
-        key = pl.concat_str(member.str.extract(_MEMBER_KEY, 2), pl.lit("#"), member.str.extract(_MEMBER_KEY, 1))
-        tag = pl.when(member.str.contains(_MEMBER_TAG, literal=True)).then(member.str.json_path_match("$.tag"))
-        key = pl.when(tag.is_null()).then(key).otherwise(pl.concat_str(key, pl.lit("#"), tag))
-        value = pl.concat_str(whole.otherwise(score.cast(pl.String)), pl.lit(" "), member)
-        return frame.select("user_id", key.fill_null("").alias("event_key"), value.alias("value"))
+        frames = [pl.DataFrame(schema=STORED_SCHEMA)]
+        for first in range(0, len(users), _PIECE_USERS):
+            piece = users[first : first + _PIECE_USERS]
+            keys = [self.keeping.key(user) for user in piece]
+            sets = await self.retrier.call(lambda: self.nodes.sorted_sets(keys))  # noqa: B023
+            frames.append(await asyncio.to_thread(stored_frame, piece, sets, schema))
+        return pl.concat(frames)
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
         """A user's newest interactions, newest first."""

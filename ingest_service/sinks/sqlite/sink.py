@@ -23,15 +23,16 @@ from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns, stable_order
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.schema import Schema
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
-from ingest_service.sinks.fields import FIELDS, own_numbers, own_texts
+from ingest_service.sinks.fields import EVENT_KEY, stored_texts
 from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.retry import Retrier
 from ingest_service.sinks.sqlite.file import DatabaseFile
 from ingest_service.sinks.sqlite.rows import Insertion, insertions, values
-from ingest_service.sinks.sqlite.tables import TABLES, add_columns, columns_of, make_key, survey
+from ingest_service.sinks.sqlite.tables import FIELDS, TABLES, add_columns, columns_of, make_key, survey
 
 if TYPE_CHECKING:
     import polars as pl
@@ -92,7 +93,7 @@ class SQLiteSink(Sink):
     async def survey(self, columns: Columns) -> list[Finding]:
         if self._file.connection is None:
             return []  # there is no file yet
-        names = [*FIELDS, *own_texts(columns), *own_numbers(columns)]
+        names = [*stored_texts(columns.schema), *columns.schema.numbers]
         return await self.run(lambda: survey(self.connected(), names))
 
     async def write(self, chunk: Chunk) -> Written:
@@ -193,20 +194,20 @@ class SQLiteSink(Sink):
         stored = {name: texts.to_list() for name, texts in values(columns).items()}
         return [str(dict(zip(stored, row, strict=True))) for row in zip(*stored.values(), strict=True)]
 
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
         from ingest_service.sinks.readback import STORED_SCHEMA
 
-        own = await self.run(lambda: sorted(columns_of(self.connected()) - set(FIELDS)))
-        columns = ", ".join((*FIELDS, *(f'"{name}"' for name in own)))
+        names = await self.run(lambda: sorted(columns_of(self.connected())))
+        columns = ", ".join(f'"{name}"' for name in names)
         frames = [pl.DataFrame(schema=STORED_SCHEMA)]
         for first in range(0, len(users), _PIECE_USERS):
             piece = users[first : first + _PIECE_USERS]
             where = f"WHERE user_id IN ({', '.join('?' * len(piece))})"
             select = f"SELECT {columns} FROM interactions {where}"
             rows = await self.run(lambda: self.connected().execute(select, piece).fetchall())  # noqa: B023
-            frames.append(await asyncio.to_thread(_stored_frame, rows, own))
+            frames.append(await asyncio.to_thread(_stored_frame, rows, names, schema))
         return pl.concat(frames)
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
@@ -252,19 +253,17 @@ def _in_key_order(chunk: Chunk) -> Ints:
     return rows[stable_order(users)]
 
 
-def _stored_frame(rows: Sequence[tuple[Any, ...]], own: Sequence[str]) -> "pl.DataFrame":
-    """Rows of `FIELDS` and of a data set's own columns, which are null in rows of another one."""
+def _stored_frame(rows: Sequence[tuple[Any, ...]], names: Sequence[str], schema: Schema) -> "pl.DataFrame":
+    """Rows with columns of these names. Those of another data set are null."""
     import polars as pl
 
     from ingest_service.sinks.readback import STORED_SCHEMA, value_text
 
-    n = len(FIELDS)
     stored = []
     for row in rows:
-        # A value that is no text was not written by this program; as text it compares as another one.
-        user, key, *texts = ["" if value is None else str(value) for value in row[:n]]
-        others = {name: value for name, value in zip(own, row[n:], strict=True) if value is not None}
-        stored.append((user, key, value_text(texts, others)))
+        fields = dict(zip(names, row, strict=True))
+        user, key = fields.pop("user_id"), fields.pop(EVENT_KEY)
+        stored.append((str(user or ""), str(key or ""), value_text(schema, fields)))
     return pl.DataFrame(stored, schema=STORED_SCHEMA, orient="row")
 
 
