@@ -256,15 +256,15 @@ def verify(
 
 
 async def _verify(sources: Sequence[str], settings: "Settings", sample: int | None) -> "Findings":
-    from ingest_service.audit.verify import verify
-    from ingest_service.pipeline.run import jobs_of, opened, sinks_of
+    from ingest_service.audit.verify import STOPPED, verify
+    from ingest_service.pipeline.run import ended_in_time, jobs_of, opened, sinks_of
     from ingest_service.telemetry.show import show_on_stderr
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of(settings.sink_urls())
     stop = stop_on_signals()
     with show_on_stderr() as show:
-        async with opened(sinks):
+        async with ended_in_time(stop, STOPPED), opened(sinks):
             return await verify(jobs, sinks, stop, show.counter("verify"), sample=sample)
 
 
@@ -291,9 +291,9 @@ def replay(
 
 
 async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
-    from ingest_service.audit.replay import replay
+    from ingest_service.audit.replay import STOPPED, replay
     from ingest_service.datasets import dataset_named
-    from ingest_service.pipeline.run import opened, sinks_of, survey
+    from ingest_service.pipeline.run import ended_in_time, opened, sinks_of, survey
     from ingest_service.pipeline.steps import target_of
     from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.show import show_on_stderr
@@ -301,12 +301,13 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     stop = stop_on_signals()
     with listening("replay", settings), show_on_stderr() as show:
         progress = show.counter("replay")
-        target = await asyncio.to_thread(target_of, path, settings)
-        sinks, dataset = target or (sinks_of(settings.sink_urls()), dataset_named(settings.dataset))
-        columns = settings.columns if target is None else {}
-        async with opened(sinks):
-            await survey(sinks, dataset, show.warning)
-            return await replay(path, sinks, dataset, columns, settings.checkpoint_dir, stop, progress)
+        async with ended_in_time(stop, STOPPED):
+            target = await asyncio.to_thread(target_of, path, settings)
+            sinks, dataset = target or (sinks_of(settings.sink_urls()), dataset_named(settings.dataset))
+            columns = settings.columns if target is None else {}
+            async with opened(sinks):
+                await survey(sinks, dataset, show.warning)
+                return await replay(path, sinks, dataset, columns, settings.checkpoint_dir, stop, progress)
 
 
 @app.command(name="crash-test")
