@@ -20,7 +20,9 @@ Messages are one sentence that says what to do. They never hold row contents or 
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
+
+GO_ON = "run the same command again to go on"
 
 
 class IngestError(Exception):
@@ -62,6 +64,11 @@ class LocalIOError(IngestError):
 class Stopped(IngestError):
     exit_code = 75
     resumable = True
+
+    @classmethod
+    def on_request(cls, then: str = GO_ON) -> Self:
+        """As all say it; `then` is what became of the work, or what to do."""
+        return cls(f"Stopped on request; {then}.")
 
 
 class ConfigurationError(IngestError):

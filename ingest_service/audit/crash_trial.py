@@ -35,7 +35,7 @@ from ingest_service.sinks.base import Sink
 from ingest_service.sinks.readback import STORED_SCHEMA
 
 KILLS_A_PASS = 10  # then a pass may run to its end
-_STOPPED = "Stopped on request; what the trial had made was removed."
+_WHEN_STOPPED = "what the trial had made was removed"
 _RECORD = list(STORED_SCHEMA)
 Progress = Callable[..., None]
 
@@ -297,7 +297,7 @@ class _Trial:
             output, _ = await ending
             stopping.cancel()
         if self.stop.is_set():
-            raise Stopped(_STOPPED)
+            raise Stopped.on_request(_WHEN_STOPPED)
         assert process.returncode is not None
         if process.returncode not in (0, -signal.SIGKILL):
             said = (place.folder / "log").read_text(errors="replace").strip().splitlines()
@@ -348,7 +348,7 @@ class _Trial:
             partitions = iter(self.users)
             while (some := await asyncio.to_thread(next, partitions, None)) is not None:
                 if self.stop.is_set():
-                    raise Stopped(_STOPPED)
+                    raise Stopped.on_request(_WHEN_STOPPED)
                 for one, other in zip(wanted, found, strict=True):
                     await self._compare_sinks(some["user_id"].unique().to_list(), one, other)
         letters, others = _letters(clean), _letters(place)

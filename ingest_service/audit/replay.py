@@ -8,7 +8,7 @@ since writes are idempotent.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,14 +30,14 @@ from ingest_service.formats.delimited.layout import Layout, bind, specify
 from ingest_service.formats.delimited.records import BLANKS, scan_record
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint, Lease, decode
-from ingest_service.pipeline.load import CHECKPOINT_EVERY_S, release_s
+from ingest_service.pipeline.lane import Held, beat, give_up
 from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.sinks.base import Sink
 from ingest_service.sinks.checkpoints import CheckpointStore
 
-STOPPED = "Stopped on request; what had landed is noted, run the same command again for the rest."
+WHEN_STOPPED = "what had landed is noted, run the same command again for the rest"
 
 Letter = dict[str, Any]
 
@@ -55,17 +55,14 @@ class ReplayReport:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A sink with the lease of the stream, and the checkpoint that is not to change."""
+@dataclass(slots=True)
+class _Replayed(Held):
+    """A sink that letters go to. The checkpoint is not to change."""
 
-    sink: Sink
-    lease: Lease
-    found: Checkpoint
     on_files: bool
 
-    async def keep(self, *, release: bool = False) -> None:
-        """Save what was there: it renews the lease, and fails where another runner has it. SQLite commits with it."""
+    async def save(self, *, release: bool = False) -> None:
+        """What was there. SQLite commits with it."""
         await self.lease.save(self.found.source, self.found.watermark, complete=self.found.complete, release=release)
         if self.on_files:
             await self.sink.flush()
@@ -91,29 +88,17 @@ async def replay(
     if source is None:
         return report
     async with AsyncExitStack() as opened:
-        held: list[Held] = []
-        opened.push_async_callback(_give_up, held, stop)
+        held: list[_Replayed] = []
+        opened.push_async_callback(give_up, held, stop)
         for sink in wanted:
             one = await _hold(sink, stream_named(source), checkpoint_dir)
             held.append(one)
         async with task_group() as tasks:
-            heartbeat = tasks.create_task(_beat(held))
+            heartbeats = [tasks.create_task(beat(one)) for one in held]
             await _replay_file(path, held, dataset, columns, stop, progress, report)
-            heartbeat.cancel()
+            for heartbeat in heartbeats:
+                heartbeat.cancel()
     return report
-
-
-async def _give_up(held: Sequence[Held], stop: asyncio.Event) -> None:
-    """Give the leases back where a sink still answers; a process that is gone holds none anyway."""
-
-    async def give_up(one: Held) -> None:
-        with suppress(IngestError, TimeoutError):
-            async with asyncio.timeout(release_s(one.sink, stop)):
-                await one.keep(release=True)
-
-    async with task_group() as tasks:
-        for one in held:
-            tasks.create_task(give_up(one))
 
 
 def _look_through(path: Path) -> tuple[str | None, set[str]]:
@@ -130,12 +115,12 @@ def _look_through(path: Path) -> tuple[str | None, set[str]]:
     return (sources.pop() if sources else None), stages
 
 
-async def _hold(sink: Sink, stream: str, folder: Path | None) -> Held:
+async def _hold(sink: Sink, stream: str, folder: Path | None) -> _Replayed:
     store = checkpoints_of(sink, folder)
     before = await checkpoint_of(stream, sink, store)
     lease = Lease(store, stream, sink.name)
     found = await lease.acquire(before.source, before.watermark, restart=False)
-    return Held(sink, lease, found, on_files=folder is not None)
+    return _Replayed(sink, lease, found, on_files=folder is not None)
 
 
 async def checkpoint_of(stream: str, sink: Sink, store: CheckpointStore) -> Checkpoint:
@@ -148,16 +133,9 @@ async def checkpoint_of(stream: str, sink: Sink, store: CheckpointStore) -> Chec
     return decode(text, stream, sink.name)
 
 
-async def _beat(held: Sequence[Held]) -> None:
-    while True:
-        await asyncio.sleep(CHECKPOINT_EVERY_S)
-        for one in held:
-            await one.keep()
-
-
 async def _replay_file(
     path: Path,
-    held: Sequence[Held],
+    held: Sequence[_Replayed],
     dataset: Dataset,
     columns: dict[str, str],
     stop: asyncio.Event,
@@ -172,7 +150,7 @@ async def _replay_file(
             slices = dead_letter.in_slices(letters)
             while some := await asyncio.to_thread(next, slices, []):
                 if stop.is_set():
-                    raise Stopped(STOPPED)
+                    raise Stopped.on_request(WHEN_STOPPED)
                 left = await _replay_slice(some, held, layouts, path.with_name(dead_letter.REPLAYED_NAME), report)
                 await finish_in_thread(rewriting.write, left)
                 progress(letters=report.letters, landed=report.landed, left=report.left)
@@ -185,7 +163,7 @@ async def _replay_file(
 
 
 async def _replay_slice(
-    letters: list[Letter], held: Sequence[Held], layouts: dict[str, Layout], replayed: Path, report: ReplayReport
+    letters: list[Letter], held: Sequence[_Replayed], layouts: dict[str, Layout], replayed: Path, report: ReplayReport
 ) -> list[Letter]:
     """The letters that stay, some with a new reason. Those that landed are on disk in `replayed` when this returns."""
     tries = [_Try(letter) for letter in letters]
@@ -232,14 +210,14 @@ class _Try:
         ]
 
 
-async def _write(held: Held, tries: list[_Try], layout: Layout) -> None:
+async def _write(held: _Replayed, tries: list[_Try], layout: Layout) -> None:
     if not tries:
         return
     chunk, rows, refused = await asyncio.to_thread(chunk_of_letters, [attempt.letter for attempt in tries], layout)
     for index, error in refused:
         tries[index].refuse(error)
     written = await held.sink.write(chunk)
-    await held.keep()
+    await held.save()
     await held.sink.flush()
     dead: dict[int, DeadRow] = {row.offset: row for row in written.dead}
     for row, start in zip(rows, chunk.starts.tolist(), strict=True):

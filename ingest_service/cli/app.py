@@ -256,7 +256,7 @@ def verify(
 
 
 async def _verify(sources: Sequence[str], settings: "Settings", sample: int | None) -> "Findings":
-    from ingest_service.audit.verify import STOPPED, verify
+    from ingest_service.audit.verify import WHEN_STOPPED, verify
     from ingest_service.pipeline.run import ended_in_time, jobs_of, opened, sinks_of
     from ingest_service.telemetry.show import show_on_stderr
 
@@ -264,7 +264,7 @@ async def _verify(sources: Sequence[str], settings: "Settings", sample: int | No
     sinks = sinks_of(settings.sink_urls())
     stop = stop_on_signals()
     with show_on_stderr() as show:
-        async with ended_in_time(stop, STOPPED), opened(sinks):
+        async with ended_in_time(stop, WHEN_STOPPED), opened(sinks):
             return await verify(jobs, sinks, stop, show.counter("verify"), sample=sample)
 
 
@@ -291,7 +291,7 @@ def replay(
 
 
 async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
-    from ingest_service.audit.replay import STOPPED, replay
+    from ingest_service.audit.replay import WHEN_STOPPED, replay
     from ingest_service.datasets import dataset_named
     from ingest_service.pipeline.run import ended_in_time, opened, sinks_of, survey
     from ingest_service.pipeline.steps import target_of
@@ -301,7 +301,7 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     stop = stop_on_signals()
     with listening("replay", settings), show_on_stderr() as show:
         progress = show.counter("replay")
-        async with ended_in_time(stop, STOPPED):
+        async with ended_in_time(stop, WHEN_STOPPED):
             target = await asyncio.to_thread(target_of, path, settings)
             sinks, dataset = target or (sinks_of(settings.sink_urls()), dataset_named(settings.dataset))
             columns = settings.columns if target is None else {}

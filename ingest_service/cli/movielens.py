@@ -205,8 +205,6 @@ class _Steps:
         structlog.get_logger().info("report", step=step, **result)
 
     async def _unless_stopped(self, job: Coroutine[Any, Any, T]) -> T:
-        from ingest_service.pipeline.load import STOPPED
-
         running = asyncio.create_task(job)
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -214,7 +212,7 @@ class _Steps:
             if not running.done():
                 running.cancel()
                 await asyncio.wait((running,))
-                raise Stopped(STOPPED)
+                raise Stopped.on_request()
             return running.result()
         finally:
             stopping.cancel()

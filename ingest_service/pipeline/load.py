@@ -10,24 +10,22 @@ A stage that fails fails the run: the task group cancels the others, so nothing 
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from ingest_service.errors import IngestError, LineContinued, RowsGone, SourceChanged, Stopped, TooManyRejects
+from ingest_service.errors import IngestError, LineContinued, SourceChanged, Stopped, TooManyRejects
 from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
-from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease
 from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.ordering import KeyOrder
-from ingest_service.pipeline.placed import checkpoints_of, is_apart
+from ingest_service.pipeline.lane import Lane, beat, give_up
 from ingest_service.pipeline.rejects import FIRST_ROWS, Refusals, rejected_among_first
 from ingest_service.pipeline.report import SinkReport, StreamReport
-from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
+from ingest_service.pipeline.tracker import Counts, Watermark
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.runtime import fault
-from ingest_service.runtime.queues import BoundedQueue, Closed
+from ingest_service.runtime.queues import Closed
 from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.base import Sink, Written
@@ -35,31 +33,11 @@ from ingest_service.sources.base import Source
 
 fault.declare(
     {
-        "lease-taken": "the sink's lease is taken, nothing is read",
         "before-write": "a chunk is about to be written to a sink",
         "after-write": "the sink has acknowledged the chunk, it is not settled",
         "settled": "the chunk is settled, no checkpoint says so",
     }
 )
-
-QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
-CHECKPOINT_EVERY_S = 1.0
-_RELEASE_S = 3.0
-_LAST_TRY_S = 1.0  # the same where the end is near already: the sink was given up, or its process is to stop
-STOPPED = "Stopped on request; run the same command again to go on."
-
-
-@dataclass(slots=True)
-class Lane:
-    """One sink's way: what is queued, in flight, settled and checkpointed."""
-
-    sink: Sink
-    lease: Lease
-    tracker: Tracker
-    found: Checkpoint
-    queue: BoundedQueue[Chunk]
-    order: KeyOrder = field(default_factory=KeyOrder)
-    in_flight_rows: int = 0
 
 
 @dataclass(slots=True)
@@ -115,10 +93,10 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
             reader = await _open_reader(job)
         opened.push_async_callback(asyncio.to_thread, reader.close)
         lanes: list[Lane] = []
-        opened.push_async_callback(_give_up_leases, lanes, job, reader, stop)
+        opened.push_async_callback(give_up, lanes, stop)
         for sink in sinks:
-            lane = await _open_lane(job, sink, reader)
-            lanes.append(lane)
+            lane = await Lane.open(job, sink, reader)
+            lanes.append(lane)  # one by one: those that are open are given up if the next one cannot be
         for lane in lanes:
             reader.require_header(lane.found.source.header)
         await _take_back_continued(lanes, job, reader)
@@ -133,11 +111,11 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
         await _run_stages(state, stop, observer)
         for lane in lanes:
             _refuse_wrong_sink(state, lane, at_end=reader.is_done)
-            await _release_lease(lane, job, reader)
+            await lane.save(release=True)
         report = _report(state)
         observer.report(report)
         if stop.is_set() and not reader.is_done:
-            raise Stopped(STOPPED)
+            raise Stopped.on_request()
         if not report.balanced:
             raise IngestError("The rows do not add up; please report this with the report above.")
         return report
@@ -146,7 +124,7 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
 async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> None:
     async with task_group() as stages:
         helpers = [stages.create_task(_show(state, observer))]
-        helpers += [stages.create_task(_checkpoint(lane, state.job, state.reader)) for lane in state.lanes]
+        helpers += [stages.create_task(beat(lane)) for lane in state.lanes]
         consumers = [
             stages.create_task(_consume(state, lane))
             for lane in state.lanes
@@ -181,44 +159,6 @@ async def _open_reader(job: Job) -> BlockReader:
         raise
 
 
-async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
-    store = checkpoints_of(sink, job.checkpoint_dir)
-    epoch, place = (await sink.epoch(), sink.place) if is_apart(sink, job.checkpoint_dir) else ("", None)
-    lease = Lease(store, job.stream, sink.name, epoch, place)
-    found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
-    if found.watermark.position.offset < reader.first.offset:
-        # The header had no line end yet when an earlier run saw it.
-        found = replace(found, watermark=Watermark(reader.first))
-    row = found.watermark.position.row
-    fault.point("lease-taken", sink.name, row, row)
-    return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
-
-
-async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, stop: asyncio.Event) -> None:
-    """After a failure, where a sink still answers: keep what it has settled, if that is there; the next run may begin.
-
-    Side by side, since each may be one that has fallen silent.
-    """
-
-    async def give_up(lane: Lane) -> None:
-        with suppress(IngestError, TimeoutError):
-            async with asyncio.timeout(release_s(lane.sink, stop)):
-                try:
-                    await _release_lease(lane, job, reader)
-                except RowsGone:
-                    await lane.lease.give_back()
-
-    async with task_group() as tasks:
-        for lane in lanes:
-            if not lane.lease.is_released:
-                tasks.create_task(give_up(lane))
-
-
-def release_s(sink: Sink, stop: asyncio.Event) -> float:
-    """How long giving a lease back may take."""
-    return _LAST_TRY_S if stop.is_set() or sink.retrier.is_spent else _RELEASE_S
-
-
 def _lowest(lanes: Sequence[Lane]) -> Watermark:
     """Where to begin to read."""
     return min((lane.found.watermark for lane in lanes), key=lambda mark: mark.position.offset)
@@ -244,51 +184,10 @@ async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: BlockRea
             continue
         assert mark.unended is not None
         async with task_group() as tasks:
-            heartbeat = tasks.create_task(_checkpoint(lane, job, reader))
+            heartbeat = tasks.create_task(beat(lane))
             await take_back(job, lane.sink, mark)
             heartbeat.cancel()
-        lane.found = replace(lane.found, watermark=mark.unended, complete=False)
-        lane.tracker = Tracker(mark.unended)
-        await _save(lane, job, reader, takes_back=True)
-
-
-async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
-    await _save(lane, job, reader, complete=_is_complete(lane, reader), release=True)
-
-
-async def _save(
-    lane: Lane,
-    job: Job,
-    reader: BlockReader,
-    *,
-    complete: bool = False,
-    release: bool = False,
-    takes_back: bool = False,
-) -> None:
-    watermark = lane.tracker.watermark
-    with span("checkpoint", sink=lane.sink.name, offset=watermark.position.offset):
-        await _assure_rows(lane, job)
-        source = _fingerprint(job, reader)
-        await lane.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
-
-
-async def _assure_rows(lane: Lane, job: Job) -> None:
-    """Before a checkpoint says so: what was written is there; if kept elsewhere, durable and of this place, too."""
-    await lane.sink.assure()
-    if is_apart(lane.sink, job.checkpoint_dir):
-        await lane.sink.flush()
-        lane.lease.require_epoch(await lane.sink.epoch())
-
-
-def _fingerprint(job: Job, reader: BlockReader) -> Fingerprint:
-    return Fingerprint(job.source.uri, reader.layout.header, reader.source_size, job.source.etag)
-
-
-def _is_complete(lane: Lane, reader: BlockReader) -> bool:
-    """Whether the sink has all rows of the source as it was at the end of this run."""
-    if lane.tracker.watermark.position == lane.found.watermark.position and not reader.reached_end:
-        return lane.found.complete
-    return reader.reached_end and lane.tracker.watermark.position.offset == reader.position.offset
+        await lane.fall_back(mark.unended)
 
 
 async def _produce(state: State, stop: asyncio.Event) -> None:
@@ -394,13 +293,6 @@ async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
             await asyncio.to_thread(state.refusals.add, rows)
 
 
-async def _checkpoint(lane: Lane, job: Job, reader: BlockReader) -> None:
-    """Save the sink's watermark every second, progress or not: it is the lease's heartbeat too."""
-    while True:
-        await asyncio.sleep(CHECKPOINT_EVERY_S)
-        await _save(lane, job, reader)
-
-
 async def _show(state: State, observer: Observer) -> None:
     while True:
         await asyncio.sleep(observer.every_s)
@@ -453,7 +345,7 @@ def _report(state: State) -> StreamReport:
         reports[lane.sink.name] = SinkReport(
             watermark.counts,
             watermark.position.offset,
-            _is_complete(lane, state.reader),
+            lane.is_complete,
             watermark.counts.read - lane.found.watermark.counts.read,
             lane.sink.retrier.retries,
             lane.sink.retrier.throttled,

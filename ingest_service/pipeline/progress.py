@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
-from ingest_service.pipeline.load import Lane, State
+from ingest_service.pipeline.lane import Lane
+from ingest_service.pipeline.load import State
 from ingest_service.pipeline.report import StreamReport
 from ingest_service.pipeline.tracker import Count
 from ingest_service.runtime.process import rss_mb

@@ -9,10 +9,10 @@ from typing import Any
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
 from ingest_service.datasets.base import Dataset
-from ingest_service.errors import ConfigurationError, IngestError, Stopped, UsageError
+from ingest_service.errors import GO_ON, ConfigurationError, IngestError, Stopped, UsageError
 from ingest_service.formats.delimited.blocks import BlockReader, block_bytes_within
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.load import STOPPED, Observer, State, load
+from ingest_service.pipeline.load import Observer, State, load
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
 from ingest_service.runtime.process import give_back_memory, is_supervised
@@ -124,14 +124,14 @@ def _sources_named(name: str, settings: Settings) -> list[Source]:
 
 async def run(jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> Report:
     """Load the jobs in turn. The sinks are opened and closed here."""
-    async with ended_in_time(stop, STOPPED), opened(sinks):
+    async with ended_in_time(stop), opened(sinks):
         for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
             await survey(sinks, dataset, observer.warning)
         return Report([await load(job, sinks, stop, observer) for job in jobs])
 
 
 @asynccontextmanager
-async def ended_in_time(stop: asyncio.Event, why: str) -> AsyncIterator[None]:
+async def ended_in_time(stop: asyncio.Event, then: str = GO_ON) -> AsyncIterator[None]:
     """Once `stop` is set, what is inside has `DRAIN_S`, closing included: whatever it waits for, Stopped ends it."""
     try:
         async with asyncio.timeout(None) as deadline:
@@ -143,7 +143,7 @@ async def ended_in_time(stop: asyncio.Event, why: str) -> AsyncIterator[None]:
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise Stopped(why) from None
+        raise Stopped.on_request(then) from None
 
 
 async def survey(sinks: Sequence[Sink], dataset: Dataset, warn: Callable[[str, str], None]) -> None:

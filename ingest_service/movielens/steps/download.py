@@ -12,7 +12,6 @@ from ingest_service.config import Settings
 from ingest_service.errors import LocalIOError, Stopped
 from ingest_service.movielens.places import archive_address
 from ingest_service.movielens.settings import MovieLensSettings
-from ingest_service.pipeline.load import STOPPED
 from ingest_service.runtime.tasks import interrupt_in_thread
 from ingest_service.sources.object_file import ObjectFile
 from ingest_service.sources.object_store import Address, exists, put_whole
@@ -55,7 +54,7 @@ def _download(interrupted: Event, settings: MovieLensSettings, show: Show) -> Do
 def _pieces(file: ObjectFile, step: Step, interrupted: Event) -> Iterator[bytes]:
     while piece := file.read(_PIECE_BYTES):
         if interrupted.is_set():
-            raise Stopped(STOPPED)
+            raise Stopped.on_request()
         yield piece
         step.advance(len(piece))
 

@@ -83,6 +83,7 @@ async def movies(settings: Settings, show: Show | None = None) -> MoviesReport:
     own = MovieLensSettings.of(settings)
     source = member(own, "movies.csv")
     sink = MongoDBSink(mongodb_url_with(settings.mongodb_address(), collection=MOVIES_COLLECTION))
+    # No lease: each run looks at all movies, what two of them write is the same, and DeadLetters sees what the other adds.
     dead_letters = DeadLetters(settings.state_dir / stream_named(source.uri), source.uri)
     report = MoviesReport(dead_letters=str(dead_letters.path))
     try:
