@@ -20,8 +20,7 @@ from pydantic_settings import (
 
 from ingest_service.datasets import dataset_named, dataset_names
 from ingest_service.errors import ConfigurationError
-from ingest_service.formats.delimited.blocks import MEMORY_MB, MIN_MEMORY_MB
-from ingest_service.formats.delimited.layout import require_roles
+from ingest_service.formats.memory import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.runtime.plugins import registered
 from ingest_service.runtime.process import PARENT_PID
 
@@ -208,7 +207,7 @@ def _settings_of_all() -> type[Settings]:
 def _refuse_unknown_roles(settings: Settings, asked: Mapping[str, str]) -> None:
     """What is asked for is held to the data set at hand; settings that stay are for all of them."""
     if asked:
-        require_roles(dataset_named(settings.dataset), asked)
+        dataset_named(settings.dataset).require_roles(asked)
     if not settings.columns:
         return
     roles = {column.role for name in dataset_names() for column in dataset_named(name).columns}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ingest_service.pipeline import dead_letter
+from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.faults import INTERNAL_ERROR, DynamoShim
 from tests.helpers import (
-    FIRST_MS,
     HEADER,
     Cli,
     Outcome,

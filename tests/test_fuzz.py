@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, LocalIOError
 from ingest_service.formats.delimited import blocks, records
-from ingest_service.formats.delimited.blocks import BLOCK_BYTES, BlockReader
+from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.sources import compression
 from ingest_service.sources.base import Stream
@@ -158,7 +159,7 @@ def assert_accounted_for(data: bytes, *, is_whole: bool, block_bytes: int = 1 <<
     plain = unpacked(data)
     reader = None
     try:
-        reader = BlockReader(Packed(data), MICROLENS, block_bytes=block_bytes)
+        reader = DelimitedReader(Packed(data), MICROLENS, block_bytes=block_bytes)
         chunks = chunks_of(reader)
     except LocalIOError:
         assert not is_whole

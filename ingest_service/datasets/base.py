@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingest_service.datasets.kinds import Kind
+from ingest_service.errors import UsageError
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.rows.schema import Schema
@@ -37,3 +38,10 @@ class Dataset:
     def shape(self) -> Columns:
         """Its records' columns without a row."""
         return self.records({column.role: column.kind.gathered([]) for column in self.columns})
+
+    def require_roles(self, names: Mapping[str, str]) -> None:
+        """UsageError for a role that the data set does not have."""
+        roles = [column.role for column in self.columns]
+        for role in names:
+            if role not in roles:
+                raise UsageError(f"The data set {self.name} has no column {role!r}; it has: {', '.join(roles)}.")

@@ -7,7 +7,7 @@ from ingest_service.config import Settings
 from ingest_service.datasets.base import Dataset
 from ingest_service.movielens.settings import MovieLensSettings
 from ingest_service.pipeline.steps import Steps
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.base import AnySink
 
 
 def _owns(path: Path, settings: Settings) -> bool:
@@ -18,7 +18,7 @@ def _owns(path: Path, settings: Settings) -> bool:
     return are_ratings(path, MovieLensSettings.of(settings))
 
 
-def _target(settings: Settings) -> tuple[Sequence[Sink], Dataset]:
+def _target(settings: Settings) -> tuple[Sequence[AnySink], Dataset]:
     from ingest_service.datasets.movielens import MOVIELENS
     from ingest_service.movielens.places import read_movie_ids
     from ingest_service.movielens.steps.ratings import ratings_sink

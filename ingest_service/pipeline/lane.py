@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ingest_service.errors import IngestError, RowsGone
-from ingest_service.formats.delimited.blocks import BlockReader
+from ingest_service.formats.base import Reader
 from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
@@ -18,7 +19,7 @@ from ingest_service.runtime import fault
 from ingest_service.runtime.queues import BoundedQueue
 from ingest_service.runtime.tasks import task_group
 from ingest_service.runtime.tracing import span
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.base import AnySink
 
 fault.declare({"lease-taken": "the sink's lease is taken, nothing is read"})
 
@@ -32,7 +33,7 @@ _LAST_TRY_S = 1.0  # the same where the end is near already: the sink was given 
 class Held(ABC):
     """A stream in an open sink, by its lease; `found` is the checkpoint that was met."""
 
-    sink: Sink
+    sink: AnySink
     lease: Lease
     found: Checkpoint
 
@@ -71,17 +72,19 @@ async def give_up(all_held: Sequence[Held], stop: asyncio.Event) -> None:
 
 @dataclass(slots=True)
 class Lane(Held):
-    """One sink's way in a load: what is queued, in flight, settled and checkpointed."""
+    """One sink's way in a load: what is queued (and prepared for it), in flight, settled and checkpointed."""
 
     job: Job
-    reader: BlockReader
+    reader: Reader[Any]
     tracker: Tracker
-    queue: BoundedQueue[Chunk] = field(default_factory=lambda: BoundedQueue(QUEUE_CHUNKS))
+    queue: BoundedQueue[tuple[Chunk, Any]] = field(
+        default_factory=lambda: BoundedQueue(QUEUE_CHUNKS)
+    )  # with what the sink has prepared
     order: KeyOrder = field(default_factory=KeyOrder)
     in_flight_rows: int = 0
 
     @classmethod
-    async def open(cls, job: Job, sink: Sink, reader: BlockReader) -> "Lane":
+    async def open(cls, job: Job, sink: AnySink, reader: Reader[Any]) -> "Lane":
         """Take the lease, to go on from the checkpoint."""
         store = checkpoints_of(sink, job.checkpoint_dir)
         epoch, place = (await sink.epoch(), sink.place) if is_apart(sink, job.checkpoint_dir) else ("", None)
@@ -125,5 +128,5 @@ class Lane(Held):
             self.lease.require_epoch(await self.sink.epoch())
 
 
-def _fingerprint(job: Job, reader: BlockReader) -> Fingerprint:
-    return Fingerprint(job.source.uri, reader.layout.header, reader.source_size, job.source.etag)
+def _fingerprint(job: Job, reader: Reader[Any]) -> Fingerprint:
+    return Fingerprint(job.source.uri, reader.rows.recipe, reader.source_size, job.source.etag)

@@ -11,11 +11,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from ingest_service.errors import IngestError, LineContinued, SourceChanged, Stopped, TooManyRejects
-from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
+from ingest_service.formats.base import Block, Reader
 from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
@@ -28,7 +28,7 @@ from ingest_service.runtime import fault
 from ingest_service.runtime.queues import Closed
 from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.runtime.tracing import span
-from ingest_service.sinks.base import Sink, Written
+from ingest_service.sinks.base import AnySink, Written
 from ingest_service.sources.base import Source
 
 fault.declare(
@@ -45,7 +45,7 @@ class State:
     """What the metrics look at while a source is loaded."""
 
     job: Job
-    reader: BlockReader
+    reader: Reader[Any]
     lanes: list[Lane]
     dead_letters: DeadLetters
     started: float = field(default_factory=time.monotonic)
@@ -81,7 +81,7 @@ class Observer(Protocol):
     def report(self, report: StreamReport) -> None: ...
 
 
-async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> StreamReport:
+async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> StreamReport:
     """Load one source into open sinks, going on from each sink's checkpoint.
 
     Stopped if `stop` was set before the end; any other IngestError if a stage failed. In each case what was settled is
@@ -98,7 +98,7 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
             lane = await Lane.open(job, sink, reader)
             lanes.append(lane)  # one by one: those that are open are given up if the next one cannot be
         for lane in lanes:
-            reader.require_header(lane.found.source.header)
+            reader.require(lane.found.source.header)
         await _take_back_continued(lanes, job, reader)
         mark = _lowest(lanes)
         start = mark.position
@@ -138,17 +138,8 @@ async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> 
             helper.cancel()
 
 
-async def _open_reader(job: Job) -> BlockReader:
-    opening = asyncio.create_task(
-        asyncio.to_thread(
-            BlockReader,
-            job.source,
-            job.dataset,
-            columns=job.columns,
-            limit=job.limit,
-            block_bytes=job.block_bytes,
-        )
-    )
+async def _open_reader(job: Job) -> Reader[Any]:
+    opening = asyncio.create_task(asyncio.to_thread(job.open_reader, limit=job.limit))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -164,7 +155,7 @@ def _lowest(lanes: Sequence[Lane]) -> Watermark:
     return min((lane.found.watermark for lane in lanes), key=lambda mark: mark.position.offset)
 
 
-def _resume(reader: BlockReader, mark: Watermark) -> None:
+def _resume(reader: Reader[Any], mark: Watermark) -> None:
     try:
         reader.resume(mark.position, was_unended=mark.unended is not None)
     except LineContinued:
@@ -173,7 +164,7 @@ def _resume(reader: BlockReader, mark: Watermark) -> None:
         raise Stopped("The source went on while it was opened; run the same command again to go on.") from None
 
 
-async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: BlockReader) -> None:
+async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: Reader[Any]) -> None:
     """Fall back, in each sink, to before a last row that had no end and went on since."""
     start = _lowest(lanes).position
     for lane in lanes:
@@ -204,14 +195,14 @@ async def _produce(state: State, stop: asyncio.Event) -> None:
         _refuse_lost_end(state)
 
 
-async def _read(reader: BlockReader) -> Block | None:
+async def _read(reader: Reader[Any]) -> Block | None:
     with span("read"):
         return await finish_in_thread(reader.next)
 
 
-async def _parse(block: Block, reader: BlockReader) -> Chunk:
+async def _parse(block: Block, reader: Reader[Any]) -> Chunk:
     with span("parse") as parsing:
-        chunk = await asyncio.to_thread(parse_block, block, reader.layout)
+        chunk = await asyncio.to_thread(reader.chunk, block)
         parsing.set(offset=chunk.start.offset, rows=chunk.read, rejected=len(chunk.rejects))
         return chunk
 
@@ -248,21 +239,24 @@ async def _pass_on(state: State, chunk: Chunk) -> None:
         needed = chunk.after(watermark)
         if needed is not None:
             lane.tracker.expect(needed.start, needed.end, is_unended=needed.is_unended)
-            await lane.queue.put(await asyncio.to_thread(lane.sink.prepare, needed))
+            prepared = await asyncio.to_thread(lane.sink.prepare, needed)
+            if lane.sink.is_prepared_whole:
+                needed = replace(needed, columns=needed.columns.identity_alone())
+            await lane.queue.put((needed, prepared))
 
 
 async def _consume(state: State, lane: Lane) -> None:
     """Write chunks until the queue ends. One is settled when each of its rows is stored or kept as a dead letter."""
     while True:
         try:
-            chunk = await lane.queue.get()
+            chunk, prepared = await lane.queue.get()
         except Closed:
             return
         async with lane.order.turn(chunk):
             lane.in_flight_rows += chunk.accepted
             try:
                 fault.point("before-write", lane.sink.name, chunk.start.row, chunk.end.row)
-                written = await _write(lane.sink, chunk)
+                written = await _write(lane.sink, chunk, prepared)
             finally:
                 lane.in_flight_rows -= chunk.accepted
             fault.point("after-write", lane.sink.name, chunk.start.row, chunk.end.row)
@@ -276,12 +270,12 @@ async def _consume(state: State, lane: Lane) -> None:
         fault.point("settled", lane.sink.name, chunk.start.row, chunk.end.row)
         _refuse_too_many(state)
         _refuse_wrong_sink(state, lane)
-        del chunk  # rather than hold it while waiting for the next
+        del chunk, prepared  # rather than hold them while waiting for the next
 
 
-async def _write(sink: Sink, chunk: Chunk) -> Written:
+async def _write(sink: AnySink, chunk: Chunk, prepared: Any) -> Written:
     with span("write", sink=sink.name, offset=chunk.start.offset, rows=chunk.accepted) as writing:
-        written = await sink.write(chunk)
+        written = await sink.write(chunk, prepared)
         writing.set(written=written.written, merged=written.merged, dead=len(written.dead))
         return written
 
@@ -310,7 +304,7 @@ def _refuse_too_many(state: State, *, at_end: bool = False) -> None:
     limit, rejected = state.job.max_rejects, state.rows_rejected
     if limit.is_wrong_source(state.rejected_first, rejected, read, at_end=at_end):
         row = state.refusals.commonest()
-        why = f", most for this: line {row.line}: {row.reason} {state.reader.layout.advice(row)}" if row else "."
+        why = f", most for this: line {row.line}: {row.reason} {state.reader.rows.advice(row)}" if row else "."
         raise TooManyRejects(f"{rejected:,} of {read:,} rows are refused{why} {_despite(state)}")
 
 

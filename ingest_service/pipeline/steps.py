@@ -10,7 +10,7 @@ from pathlib import Path
 from ingest_service.config import Settings
 from ingest_service.datasets.base import Dataset
 from ingest_service.runtime.plugins import registered
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.base import AnySink
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Steps:
     commands: tuple[str, ...]
     settings: type[Settings]
     owns: Callable[[Path, Settings], bool]
-    target: Callable[[Settings], tuple[Sequence[Sink], Dataset]]
+    target: Callable[[Settings], tuple[Sequence[AnySink], Dataset]]
 
 
 def steps() -> Mapping[str, Steps]:
@@ -34,7 +34,7 @@ def steps() -> Mapping[str, Steps]:
     return {name: entry.load() for name, entry in registered("steps").items()}
 
 
-def target_of(path: Path, settings: Settings) -> tuple[Sequence[Sink], Dataset] | None:
+def target_of(path: Path, settings: Settings) -> tuple[Sequence[AnySink], Dataset] | None:
     """Where a file of dead letters goes that belongs to some steps; None if it is one of files. Blocks."""
     owner = next((one for one in steps().values() if one.owns(path, settings)), None)
     return None if owner is None else owner.target(settings)

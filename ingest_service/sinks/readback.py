@@ -52,3 +52,8 @@ def value_text(schema: Schema, fields: Mapping[str, Any]) -> str:
     if others:
         texts.append(json.dumps(others, sort_keys=True, separators=(",", ":"), default=str))
     return _BETWEEN.join(texts)
+
+
+def all_expected(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """What a sink should hold that keeps every record as it is: as `abilities.ReadBack.expected` has it."""
+    return frame.with_columns(event_key_of(schema), value_of(schema), pl.lit(False).alias("expired"))

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from ingest_service.datasets.kinds import ID, TEXT, Kind, Time
 from ingest_service.datasets.movielens import LINKS, MOVIELENS, MOVIES, TAGS, HalfStars
 from ingest_service.errors import RowError
-from ingest_service.formats.delimited.blocks import BlockReader, parse_block, record_fields
-from ingest_service.formats.delimited.layout import specify
+from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.rows.interaction import timestamp_text
 from ingest_service.sources.local import FileSource
 from tests.helpers import (
@@ -70,15 +69,11 @@ def test_columns_and_specification_agree(
     """Whatever the file holds, the columnar path accepts the rows that the specification does, with their values."""
     path = tmp_path_factory.getbasetemp() / "movielens.csv"
     path.write_bytes(data.draw(files(dataset)))
-    reader = BlockReader(FileSource(path), dataset)
+    reader = DelimitedReader(FileSource(path), dataset)
     try:
         while (block := reader.next()) is not None:
-            chunk = parse_block(block, reader.layout)
-            wanted = []
-            for index in range(len(block.records)):
-                values = specify(record_fields(block, index, reader.layout), reader.layout)
-                if not isinstance(values, RowError):
-                    wanted.append(values)
+            chunk = reader.chunk(block)
+            wanted = [values for values in reader.values(block) if not isinstance(values, RowError)]
             assert chunk.accepted == len(wanted)
             texts = {name: texts.to_list() for name, texts in chunk.columns.texts.items()}
             for row, values in enumerate(wanted):

@@ -11,7 +11,8 @@ import numpy as np
 
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.errors import ConfigurationError, RowError, UsageError, declare_codes
-from ingest_service.formats.delimited.records import Dialect, Records
+from ingest_service.formats.base import Rows
+from ingest_service.formats.delimited.records import BLANKS, Dialect, Records, scan_record
 from ingest_service.rows import interaction, parse
 from ingest_service.rows.arrays import QUOTE, Bools, Ints
 from ingest_service.rows.chunk import DeadRow
@@ -30,16 +31,15 @@ _HEADER_AGAIN = RowError("parse", "header_again", "The record is the header once
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """A data set bound to one file: its dialect, and at which field each column stands."""
+class Layout(Rows):
+    """A data set bound to one file: its dialect, and at which field each column stands. The recipe is the header."""
 
     dataset: Dataset
     dialect: Dialect
     fields: tuple[int, ...]
-    header: str
+    recipe: str
 
     def advice(self, refused: DeadRow) -> str:
-        """What the user of a file whose rows are refused like this one might do: a sentence, or nothing."""
         if refused.code == "wrong_arity":
             return self._advice_on_arity(refused.raw)
         advices = (_ADVICE, *(column.kind.advice for column in self.dataset.columns))
@@ -57,7 +57,16 @@ class Layout:
             return "Each row has one field more, as with row names: give the header a name for it."
         return "Does the header belong to these rows?"
 
-    def row(self, fields: Sequence[str]) -> list[Any]:
+    def row(self, raw: bytes) -> list[Any] | RowError:
+        """With or without its line end."""
+        record = scan_record(raw, 0, self.dialect, eof=True)
+        if record is None or record.fields is None:
+            return RowError("parse", "wrong_arity", "The record is blank.")
+        if raw[record.next_start :].strip(BLANKS + b"\n"):
+            return RowError("parse", "wrong_arity", "The text holds more than one record.")
+        return specify(record.fields, self)
+
+    def values(self, fields: Sequence[str]) -> list[Any]:
         """The values of one row, in the order of the data set's columns; RowError says what is wrong with it."""
         columns = zip(self.dataset.columns, self.fields, strict=True)
         return [column.kind.one(fields[index], column.role) for column, index in columns]
@@ -149,19 +158,11 @@ def _refuse_doubtful(layout: Layout, found: Sequence[str], own: Mapping[str, str
                 f"say which by its position: --column {role}=#{index + 1}."
             )
     if has_positions and not isinstance(
-        specify(_split_header(layout.header, layout.dialect.delimiter.decode()), layout), RowError
+        specify(_split_header(layout.recipe, layout.dialect.delimiter.decode()), layout), RowError
     ):
         raise ConfigurationError(
             f"The first line is a row, and would get lost as a header; put a line before it: {','.join(roles)}."
         )
-
-
-def require_roles(dataset: Dataset, names: Mapping[str, str]) -> None:
-    """UsageError for a role that the data set does not have."""
-    roles = [column.role for column in dataset.columns]
-    for role in names:
-        if role not in roles:
-            raise UsageError(f"The data set {dataset.name} has no column {role!r}; it has: {', '.join(roles)}.")
 
 
 def _split_header(header: str, delimiter: str) -> list[str]:
@@ -180,7 +181,7 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | Row
     if isinstance(fields, RowError):
         return fields
     try:
-        return layout.row(fields)
+        return layout.values(fields)
     except RowError as error:
         return _HEADER_AGAIN if _is_header(fields, layout) else error
 
@@ -188,4 +189,4 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | Row
 def _is_header(fields: Sequence[str], layout: Layout) -> bool:
     """Whether a row that is none repeats the header, as where files were put together."""
     first = fields[0].removeprefix("\ufeff")
-    return tuple(map(_bare_name, (first, *fields[1:]))) == header_names(layout.header, layout.dialect.delimiter)
+    return tuple(map(_bare_name, (first, *fields[1:]))) == header_names(layout.recipe, layout.dialect.delimiter)

@@ -15,7 +15,7 @@ from bson.binary import Binary, BinaryVectorDtype
 from ingest_service.config import Settings, stream_named
 from ingest_service.datasets.movielens import MOVIES, NO_GENRES
 from ingest_service.errors import SourceNotFound
-from ingest_service.formats.delimited.blocks import BlockReader, parse_block
+from ingest_service.formats.opening import open_reader
 from ingest_service.movielens.embeddings import Embedder, Vectors, embedder_of
 from ingest_service.movielens.places import MOVIES_COLLECTION, member, movie_object_id, write_movie_ids
 from ingest_service.movielens.settings import MovieLensSettings
@@ -83,7 +83,7 @@ async def movies(settings: Settings, show: Show | None = None) -> MoviesReport:
     own = MovieLensSettings.of(settings)
     source = member(own, "movies.csv")
     sink = MongoDBSink(mongodb_url_with(settings.mongodb_address(), collection=MOVIES_COLLECTION))
-    # No lease: each run looks at all movies, what two of them write is the same, and DeadLetters sees what the other adds.
+    # No lease: each run looks at all movies, two of them write the same, and DeadLetters sees what the other adds.
     dead_letters = DeadLetters(settings.state_dir / stream_named(source.uri), source.uri)
     report = MoviesReport(dead_letters=str(dead_letters.path))
     try:
@@ -102,9 +102,9 @@ async def movies(settings: Settings, show: Show | None = None) -> MoviesReport:
 
 def _chunks(source: Source) -> list[Chunk]:
     """All movies: the largest release has 4 MB of them."""
-    reader = BlockReader(source, MOVIES)
+    reader = open_reader(source, MOVIES)
     try:
-        return [parse_block(block, reader.layout) for block in iter(reader.next, None)]
+        return [reader.chunk(block) for block in iter(reader.next, None)]
     finally:
         reader.close()
 

@@ -12,7 +12,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from ingest_service.config import Settings, stream_named
 from ingest_service.datasets.movielens import MOVIELENS
 from ingest_service.errors import ConfigurationError, declare_codes
-from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
+from ingest_service.formats.memory import MAX_RECORD_BYTES
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
 from ingest_service.movielens.settings import MovieLensSettings
 from ingest_service.pipeline import dead_letter

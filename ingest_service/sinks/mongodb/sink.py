@@ -31,15 +31,15 @@ from ingest_service.rows.schema import Schema
 from ingest_service.runtime import fault
 from ingest_service.runtime.queues import BoundedQueue, Closed
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options, split_url
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import EVENT_KEY
 from ingest_service.sinks.mongodb import reach
 from ingest_service.sinks.mongodb.bulk import PASSING, THROTTLES, Batch
 from ingest_service.sinks.mongodb.collection import survey
 from ingest_service.sinks.mongodb.documents import Documents, Interactions, Refusal
-from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
-from ingest_service.sinks.retry import Retrier
+from ingest_service.sinks.pacing import AdaptiveLimit
+from ingest_service.sinks.urls import parse_options, split_url
 
 if TYPE_CHECKING:
     import polars as pl
@@ -74,7 +74,7 @@ class MongoDBOptions(SinkOptions):
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
 
 
-class MongoDBSink(Sink):
+class MongoDBSink(Sink[Ints]):
     """`mongodb://host/db?collection=…` or `mongodb+srv://…`; what else stands in the query goes to the driver."""
 
     scheme: ClassVar[str] = "mongodb"
@@ -82,12 +82,9 @@ class MongoDBSink(Sink):
     options: MongoDBOptions
 
     def __init__(self, url: str, documents: Documents | None = None) -> None:
-        self._uri, self.database_name, self.options = _parse(url)
+        self._uri, self.database_name, options = _parse(url)
+        super().__init__(options, AdaptiveLimit(options.concurrency))
         self.documents = documents or Interactions()
-        self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s)
-        self.limit = AdaptiveLimit(self.options.concurrency)
-        self._rate = RateLimit(self.options.rate)
         self._client: AsyncMongoClient[Document] | None = None
         self._asked: dict[reach.Address, reach.Cause | None] = {}  # what servers are that did not answer the driver
         self.checkpoints: CheckpointStore = _Checkpoints(self)
@@ -194,10 +191,14 @@ class MongoDBSink(Sink):
         except errors.ConfigurationError as error:
             raise reach.srv_error(error) from error
 
-    async def write(self, chunk: Chunk) -> Written:
-        wanted = await asyncio.to_thread(chunk.last_of_each_key)
+    def prepare(self, chunk: Chunk) -> Ints:
+        """The rows to store."""
+        return chunk.last_of_each_key()
+
+    async def write(self, chunk: Chunk, prepared: Ints) -> Written:
+        wanted = prepared
         dead: list[DeadRow] = []
-        size = self._rate.piece(_BATCH_ROWS)
+        size = self.rate.piece(_BATCH_ROWS)
         queue = BoundedQueue[dict[int, bytes]](self.options.concurrency)
         async with task_group() as workers:
             for _ in range(min(self.options.concurrency, -(-len(wanted) // size))):
@@ -233,7 +234,7 @@ class MongoDBSink(Sink):
         with suppress(Closed):
             while True:
                 batch = await queue.get()
-                await self._rate.take(len(batch))
+                await self.rate.take(len(batch))
                 for row, why in (await self.put(batch)).items():
                     dead.append(chunk.dead_row(row, self.name, why.code, why.reason))
 
@@ -325,6 +326,11 @@ class MongoDBSink(Sink):
             return await self.collection.find({"_id": {"$gte": low, "$lt": high}}).sort("_id", 1).to_list()
 
         return [VideoInteraction.model_validate(document) for document in await self.call(find)]
+
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
+        from ingest_service.sinks.readback import all_expected
+
+        return all_expected(frame, schema)
 
     async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 from uuid import UUID
@@ -19,10 +19,9 @@ from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Piece, concatenate, decimals
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.base import Finding, Sink, Written, parse_options
+from ingest_service.sinks.base import Finding, Sink, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import json_safe
-from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.redis.about import limits_of
 from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
 from ingest_service.sinks.redis.address import with_database
@@ -31,7 +30,7 @@ from ingest_service.sinks.redis.commands import Batch, Keeping, member
 from ingest_service.sinks.redis.errors import PASSING, errors_translated, refusal
 from ingest_service.sinks.redis.nodes import RedisNodes, connection_of
 from ingest_service.sinks.redis.writing import Writing
-from ingest_service.sinks.retry import Retrier
+from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,23 +60,21 @@ _CLAIM_KEY = "ingest:trial"
 _DATABASES = 16  # what a server has unless it is told otherwise
 
 
-class RedisSink(Sink):
+class RedisSink(Sink[Batch | None]):
     """`redis://[user:password@]host[:port][/db]`, `rediss://` for TLS, `redis+unix:///path`, or
     `redis+sentinel://host[:port][,host…]/service[/db]`, also with `rediss`.
     """
 
     scheme: ClassVar[str] = "redis"
+    is_prepared_whole: ClassVar[bool] = True
     is_apart: ClassVar[bool] = True  # rows expire and may be evicted, checkpoints of old would stay
     options: RedisOptions
 
     def __init__(self, url: str) -> None:
-        parts, self.options = parse_options(url, RedisOptions)
+        parts, options = parse_options(url, RedisOptions)
+        super().__init__(options)
         self.nodes = RedisNodes(parts, self.options)
-        self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s)
-        self.limit = AdaptiveLimit(self.options.consumers)
         self.keeping = Keeping(self.options.prefix, self.options.recent_limit, self.options.recent_ttl_s)
-        self._rate = RateLimit(self.options.rate)
         self.checkpoints: CheckpointStore = RedisCheckpoints(self.nodes, self.retrier, self.options)
         self._guard = Guard(self.name, self.nodes, self.retrier, self.checkpoints, self.options)
         self._evicted = ""  # the last warning of it
@@ -92,18 +89,14 @@ class RedisSink(Sink):
         if evicted := sum(one.evicted for one in servers):
             self.forgets += f", and {evicted:,} keys were evicted since the server started ({limits_of(servers)})"
 
-    def prepare(self, chunk: Chunk) -> "_Grouped":
+    def prepare(self, chunk: Chunk) -> Batch | None:
         rows = chunk.last_of_each_key()
-        batch = Batch.of(chunk.columns, rows) if len(rows) else None
-        parts = {part.name: getattr(chunk, part.name) for part in fields(Chunk)}
-        parts["columns"] = chunk.columns.identity_alone()  # the batch has the texts
-        return _Grouped(**parts, batch=batch)
+        return Batch.of(chunk.columns, rows) if len(rows) else None
 
-    async def write(self, chunk: Chunk) -> Written:
-        grouped = chunk if isinstance(chunk, _Grouped) else await asyncio.to_thread(self.prepare, chunk)
-        if grouped.batch is None:
+    async def write(self, chunk: Chunk, prepared: Batch | None) -> Written:
+        if prepared is None:
             return Written(0)
-        pending = grouped.batch
+        pending = prepared
         n_rows = len(pending.rows)
         dead: list[int] = []
 
@@ -152,7 +145,7 @@ class RedisSink(Sink):
 
     async def _exchange(self, node: ConnectionPool, batch: Batch) -> dict[int, str]:
         """All of a batch over one connection: the first error of each user that had one."""
-        writing = Writing(batch, self.keeping, self._rate)
+        writing = Writing(batch, self.keeping, self.rate)
         with errors_translated():
             async with connection_of(node) as connection:
                 replies = await connection.exchange(writing.payloads, self.options.timeout_s, self.retrier.answered)
@@ -286,13 +279,6 @@ def _sort_out(errors: dict[int, str]) -> tuple[list[int], list[int], str]:
         else:
             raise refusal(error)
     return refused, again, code
-
-
-@dataclass(frozen=True)
-class _Grouped(Chunk):
-    """A chunk with what is to be written of it, if anything, by user."""
-
-    batch: Batch | None = None
 
 
 @dataclass(slots=True)

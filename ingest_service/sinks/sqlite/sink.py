@@ -25,14 +25,13 @@ from ingest_service.rows.columns import Columns, stable_order
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.rows.schema import Schema
 from ingest_service.runtime import fault
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import EVENT_KEY, stored_texts
-from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
-from ingest_service.sinks.retry import Retrier
 from ingest_service.sinks.sqlite.file import DatabaseFile
 from ingest_service.sinks.sqlite.rows import Insertion, insertions, values
 from ingest_service.sinks.sqlite.tables import FIELDS, TABLES, add_columns, columns_of, make_key, survey
+from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,23 +60,20 @@ _REASONS = {
 _NO_REASON = "cannot be used as a database; check its path and rights"
 
 
-class SQLiteSink(Sink):
+class SQLiteSink(Sink[Ints]):
     """`sqlite:///relative.db` or `sqlite:////absolute.db`; the file and its tables are made when missing."""
 
     scheme: ClassVar[str] = "sqlite"
 
     def __init__(self, url: str) -> None:
-        parts, self.options = parse_options(url, SinkOptions)
+        parts, options = parse_options(url, SinkOptions)
+        super().__init__(options, can_hang=False)
         path = unquote(parts.path.removeprefix("/"))
         if parts.netloc or not path:
             raise ConfigurationError("A SQLite URL has three slashes and a path: sqlite:///interactions.db.")
         self.path = Path(path)
         if str(self.path) == ":memory:":
             raise ConfigurationError("A database in memory ends with the run, and its rows with it; name a file.")
-        self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s, can_hang=False)
-        self.limit = AdaptiveLimit(1)
-        self._rate = RateLimit(self.options.rate)
         # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._file = DatabaseFile(self.path)
@@ -96,9 +92,15 @@ class SQLiteSink(Sink):
         names = [*stored_texts(columns.schema), *columns.schema.numbers]
         return await self.run(lambda: survey(self.connected(), names))
 
-    async def write(self, chunk: Chunk) -> Written:
-        rows = await asyncio.to_thread(_in_key_order, chunk)
-        size = self._rate.piece(_PIECE_ROWS)
+    def prepare(self, chunk: Chunk) -> Ints:
+        """The rows to store, user by user as in the primary key: so fewer pages are touched."""
+        rows = chunk.last_of_each_key()
+        users = chunk.columns.texts[chunk.columns.schema.owner].take(rows).prefixes() >> np.uint64(32)
+        return rows[stable_order(users)]
+
+    async def write(self, chunk: Chunk, prepared: Ints) -> Written:
+        rows = prepared
+        size = self.rate.piece(_PIECE_ROWS)
         pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
 
         async def made_of(number: int) -> list[Insertion]:
@@ -110,7 +112,7 @@ class SQLiteSink(Sink):
                 assert ahead is not None, "there is one ahead of each piece"
                 made = await ahead
                 ahead = asyncio.create_task(made_of(number)) if number < len(pieces) else None
-                await self._rate.take(len(piece))
+                await self.rate.take(len(piece))
                 await self.run(lambda made=made: self._insert(made))  # type: ignore[misc]
         finally:
             if ahead is not None:
@@ -194,6 +196,11 @@ class SQLiteSink(Sink):
         stored = {name: texts.to_list() for name, texts in values(columns).items()}
         return [str(dict(zip(stored, row, strict=True))) for row in zip(*stored.values(), strict=True)]
 
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
+        from ingest_service.sinks.readback import all_expected
+
+        return all_expected(frame, schema)
+
     async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
@@ -244,13 +251,6 @@ class SQLiteSink(Sink):
             # On the thread, after whatever still runs there; an open that was cancelled may.
             await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
             self._thread.shutdown(wait=False)
-
-
-def _in_key_order(chunk: Chunk) -> Ints:
-    """The rows to store, user by user as in the primary key: so fewer pages are touched."""
-    rows = chunk.last_of_each_key()
-    users = chunk.columns.texts["user_id"].take(rows).prefixes() >> np.uint64(32)
-    return rows[stable_order(users)]
 
 
 def _stored_frame(rows: Sequence[tuple[Any, ...]], names: Sequence[str], schema: Schema) -> "pl.DataFrame":
