@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ingest_service.rows.arrays import Ints
+from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns, stable_order
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Piece, Texts, concatenate, decimals, lengths, write
@@ -42,6 +42,9 @@ redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[1] - 1)
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1
 """
+
+
+_ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # spreads numbers over 64 bits, and no two into one
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,16 @@ class Batch:
         return len(self.starts)
 
     @property
+    def users(self) -> Ints:
+        """A number for each user, the same in every batch, and another one for another source's user of that number."""
+        return self.columns.key[0][self.starts] * _ODD ^ self.user_ids.prefixes().view(np.int64)
+
+    def sets(self, dead: Sequence[int]) -> Ints:
+        """The users who have a set once this is written, in order; `dead` are the rows that found something else."""
+        users = np.sort(self.users)
+        return np.setdiff1d(users, self.only(np.array(dead)).users, assume_unique=True) if dead else users
+
+    @property
     def user_ids(self) -> Texts:
         return self.columns.texts["user_id"].take(self.starts)
 
@@ -119,15 +132,15 @@ class Batch:
         end = len(self.rows) if last == self.n_users else int(self.starts[last])
         return end - int(self.starts[first])
 
-    @property
-    def replies_per_user(self) -> int:
-        """Of `commands`: where rows may replace others one script does it all, else ZADD and ZREMRANGEBYRANK."""
-        return 2 if self.columns.follow_from_key else 1
+    def replies(self, piece: tuple[int, int], are_sets: Bools) -> Ints:
+        """How many each user's `commands` have."""
+        return 2 + are_sets[slice(*piece)] if self.columns.follow_from_key else np.ones(piece[1] - piece[0], np.int64)
 
-    def commands(self, piece: tuple[int, int], keeping: Keeping) -> Bytes:
-        """RESP commands that add the rows of a piece and trim its users' sets, user by user.
+    def commands(self, piece: tuple[int, int], keeping: Keeping, are_sets: Bools) -> Bytes:
+        """RESP commands that add the rows of a piece, trim its users' sets and renew their expiry, user by user.
 
-        Where rows have all but their key in common nothing else need be looked at, and `expiries` follow.
+        Where rows have all but their key in common nothing else need be looked at: ZADD and ZREMRANGEBYRANK do, and
+        EXPIRE for users whose keys `are_sets`; for the others `expiries` follow. Else one script does it all.
         """
         first, last = piece
         start = int(self.starts[first])
@@ -135,11 +148,14 @@ class Batch:
         columns = self.columns.take(slice(start, start + n_rows))
         begins = self.starts[first:last] - start
         ends = np.append(begins[1:], n_rows)
-        key = _bulk(keeping.key_pieces(columns.texts["user_id"].take(begins)))
+        user_ids = columns.texts["user_id"].take(begins)
+        key = _bulk(keeping.key_pieces(user_ids))
         if columns.follow_from_key:
             head = [b"*", decimals(2 + 2 * (ends - begins)), b"\r\n$4\r\nZADD\r\n", *key]
             lowest = str(-keeping.limit - 1).encode()
             tail = [b"*4\r\n$15\r\nZREMRANGEBYRANK\r\n", *key, b"$1\r\n0\r\n", *_bulk([lowest])]
+            expiries = _expiries(user_ids, keeping)
+            tail.append(replace(expiries, widths=np.where(are_sets[first:last], expiries.widths, 0)))
         else:
             numbers = [*_bulk([str(keeping.limit).encode()]), *_bulk([str(keeping.ttl_s).encode()])]
             script = [b"\r\n$4\r\nEVAL\r\n", *_bulk([_REPLACE]), b"$1\r\n1\r\n"]
@@ -149,8 +165,12 @@ class Batch:
 
     def expiries(self, users: Ints, keeping: Keeping) -> Bytes:
         """RESP commands that renew these users' expiry: once a set is known to be one."""
-        key = _bulk(keeping.key_pieces(self.columns.texts["user_id"].take(self.starts[users])))
-        return concatenate([b"*3\r\n$6\r\nEXPIRE\r\n", *key, *_bulk([str(keeping.ttl_s).encode()])]).buffer
+        return _expiries(self.columns.texts["user_id"].take(self.starts[users]), keeping).buffer
+
+
+def _expiries(user_ids: Texts, keeping: Keeping) -> Texts:
+    key = _bulk(keeping.key_pieces(user_ids))
+    return concatenate([b"*3\r\n$6\r\nEXPIRE\r\n", *key, *_bulk([str(keeping.ttl_s).encode()])])
 
 
 def _laid_out(rows: Sequence[Piece], begins: Ints, ends: Ints, head: Sequence[Piece], tail: Sequence[Piece]) -> Bytes:
