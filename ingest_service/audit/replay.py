@@ -31,14 +31,15 @@ from ingest_service.formats.delimited.layout import Layout, bind, specify
 from ingest_service.formats.delimited.records import BLANKS, scan_record
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint, Lease, decode
-from ingest_service.pipeline.load import CHECKPOINT_EVERY_S, RELEASE_S
+from ingest_service.pipeline.load import CHECKPOINT_EVERY_S, release_s
 from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.runtime.tasks import task_group
+from ingest_service.runtime.threads import finish_in_thread
 from ingest_service.sinks.base import Sink
 from ingest_service.sinks.checkpoints import CheckpointStore
 
-_STOPPED = "Stopped on request; what had landed is removed from the file, run the same command again for the rest."
+STOPPED = "Stopped on request; what had landed is noted, run the same command again for the rest."
 
 Letter = dict[str, Any]
 
@@ -93,9 +94,9 @@ async def replay(
         return report
     async with AsyncExitStack() as opened:
         held: list[Held] = []
+        opened.push_async_callback(_give_up, held, stop)
         for sink in wanted:
             one = await _hold(sink, stream_named(source), checkpoint_dir)
-            opened.push_async_callback(_give_up, one)
             held.append(one)
         async with task_group() as tasks:
             heartbeat = tasks.create_task(_beat(held))
@@ -104,11 +105,17 @@ async def replay(
     return report
 
 
-async def _give_up(held: Held) -> None:
-    """Give the lease back, if the sink still answers; a process that is gone holds none anyway."""
-    with suppress(IngestError, TimeoutError):
-        async with asyncio.timeout(RELEASE_S):
-            await held.keep(release=True)
+async def _give_up(held: Sequence[Held], stop: asyncio.Event) -> None:
+    """Give the leases back where a sink still answers; a process that is gone holds none anyway."""
+
+    async def give_up(one: Held) -> None:
+        with suppress(IngestError, TimeoutError):
+            async with asyncio.timeout(release_s(one.sink, stop)):
+                await one.keep(release=True)
+
+    async with task_group() as tasks:
+        for one in held:
+            tasks.create_task(give_up(one))
 
 
 def _look_through(path: Path) -> tuple[str | None, set[str]]:
@@ -167,16 +174,16 @@ async def _replay_file(
             slices = dead_letter.in_slices(letters)
             while some := await asyncio.to_thread(next, slices, []):
                 if stop.is_set():
-                    raise Stopped(_STOPPED)
+                    raise Stopped(STOPPED)
                 left = await _replay_slice(some, held, layouts, path.with_name(dead_letter.REPLAYED_NAME), report)
-                await asyncio.to_thread(rewriting.write, left)
+                await finish_in_thread(rewriting.write, left)
                 progress(letters=report.letters, landed=report.landed, left=report.left)
         except IngestError:
-            await asyncio.to_thread(rewriting.write, some)
-            await asyncio.to_thread(rewriting.write, letters)
-            await asyncio.to_thread(rewriting.commit)
+            await finish_in_thread(rewriting.write, some)
+            await finish_in_thread(rewriting.write, letters)
+            await finish_in_thread(rewriting.commit)
             raise
-        await asyncio.to_thread(rewriting.commit)
+        await finish_in_thread(rewriting.commit)
 
 
 async def _replay_slice(

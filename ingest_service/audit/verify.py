@@ -39,7 +39,7 @@ from ingest_service.sinks.readback import event_key_of, frame_of
 FIRST_DIFFERENCES = 10  # shown of each kind, for each sink
 _KEY = ("user_id", "event_key")
 _RECORD = (*_KEY, "value")
-_STOPPED = "Stopped on request; nothing was changed."
+STOPPED = "Stopped on request; nothing was changed."
 
 Progress = Callable[..., None]
 
@@ -94,7 +94,7 @@ async def verify(
 
 def _check_stop(stop: asyncio.Event) -> None:
     if stop.is_set():
-        raise Stopped(_STOPPED)
+        raise Stopped(STOPPED)
 
 
 # --- before reading -------------------------------------------------------------------------------

@@ -256,15 +256,15 @@ def verify(
 
 
 async def _verify(sources: Sequence[str], settings: "Settings", sample: int | None) -> "Findings":
-    from ingest_service.audit.verify import verify
-    from ingest_service.pipeline.run import jobs_of, opened, sinks_of
+    from ingest_service.audit.verify import STOPPED, verify
+    from ingest_service.pipeline.run import ended_in_time, jobs_of, opened, sinks_of
     from ingest_service.telemetry.ticker import Ticker
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of(settings.sink_urls())
     stop = stop_on_signals()
     with Ticker("verify") as progress:
-        async with opened(sinks):
+        async with ended_in_time(stop, STOPPED), opened(sinks):
             return await verify(jobs, sinks, stop, progress, sample=sample)
 
 
@@ -291,24 +291,25 @@ def replay(
 
 
 async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
-    from ingest_service.audit.replay import replay
+    from ingest_service.audit.replay import STOPPED, replay
     from ingest_service.datasets import dataset_named
-    from ingest_service.pipeline.run import opened, sinks_of, survey
+    from ingest_service.pipeline.run import ended_in_time, opened, sinks_of, survey
     from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.logs import warn_of_sink
     from ingest_service.telemetry.ticker import Ticker
 
     stop = stop_on_signals()
     with listening("replay", settings), Ticker("replay") as progress:
-        if settings.mongodb_uri is not None:
-            from ingest_service.movielens.ratings import are_ratings, replay_ratings
+        async with ended_in_time(stop, STOPPED):
+            if settings.mongodb_uri is not None:
+                from ingest_service.movielens.ratings import are_ratings, replay_ratings
 
-            if await asyncio.to_thread(are_ratings, path, settings):
-                return await replay_ratings(path, settings, stop, progress)
-        sinks, dataset = sinks_of(settings.sink_urls()), dataset_named(settings.dataset)
-        async with opened(sinks):
-            await survey(sinks, dataset, warn_of_sink)
-            return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
+                if await asyncio.to_thread(are_ratings, path, settings):
+                    return await replay_ratings(path, settings, stop, progress)
+            sinks, dataset = sinks_of(settings.sink_urls()), dataset_named(settings.dataset)
+            async with opened(sinks):
+                await survey(sinks, dataset, warn_of_sink)
+                return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
 
 
 @app.command(name="crash-test")

@@ -36,7 +36,7 @@ from ingest_service.sources.base import Source
 
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
 CHECKPOINT_EVERY_S = 1.0
-RELEASE_S = 3.0
+_RELEASE_S = 3.0
 _LAST_TRY_S = 1.0  # the same where the end is near already: the sink was given up, or its process is to stop
 STOPPED = "Stopped on request; run the same command again to go on."
 
@@ -193,9 +193,8 @@ async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, 
     """
 
     async def give_up(lane: Lane) -> None:
-        hurries = stop.is_set() or lane.sink.retrier.is_spent
         with suppress(IngestError, TimeoutError):
-            async with asyncio.timeout(_LAST_TRY_S if hurries else RELEASE_S):
+            async with asyncio.timeout(release_s(lane.sink, stop)):
                 try:
                     await _release_lease(lane, job, reader)
                 except RowsGone:
@@ -205,6 +204,11 @@ async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, 
         for lane in lanes:
             if not lane.lease.is_released:
                 tasks.create_task(give_up(lane))
+
+
+def release_s(sink: Sink, stop: asyncio.Event) -> float:
+    """How long giving a lease back may take."""
+    return _LAST_TRY_S if stop.is_set() or sink.retrier.is_spent else _RELEASE_S
 
 
 def _lowest(lanes: Sequence[Lane]) -> Watermark:
