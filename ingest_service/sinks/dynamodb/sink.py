@@ -115,8 +115,13 @@ class DynamoDBSink(Sink):
         self._capacity = RateLimit(self.options.wcu)
 
     async def open(self) -> None:
-        await self.retrier.call(self.client.open)
+        await self._connect()
         await self._tables.require()
+
+    async def _connect(self) -> None:
+        await self.retrier.call(self.client.open)
+        if not self.place.server:
+            self.place = Place(self.table, self.client.region)
 
     async def write(self, chunk: Chunk) -> Written:
         rows = spread(await asyncio.to_thread(chunk.last_of_each_key))
@@ -245,7 +250,7 @@ class DynamoDBSink(Sink):
         return str(table.get("TableId") or table["CreationDateTime"])
 
     async def check(self, *, create: bool) -> list[Finding]:
-        await self.retrier.call(self.client.open)
+        await self._connect()
         return await self._tables.check(create=create)
 
     async def survey(self, columns: Columns) -> list[Finding]:
