@@ -6,32 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, Self, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Self, TypedDict, TypeVar
 from uuid import UUID
 
 from ingest_service.config import load_settings
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, RowError
-from ingest_service.formats.delimited.blocks import BlockReader, record_fields
-from ingest_service.formats.delimited.layout import specify
+from ingest_service.formats.base import Reader
+from ingest_service.formats.opening import open_reader
 from ingest_service.pipeline.run import examine, ingest_into, sinks_of
 from ingest_service.rows.interaction import VideoInteraction
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.abilities import AnswersHistory, AnswersRecent
+from ingest_service.sinks.base import AnySink
 from ingest_service.sources.local import FileSource
 
 T = TypeVar("T")
-
-
-@runtime_checkable
-class AnswersRecent(Protocol):
-    async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]: ...
-
-
-@runtime_checkable
-class AnswersHistory(Protocol):
-    async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
-    ) -> list[VideoInteraction]: ...
 
 
 class IngestStats(TypedDict):
@@ -67,7 +56,7 @@ class InteractionStore:
         if kept is not None:
             await kept.close()
 
-    def sinks(self) -> list[Sink]:
+    def sinks(self) -> list[AnySink]:
         """New sinks, not yet open: a client belongs to the event loop that it is used in."""
         return sinks_of(self._urls)
 
@@ -114,12 +103,12 @@ class InteractionStore:
 class _Kept:
     """Sinks, each opened when it is first asked."""
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
+    def __init__(self, sinks: Sequence[AnySink]) -> None:
         self.sinks = sinks
         self._opening = asyncio.Lock()
         self._opened: set[str] = set()
 
-    async def open(self, sink: Sink) -> None:
+    async def open(self, sink: AnySink) -> None:
         async with self._opening:
             if sink.name not in self._opened:
                 await sink.open()
@@ -138,19 +127,19 @@ class MicroLensPairsReader:
 
     def read(self, limit: int | None = None) -> Iterator[VideoInteraction]:
         """At most `limit` interactions; refused rows are passed over. FileNotFoundError if there is no file."""
-        reader = BlockReader(FileSource(self._path), dataset_named("microlens"))
+        reader = open_reader(FileSource(self._path), dataset_named("microlens"))
         return self._interactions(reader, limit)
 
-    def _interactions(self, reader: BlockReader, limit: int | None) -> Iterator[VideoInteraction]:
-        dataset = reader.layout.dataset
+    def _interactions(self, reader: Reader[Any], limit: int | None) -> Iterator[VideoInteraction]:
+        dataset = reader.rows.dataset
+        assert dataset.interaction is not None, "its rows are interactions"
         roles = [column.role for column in dataset.columns]
         left = limit
         try:
             while left != 0 and (block := reader.next()) is not None:
-                for index in range(len(block.records)):
+                for values in reader.values(block):
                     if left == 0:
                         return
-                    values = specify(record_fields(block, index, reader.layout), reader.layout)
                     if not isinstance(values, RowError):
                         yield dataset.interaction(dict(zip(roles, values, strict=True)))
                         left = None if left is None else left - 1

@@ -20,8 +20,7 @@ from pydantic_settings import (
 
 from ingest_service.datasets import DATASETS, dataset_named
 from ingest_service.errors import ConfigurationError
-from ingest_service.formats.delimited.blocks import MEMORY_MB, MIN_MEMORY_MB
-from ingest_service.formats.delimited.layout import require_roles
+from ingest_service.formats.memory import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.runtime.supervised import PARENT_PID
 
 if TYPE_CHECKING:
@@ -213,7 +212,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = No
 def _refuse_unknown_roles(settings: Settings, asked: Mapping[str, str]) -> None:
     """What is asked for is held to the data set at hand; settings that stay are for all of them."""
     if asked:
-        require_roles(dataset_named(settings.dataset), asked)
+        dataset_named(settings.dataset).require_roles(asked)
     roles = {column.role for dataset in DATASETS.values() for column in dataset.columns}
     for role in settings.columns:
         if role not in roles:

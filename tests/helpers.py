@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -12,88 +11,30 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import botocore.session
-import numpy as np
 import pymongo
 import pytest
 import redis
-from numpy.typing import NDArray
 
 from ingest_service.cli.app import main
-from ingest_service.formats.delimited.blocks import BLOCK_BYTES
+from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.pipeline import dead_letter
-from ingest_service.rows.chunk import Chunk, Position
-from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import EPOCH, VideoInteraction, microlens_interaction, micros_of, timestamp_text
-from ingest_service.rows.schema import RECORD_TEXTS
-from ingest_service.rows.texts import Texts
-from ingest_service.sinks.base import Sink, sink_at
+from ingest_service.rows.interaction import (
+    VideoInteraction,
+    micros_of,
+)
+from ingest_service.sinks.abilities import Probed
+from ingest_service.sinks.base import AnySink, Finding
+from ingest_service.sinks.testing.rows import FIRST_MS
+from ingest_service.sinks.urls import sink_at
 from tests.servers import CANARY_PASSWORD
 
-FIRST_MS = 1_583_366_400_000  # 2020-03-05T00:00:00Z
 HEADER = "user,item,timestamp"
 UNREACHABLE = "127.0.0.1:1"  # nobody listens on this port
-
-# --- rows -----------------------------------------------------------------------------------------
-
-
-def interaction(user: int, item: int, ms: int = FIRST_MS, **changes: Any) -> VideoInteraction:
-    """What the row `user,item,ms` becomes, but for `changes`."""
-    return microlens_interaction(user, item, EPOCH + timedelta(milliseconds=ms)).model_copy(update=changes)
-
-
-def interactions(n: int, users: int = 7) -> list[VideoInteraction]:
-    """Different ones, of a few users, in time order."""
-    return [interaction(1 + i % users, 100 + i, FIRST_MS + i) for i in range(n)]
-
-
-def chunk_of(rows: Sequence[VideoInteraction], *, follow_from_key: bool = True, **texts: Sequence[str]) -> Chunk:
-    """A chunk that a parser might have made of these rows; `texts` replace some of its columns.
-
-    The bytes of row i are `row i`, on line i + 2. Rows that are different versions of one record do not follow from
-    their key.
-    """
-    raw = [f"row {i}".encode() for i in range(len(rows))]
-    ends = np.cumsum([len(text) + 1 for text in raw])
-    data = b"\n".join(raw) + b"\n"
-    lines = np.arange(2, len(rows) + 2)
-    end = Position(len(data), len(rows), len(rows) + 1)
-    starts = ends - [len(text) + 1 for text in raw]
-    columns = replace(columns_of(rows, **texts), follow_from_key=follow_from_key)
-    return Chunk(Position(0, 0, 1), end, data, 0, columns, starts, ends - 1, lines)
-
-
-def columns_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Columns:
-    """The rows as columns; `texts` replace some of them."""
-    values: dict[str, Sequence[str]] = {
-        "user_id": [str(row.user_id) for row in rows],
-        "video_id": [str(row.video_id) for row in rows],
-        "event_type": [row.event_type.value for row in rows],
-        "timestamp": [timestamp_text(row.timestamp) for row in rows],
-        "device": [row.device.value for row in rows],
-        "session_id": [row.session_id for row in rows],
-    }
-    assert set(texts) <= set(values) == set(RECORD_TEXTS)
-    values |= texts
-    user, item = (_numbers(values[name]) for name in ("user_id", "video_id"))
-    time_us = np.array([micros_of(row.timestamp) for row in rows], np.int64)
-    return Columns(
-        (user, item, time_us),
-        {name: Texts.of(column) for name, column in values.items()},
-        {"epoch_ms": time_us // 1_000},
-    )
-
-
-def _numbers(texts: Sequence[str]) -> NDArray[np.int64]:
-    """The same number for the same text, in every chunk."""
-    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(b"".join(digests), np.int64)
-
 
 # --- files ----------------------------------------------------------------------------------------
 
@@ -222,9 +163,14 @@ def mongodb_documents(url: str, collection: str) -> list[dict[str, Any]]:
 async def create_tables(url: str) -> None:
     sink = sink_at(url)
     try:
-        assert all(finding.ok for finding in await sink.check(create=True))
+        assert all(finding.ok for finding in await check(sink, create=True))
     finally:
         await sink.close()
+
+
+async def check(sink: AnySink, *, create: bool) -> list[Finding]:
+    assert isinstance(sink, Probed)
+    return await sink.check(create=create)
 
 
 async def until(happened: Callable[[], object]) -> None:
@@ -237,7 +183,7 @@ async def until(happened: Callable[[], object]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Sink]:
+async def opened(url: str) -> AsyncIterator[AnySink]:
     """The sink at a URL, closed afterwards, also where it cannot be opened."""
     sink = sink_at(url)
     try:

@@ -21,16 +21,8 @@ from ingest_service import (
     ingest,
 )
 from ingest_service.errors import ConfigurationError, SourceNotFound, TooManyRejects
-from tests.helpers import (
-    FIRST_MS,
-    HEADER,
-    UNREACHABLE,
-    create_tables,
-    dynamodb_at,
-    interaction,
-    redis_sets,
-    write_pairs,
-)
+from ingest_service.sinks.testing.rows import FIRST_MS, interaction
+from tests.helpers import HEADER, UNREACHABLE, create_tables, dynamodb_at, redis_sets, write_pairs
 
 NAMESPACE = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 

@@ -10,17 +10,9 @@ from pathlib import Path
 import pytest
 
 from ingest_service.pipeline import dead_letter
+from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.faults import INTERNAL_ERROR, DynamoShim
-from tests.helpers import (
-    FIRST_MS,
-    HEADER,
-    Cli,
-    Outcome,
-    create_tables,
-    dynamodb_at,
-    finish,
-    wait_for_event,
-)
+from tests.helpers import HEADER, Cli, Outcome, create_tables, dynamodb_at, finish, wait_for_event
 from tests.mongodb_shim import NOT_PRIMARY, MongoShim
 from tests.servers import Server, ServerMissingError, find_dynamodb, find_mongodb, find_redis
 from tests.sinks.test_redis_cluster import Cluster

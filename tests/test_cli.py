@@ -18,22 +18,11 @@ import pytest
 import redis
 from backports import zstd
 
-from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
+from ingest_service.formats.memory import MAX_RECORD_BYTES
 from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.sinks.testing.rows import FIRST_MS, interaction, key_of
 from tests.faults import TcpProxy
-from tests.helpers import (
-    FIRST_MS,
-    HEADER,
-    UNREACHABLE,
-    Cli,
-    create_tables,
-    dynamodb_at,
-    finish,
-    interaction,
-    sqlite_rows,
-    wait_for_event,
-)
-from tests.sinks.kits import key_of
+from tests.helpers import HEADER, UNREACHABLE, Cli, create_tables, dynamodb_at, finish, sqlite_rows, wait_for_event
 
 
 def keys(*records: VideoInteraction) -> set[tuple[str, str]]:

@@ -17,7 +17,6 @@ from ingest_service.pipeline.run import Silent
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
-from ingest_service.sinks.retry import Retrier
 from ingest_service.sources.local import FileSource
 from tests.pipeline.test_checkpoint import MemoryCheckpoints
 
@@ -39,15 +38,13 @@ class Watched(MemoryCheckpoints):
         return await super().swap(stream, old, new)
 
 
-class Recorder(Sink):
+class Recorder(Sink[None]):
     """Stores the offsets of rows after a while, refuses some, and fails where it is told to."""
 
     scheme = "recorder"
 
     def __init__(self, letters: Path, all_rows: set[int], seed: int, fail_at: int) -> None:
-        self.options = SinkOptions.model_validate({"consumers": 4})
-        self.name = "recorder"
-        self.retrier = Retrier("recorder", 1)
+        super().__init__(SinkOptions.model_validate({"consumers": 4, "retry_budget_s": 1}))
         self.checkpoints = Watched(self)
         self.all_rows = all_rows
         self.in_store: set[int] = set()
@@ -67,7 +64,9 @@ class Recorder(Sink):
 
     async def open(self) -> None: ...
 
-    async def write(self, chunk: Chunk) -> Written:
+    def prepare(self, chunk: Chunk) -> None: ...
+
+    async def write(self, chunk: Chunk, prepared: None) -> Written:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         await asyncio.sleep(self._random.uniform(0, 0.01))

@@ -6,6 +6,7 @@ import pytest
 
 from ingest_service import ingest
 from ingest_service.api import MicroLensPairsReader
+from ingest_service.sinks.testing.rows import key_of
 from tests.helpers import (
     create_tables,
     dead_letters,
@@ -17,7 +18,7 @@ from tests.helpers import (
     sqlite_rows,
     write_pairs,
 )
-from tests.sinks.kits import key_of, texts_of
+from tests.sinks.kits import texts_of
 
 
 async def test_a_file_lands_in_all_sinks(

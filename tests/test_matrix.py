@@ -18,7 +18,7 @@ import pymongo
 import pytest
 import redis
 
-from ingest_service.formats.delimited.blocks import block_bytes_within
+from ingest_service.formats.memory import block_bytes_within
 from ingest_service.pipeline import checkpoint
 from tests.faults import TcpProxy
 from tests.helpers import (

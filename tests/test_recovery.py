@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.faults import Call, DynamoShim, HttpFault, Refusal, TcpProxy, healthy
 from tests.helpers import (
-    FIRST_MS,
     HEADER,
     Cli,
     Outcome,

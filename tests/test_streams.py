@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ingest_service.runtime.escaped import escaped
-from tests.helpers import COMMAND, FIRST_MS, HEADER, Cli
+from ingest_service.sinks.testing.rows import FIRST_MS
+from tests.helpers import COMMAND, HEADER, Cli
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import pytest
 import trustme
 
 from ingest_service.errors import IngestError
-from ingest_service.sinks.base import Sink, Written, sink_at
+from ingest_service.sinks.base import AnySink, Written
+from ingest_service.sinks.testing.rows import chunk_of, interactions
+from ingest_service.sinks.urls import sink_at
 from tests.faults import TlsProxy
-from tests.helpers import chunk_of, interactions, redis_sets
+from tests.helpers import check, redis_sets
 
 
 @pytest.fixture
@@ -24,10 +26,10 @@ async def dynamodb_proxy(dynamodb_url: str, authority: trustme.CA) -> AsyncItera
         yield proxy
 
 
-async def attempt(sink: Sink) -> Written:
+async def attempt(sink: AnySink) -> Written:
     try:
         await sink.open()
-        return await sink.write(chunk_of(interactions(300)))
+        return await sink.store(chunk_of(interactions(300)))
     finally:
         await sink.close()
 
@@ -62,7 +64,7 @@ async def test_dynamodb_is_reached_over_tls(
     url = f"dynamodb://{table}?endpoint=https://127.0.0.1:{dynamodb_proxy.port}&checkpoint_table={table}_checkpoints"
     sink = sink_at(f"{url}&transport={transport}&ca_file={ca_file}")
     try:
-        await sink.check(create=True)
+        await check(sink, create=True)
     finally:
         await sink.close()
     assert await attempt(sink_at(f"{url}&transport={transport}&ca_file={ca_file}")) == Written(300)

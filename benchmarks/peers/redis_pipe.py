@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ingest_service.datasets import dataset_named
-from ingest_service.formats.delimited.blocks import BlockReader, parse_block
+from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.sinks.redis.commands import Batch, Keeping
 from ingest_service.sinks.redis.sink import RedisOptions
 from ingest_service.sources.local import FileSource
@@ -22,14 +22,14 @@ def main() -> None:
     options = parser.parse_args()
     redis = RedisOptions.model_validate({})
     keeping = Keeping(redis.prefix, redis.recent_limit, redis.recent_ttl_s)
-    reader = BlockReader(FileSource(options.file), dataset_named("microlens"))
+    reader = DelimitedReader(FileSource(options.file), dataset_named("microlens"))
     with options.to.open("wb") as file:
         while (block := reader.next()) is not None:
-            chunk = parse_block(block, reader.layout)
+            chunk = reader.chunk(block)
             batch = Batch.of(chunk.columns, chunk.last_of_each_key())
+            have_sets = np.ones(batch.n_users, np.bool_)
             for piece in batch.pieces(1 << 14):
-                file.write(batch.commands(piece, keeping).data)
-                file.write(batch.expiries(np.arange(*piece), keeping).data)
+                file.write(batch.commands(piece, keeping, have_sets).data)
     reader.close()
 
 

@@ -27,11 +27,11 @@ import polars as pl
 
 from ingest_service.audit.spill import Spill
 from ingest_service.errors import IngestError, Stopped, UsageError
-from ingest_service.formats.delimited.blocks import BlockReader, parse_block
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import opened, sinks_of
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.abilities import read_back_of, trial_of
+from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.readback import STORED_SCHEMA
 
 KILLS_A_PASS = 10  # then a pass may run to its end
@@ -203,7 +203,7 @@ class _Trial:
             urls = []
             for url, sink in zip(self.urls, sinks_of(self.urls), strict=True):
                 stack.push_async_callback(sink.close)
-                urls.append(await stack.enter_async_context(sink.scratch(url, folder)))
+                urls.append(await stack.enter_async_context(trial_of(sink).scratch(url, folder)))
             kind = f"file:{folder / 'checkpoints'}" if checkpoint == "file" else checkpoint
             yield _Place(tuple(urls), folder, kind)
 
@@ -235,11 +235,12 @@ class _Trial:
             self._complain(f"the counts {counts} are not those of the clean run, {self.counts}.")
 
     def read_users(self) -> Spill:
-        reader = BlockReader(self.job.source, self.job.dataset, columns=self.job.columns)
+        reader = self.job.open_reader()
         try:
             users = Spill(self.report.rows)
             while (block := reader.next()) is not None:
-                names = parse_block(block, reader.layout).columns.texts["user_id"].to_list()
+                columns = reader.chunk(block).columns
+                names = columns.texts[columns.schema.owner].to_list()
                 users.add(pl.DataFrame({"user_id": names}, schema={"user_id": pl.String}).unique())
             return users
         finally:
@@ -358,8 +359,9 @@ class _Trial:
         if lost or doubled:
             self._complain(f"{lost} dead letters are lost and {doubled} doubled.")
 
-    async def _compare_sinks(self, users: list[str], one: Sink, other: Sink) -> None:
-        wanted, found = await one.stored(users), await other.stored(users)
+    async def _compare_sinks(self, users: list[str], one: AnySink, other: AnySink) -> None:
+        schema = self.job.dataset.schema
+        wanted, found = await read_back_of(one).stored(users, schema), await read_back_of(other).stored(users, schema)
         lost = wanted.join(found, on=_RECORD, how="anti").height
         doubled = found.join(wanted, on=_RECORD, how="anti").height + found.height - found.unique(_RECORD).height
         self.report.rows_lost += lost

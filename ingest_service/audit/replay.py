@@ -14,9 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ingest_service.audit.letters import chunk_of_letters
 from ingest_service.config import stream_named
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import (
@@ -27,16 +25,16 @@ from ingest_service.errors import (
     Stopped,
     UsageError,
 )
-from ingest_service.formats.delimited.layout import Layout, bind, specify
-from ingest_service.formats.delimited.records import BLANKS, scan_record
+from ingest_service.formats.base import Rows
+from ingest_service.formats.opening import rows_of
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint, Lease, decode
 from ingest_service.pipeline.load import CHECKPOINT_EVERY_S, release_s
 from ingest_service.pipeline.placed import checkpoints_of
-from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.rows.chunk import DeadRow
 from ingest_service.runtime.tasks import task_group
 from ingest_service.runtime.threads import finish_in_thread
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import CheckpointStore
 
 STOPPED = "Stopped on request; what had landed is noted, run the same command again for the rest."
@@ -61,7 +59,7 @@ class ReplayReport:
 class Held:
     """A sink with the lease of the stream, and the checkpoint that is not to change."""
 
-    sink: Sink
+    sink: AnySink
     lease: Lease
     found: Checkpoint
     on_files: bool
@@ -75,7 +73,7 @@ class Held:
 
 async def replay(
     path: Path,
-    sinks: Sequence[Sink],
+    sinks: Sequence[AnySink],
     dataset: Dataset,
     columns: dict[str, str],
     checkpoint_dir: Path | None,
@@ -132,7 +130,7 @@ def _look_through(path: Path) -> tuple[str | None, set[str]]:
     return (sources.pop() if sources else None), stages
 
 
-async def _hold(sink: Sink, stream: str, folder: Path | None) -> Held:
+async def _hold(sink: AnySink, stream: str, folder: Path | None) -> Held:
     store = checkpoints_of(sink, folder)
     before = await checkpoint_of(stream, sink, store)
     lease = Lease(store, stream, sink.name)
@@ -140,7 +138,7 @@ async def _hold(sink: Sink, stream: str, folder: Path | None) -> Held:
     return Held(sink, lease, found, on_files=folder is not None)
 
 
-async def checkpoint_of(stream: str, sink: Sink, store: CheckpointStore) -> Checkpoint:
+async def checkpoint_of(stream: str, sink: AnySink, store: CheckpointStore) -> Checkpoint:
     """The checkpoint of a stream in an open sink. ConfigurationError if there is none or it is damaged."""
     text = await store.read(stream)
     if text is None:
@@ -166,7 +164,7 @@ async def _replay_file(
     progress: Callable[..., None],
     report: ReplayReport,
 ) -> None:
-    layouts = {one.sink.name: bind(dataset, one.found.source.header.encode(), columns) for one in held}
+    ways = {one.sink.name: rows_of(dataset, one.found.source.header, columns) for one in held}
     with await asyncio.to_thread(dead_letter.Rewriting, path) as rewriting:
         letters = dead_letter.read(path)
         some: list[Letter] = []
@@ -175,7 +173,7 @@ async def _replay_file(
             while some := await asyncio.to_thread(next, slices, []):
                 if stop.is_set():
                     raise Stopped(STOPPED)
-                left = await _replay_slice(some, held, layouts, path.with_name(dead_letter.REPLAYED_NAME), report)
+                left = await _replay_slice(some, held, ways, path.with_name(dead_letter.REPLAYED_NAME), report)
                 await finish_in_thread(rewriting.write, left)
                 progress(letters=report.letters, landed=report.landed, left=report.left)
         except IngestError:
@@ -187,13 +185,13 @@ async def _replay_file(
 
 
 async def _replay_slice(
-    letters: list[Letter], held: Sequence[Held], layouts: dict[str, Layout], replayed: Path, report: ReplayReport
+    letters: list[Letter], held: Sequence[Held], ways: dict[str, Rows], replayed: Path, report: ReplayReport
 ) -> list[Letter]:
     """The letters that stay, some with a new reason. Those that landed are on disk in `replayed` when this returns."""
     tries = [_Try(letter) for letter in letters]
     for one in held:
         mine = [attempt for attempt in tries if attempt.is_for(one.sink.name)]
-        await _write(one, mine, layouts[one.sink.name])
+        await _write(one, mine, ways[one.sink.name])
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     landed = [{**attempt.letter, "sinks": attempt.landed, "at": at} for attempt in tries if attempt.landed]
     if landed:
@@ -234,13 +232,13 @@ class _Try:
         ]
 
 
-async def _write(held: Held, tries: list[_Try], layout: Layout) -> None:
+async def _write(held: Held, tries: list[_Try], way: Rows) -> None:
     if not tries:
         return
-    chunk, rows, refused = await asyncio.to_thread(chunk_of_letters, [attempt.letter for attempt in tries], layout)
+    chunk, rows, refused = await asyncio.to_thread(chunk_of_letters, [attempt.letter for attempt in tries], way)
     for index, error in refused:
         tries[index].refuse(error)
-    written = await held.sink.write(chunk)
+    written = await held.sink.store(chunk)
     await held.keep()
     await held.sink.flush()
     dead: dict[int, DeadRow] = {row.offset: row for row in written.dead}
@@ -249,43 +247,3 @@ async def _write(held: Held, tries: list[_Try], layout: Layout) -> None:
             tries[row].failed[held.sink.name] = (dead[start].code, dead[start].reason)
         else:
             tries[row].landed.append(held.sink.name)
-
-
-def chunk_of_letters(letters: Sequence[Letter], layout: Layout) -> tuple[Chunk, list[int], list[tuple[int, RowError]]]:
-    """A chunk of those letters that are rows of the layout, and their indices; the others with what is wrong.
-
-    `starts` of the chunk tell its rows apart; they are no offsets of the source.
-    """
-    rows: list[int] = []
-    values: list[list[Any]] = []
-    refused: list[tuple[int, RowError]] = []
-    raws: list[bytes] = []
-    for index, letter in enumerate(letters):
-        raw = dead_letter.raw_of(letter)
-        row = _row_of(raw, layout)
-        if isinstance(row, RowError):
-            refused.append((index, row))
-        else:
-            rows.append(index)
-            values.append(row)
-            raws.append(raw)
-    by_role: dict[str, NDArray[Any]] = {
-        column.role: np.array([row[number] for row in values], column.dtype)
-        for number, column in enumerate(layout.dataset.columns)
-    }
-    ends = np.cumsum([len(raw) + 1 for raw in raws], dtype=np.int64)
-    starts = ends - np.array([len(raw) + 1 for raw in raws], np.int64)
-    lines = np.array([letters[index]["line"] for index in rows], np.int64)
-    data = b"".join(raw + b"\n" for raw in raws)
-    end = Position(len(data), len(rows), len(rows))
-    return Chunk(Position(), end, data, 0, layout.dataset.records(by_role), starts, ends - 1, lines), rows, refused
-
-
-def _row_of(raw: bytes, layout: Layout) -> list[Any] | RowError:
-    """The values of a text that is one record, with or without its line end."""
-    record = scan_record(raw, 0, layout.dialect, eof=True)
-    if record is None or record.fields is None:
-        return RowError("parse", "wrong_arity", "The record is blank.")
-    if raw[record.next_start :].strip(BLANKS + b"\n"):
-        return RowError("parse", "wrong_arity", "The text holds more than one record.")
-    return specify(record.fields, layout)

@@ -8,11 +8,11 @@ from typing import Any
 from ingest_service.pipeline.checkpoint import Checkpoint, decode
 from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.pipeline.run import opened
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import EPOCH
 
 
-async def status_of(sink: Sink, folder: Path | None, wanted: Collection[str] | None) -> list[dict[str, Any]]:
+async def status_of(sink: AnySink, folder: Path | None, wanted: Collection[str] | None) -> list[dict[str, Any]]:
     """One object a stream with a checkpoint in a sink, or for it in `folder`. The sink is opened and closed here."""
     lines = []
     async with opened([sink]):

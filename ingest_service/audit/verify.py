@@ -19,11 +19,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ingest_service.audit.findings import Difference, Findings, Kind, LetterDifference, LetterFindings, SinkFindings
-from ingest_service.audit.replay import checkpoint_of, chunk_of_letters
+from ingest_service.audit.letters import chunk_of_letters
+from ingest_service.audit.replay import checkpoint_of
 from ingest_service.audit.spill import Spill
 from ingest_service.errors import ConfigurationError, Stopped, UsageError
-from ingest_service.formats.delimited.blocks import BlockReader, parse_block
-from ingest_service.formats.delimited.layout import Layout
+from ingest_service.formats.base import Reader, Rows
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint
 from ingest_service.pipeline.job import Job
@@ -32,7 +32,8 @@ from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.chunk import Chunk
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.abilities import read_back_of
+from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import EPOCH
 from ingest_service.sinks.readback import event_key_of, frame_of
 
@@ -63,7 +64,7 @@ class _Stream:
 
 
 async def verify(
-    jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, progress: Progress, *, sample: int | None = None
+    jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, progress: Progress, *, sample: int | None = None
 ) -> Findings:
     """Compare open sinks with all the sources together; with `sample`, for that many users only.
 
@@ -72,6 +73,7 @@ async def verify(
     streams = [await _open_stream(number, job, sinks) for number, job in enumerate(jobs)]
     findings = Findings(sinks={sink.name: SinkFindings() for sink in sinks})
     for sink in sinks:
+        read_back_of(sink)
         _note_what_is_unsettled(sink, streams, findings.sinks[sink.name])
     reading = await asyncio.to_thread(_Reading, streams, sample)
     with reading.rows:
@@ -100,30 +102,26 @@ def _check_stop(stop: asyncio.Event) -> None:
 # --- before reading -------------------------------------------------------------------------------
 
 
-async def _open_stream(number: int, job: Job, sinks: Sequence[Sink]) -> _Stream:
+async def _open_stream(number: int, job: Job, sinks: Sequence[AnySink]) -> _Stream:
     if not job.source.resumable:
         raise UsageError("Standard input cannot be read again, so it cannot be compared; name a file.")
     stores = {sink.name: checkpoints_of(sink, job.checkpoint_dir) for sink in sinks}
     checkpoints = {sink.name: await checkpoint_of(job.stream, sink, stores[sink.name]) for sink in sinks}
-    for header, mark in {(found.source.header, found.watermark) for found in checkpoints.values()}:
-        await asyncio.to_thread(_require_same_source, job, header, mark)
+    for recipe, mark in {(found.source.header, found.watermark) for found in checkpoints.values()}:
+        await asyncio.to_thread(_require_same_source, job, recipe, mark)
     return _Stream(number, job, checkpoints, await asyncio.to_thread(_Letters, job))
 
 
-def _reader(job: Job) -> BlockReader:
-    return BlockReader(job.source, job.dataset, columns=job.columns, block_bytes=job.block_bytes)
-
-
-def _require_same_source(job: Job, header: str, mark: Watermark) -> None:
-    reader = _reader(job)
+def _require_same_source(job: Job, recipe: str, mark: Watermark) -> None:
+    reader = job.open_reader()
     try:
-        reader.require_header(header)
+        reader.require(recipe)
         reader.resume(mark.position, was_unended=mark.unended is not None)
     finally:
         reader.close()
 
 
-def _note_what_is_unsettled(sink: Sink, streams: Sequence[_Stream], found: SinkFindings) -> None:
+def _note_what_is_unsettled(sink: AnySink, streams: Sequence[_Stream], found: SinkFindings) -> None:
     for stream in streams:
         checkpoint = stream.checkpoints[sink.name]
         if not checkpoint.complete:
@@ -132,7 +130,7 @@ def _note_what_is_unsettled(sink: Sink, streams: Sequence[_Stream], found: SinkF
             found.notes.append(f"has only the first {rows} rows of {stream.job.source.uri}, and is held to these")
 
 
-async def _note_possible_reasons(sink: Sink, streams: Sequence[_Stream], found: SinkFindings) -> None:
+async def _note_possible_reasons(sink: AnySink, streams: Sequence[_Stream], found: SinkFindings) -> None:
     """What may explain differences, or hide them, without any fault."""
     if found.expired:
         found.notes.append(f"may have dropped {found.expired} rows that are past their expiry")
@@ -175,20 +173,20 @@ class _Reading:
     def __init__(self, streams: Sequence[_Stream], sample: int | None) -> None:
         self.n_rows = 0
         self._streams = streams
-        self._reader: BlockReader
+        self._reader: Reader[Any]
         self._parts = self._all_parts()
         self._next = next(self._parts, None)
         self.rows = Spill(self._estimate(self._next.chunk) if self._next else 0, sample)
 
     def _all_parts(self) -> Iterator[_Part]:
         for stream in self._streams:
-            self._reader = _reader(stream.job)
+            self._reader = stream.job.open_reader()
             try:
                 while (block := self._reader.next()) is not None:
-                    chunk = parse_block(block, self._reader.layout)
+                    chunk = self._reader.chunk(block)
                     yield _Part(stream, chunk, chunk.data_offset + chunk.starts)
                 # After the source's own rows: a replay is later than what it mends.
-                yield from _replayed(stream, self._reader.layout)
+                yield from _replayed(stream, self._reader.rows)
             finally:
                 self._reader.close()
 
@@ -222,13 +220,13 @@ class _Reading:
         return found
 
 
-def _replayed(stream: _Stream, layout: Layout) -> Iterator[_Part]:
+def _replayed(stream: _Stream, rows: Rows) -> Iterator[_Part]:
     """What replays have stored: it may have been edited before, so the source need not have such rows."""
     for letters in _in_slices(stream.job, dead_letter.REPLAYED_NAME):
         for sink in sorted({name for letter in letters for name in letter.get("sinks", ())}):
             landed = [letter for letter in letters if sink in letter.get("sinks", ())]
-            chunk, rows, _ = chunk_of_letters(landed, layout)
-            yield _Part(stream, chunk, np.array([landed[row]["offset"] for row in rows], np.int64), sink)
+            chunk, indices, _ = chunk_of_letters(landed, rows)
+            yield _Part(stream, chunk, np.array([landed[index]["offset"] for index in indices], np.int64), sink)
 
 
 def _in_slices(job: Job, name: str) -> Iterator[list[dict[str, Any]]]:
@@ -300,21 +298,22 @@ def _ints(values: "array[int]") -> Ints:
 # --- comparing ------------------------------------------------------------------------------------
 
 
-async def _compare(sink: Sink, rows: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings) -> None:
+async def _compare(sink: AnySink, rows: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings) -> None:
     """One partition: all rows of some users."""
-    rows = rows.filter(pl.col("landed").is_null() | (pl.col("landed") == sink.name)).with_columns(event_key_of(rows))
+    schema = streams[0].job.dataset.schema  # the same of all of them
+    rows = rows.filter(pl.col("landed").is_null() | (pl.col("landed") == sink.name)).with_columns(event_key_of(schema))
     users: list[str] = rows["user_id"].unique(maintain_order=True).to_list()
-    stored = await sink.stored(users)
+    stored = await read_back_of(sink).stored(users, schema)
     await asyncio.to_thread(_count, sink, rows, stored, streams, found)
 
 
 def _count(
-    sink: Sink, rows: pl.DataFrame, stored: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings
+    sink: AnySink, rows: pl.DataFrame, stored: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings
 ) -> None:
     is_first = stored.select(pl.struct(_RECORD).is_first_distinct().alias("first"))["first"]
     stored, doubled = stored.filter(is_first), stored.filter(~is_first)
     candidates, loose = _candidates(sink, rows, stored, streams)
-    expected = sink.expected(candidates)
+    expected = read_back_of(sink).expected(candidates, streams[0].job.dataset.schema)
     required = expected.filter("required", ~pl.col("expired"))
     found.compared += required.height
     found.expired += expected.filter("expired").height
@@ -344,7 +343,7 @@ def _difference(kind: Kind, row: dict[str, Any], streams: Sequence[_Stream]) -> 
 
 
 def _candidates(
-    sink: Sink, rows: pl.DataFrame, stored: pl.DataFrame, streams: Sequence[_Stream]
+    sink: AnySink, rows: pl.DataFrame, stored: pl.DataFrame, streams: Sequence[_Stream]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The last row of each key, with whether it is `required`; and the keys whose value, or presence, is not sure.
 
@@ -363,7 +362,7 @@ def _candidates(
     return pl.concat([last.filter("required"), held.filter(~pl.col("required"))]), loose
 
 
-def _fates(sink: Sink, rows: pl.DataFrame, streams: Sequence[_Stream]) -> tuple[Bools, Bools]:
+def _fates(sink: AnySink, rows: pl.DataFrame, streams: Sequence[_Stream]) -> tuple[Bools, Bools]:
     """Which rows of the source the sink has not settled, and which it has refused."""
     source, offset = rows["source"].to_numpy(), rows["offset"].to_numpy()
     is_of_source: NDArray[np.bool_] = rows["landed"].is_null().to_numpy()

@@ -167,19 +167,22 @@ def preview(
 
 
 async def _preview(name: str, rows: int, settings: "Settings") -> list[str]:
-    from ingest_service.formats.delimited.blocks import BlockReader, parse_block
     from ingest_service.pipeline.run import jobs_of, sinks_of
+    from ingest_service.sinks.abilities import Previewed
 
     job = jobs_of([name], settings)[0]
-    reader = await asyncio.to_thread(lambda: BlockReader(job.source, job.dataset, columns=job.columns, limit=rows))
+    reader = await asyncio.to_thread(job.open_reader, limit=rows)
     try:
         block = await asyncio.to_thread(reader.next)
         if block is None:
             return ["The source has a header and no rows."]
-        chunk = parse_block(block, reader.layout)
+        chunk = reader.chunk(block)
         texts = []
         for sink in sinks_of(settings.sink_urls()):
-            texts += [f"{sink.name}:", *(f"  {text}" for text in sink.preview(chunk.columns))]
+            shown = (
+                sink.preview(chunk.columns) if isinstance(sink, Previewed) else ["is a kind of sink that shows none"]
+            )
+            texts += [f"{sink.name}:", *(f"  {text}" for text in shown)]
             await sink.close()
         texts += [f"refused: line {reject.line}: {reject.code}: {reject.reason}" for reject in chunk.rejects]
         return texts

@@ -2,16 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ingest_service.datasets.kinds import Kind
+from ingest_service.errors import UsageError
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import TimeUnit, VideoInteraction
-
-# By role: int64 for ids, timestamps in microseconds since 1970 UTC, ratings in half stars; texts as Python objects.
-Values: TypeAlias = Mapping[str, NDArray[Any]]
+from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.rows.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,29 +16,32 @@ class Column:
     """One column that the data set needs. `names` are the headers it goes by, in lower case."""
 
     role: str
-    kind: Literal["id", "timestamp", "rating", "text"]
+    kind: Kind
     names: frozenset[str]
-
-    @property
-    def dtype(self) -> type:
-        return object if self.kind == "text" else np.int64
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A shape of file, and the one way its rows become records.
 
-    records: columns of values to records as columns; what they have beyond an interaction is this data set's own.
-    interaction: the same for one row, as the specification.
+    records: columns of values, by role, to records as columns.
+    interaction: the same for one row, as the specification; None where a record is none.
     """
 
     name: str
     columns: tuple[Column, ...]
-    unit: TimeUnit
-    records: Callable[[Values], Columns]
-    interaction: Callable[[Mapping[str, Any]], VideoInteraction]
+    schema: Schema
+    records: Callable[[Mapping[str, Any]], Columns]
+    interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
 
     @property
     def shape(self) -> Columns:
-        """Its records' columns without a row: which texts and numbers they have."""
-        return self.records({column.role: np.empty(0, column.dtype) for column in self.columns})
+        """Its records' columns without a row."""
+        return self.records({column.role: column.kind.gathered([]) for column in self.columns})
+
+    def require_roles(self, names: Mapping[str, str]) -> None:
+        """UsageError for a role that the data set does not have."""
+        roles = [column.role for column in self.columns]
+        for role in names:
+            if role not in roles:
+                raise UsageError(f"The data set {self.name} has no column {role!r}; it has: {', '.join(roles)}.")

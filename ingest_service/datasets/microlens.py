@@ -8,13 +8,22 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.kinds import ID, Time
 from ingest_service.datasets.times import texts_and_dates
 from ingest_service.datasets.uuids import UuidDictionary
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import EPOCH, Device, EventType, VideoInteraction, microlens_interaction
+from ingest_service.rows.interaction import (
+    EPOCH,
+    INTERACTION,
+    Device,
+    EventType,
+    VideoInteraction,
+    microlens_interaction,
+)
 from ingest_service.rows.texts import Texts, concatenate, decimals
 
+_SCHEMA = INTERACTION.extended("microlens", follows_from_key=True)
 _users = UuidDictionary("user_")
 _videos = UuidDictionary("video_")
 
@@ -30,7 +39,7 @@ def _records(values: Mapping[str, Ints]) -> Columns:
         "device": Texts.constant(Device.MOBILE.value, len(user)),
         "session_id": concatenate([b"session_", decimals(user), b"_", dates]),
     }
-    return Columns((user, item, micros), texts, {"epoch_ms": micros // 1_000}, follow_from_key=True)
+    return Columns(_SCHEMA, (user,), (item,), micros, texts, {})
 
 
 def _interaction(values: Mapping[str, int]) -> VideoInteraction:
@@ -41,11 +50,11 @@ def _interaction(values: Mapping[str, int]) -> VideoInteraction:
 MICROLENS = Dataset(
     name="microlens",
     columns=(
-        Column("user", "id", frozenset({"user", "userid", "user_id"})),
-        Column("item", "id", frozenset({"item", "itemid", "item_id", "video", "videoid", "video_id", "movieid"})),
-        Column("timestamp", "timestamp", frozenset({"timestamp", "time", "ts", "event_time", "datetime"})),
+        Column("user", ID, frozenset({"user", "userid", "user_id"})),
+        Column("item", ID, frozenset({"item", "itemid", "item_id", "video", "videoid", "video_id", "movieid"})),
+        Column("timestamp", Time(), frozenset({"timestamp", "time", "ts", "event_time", "datetime"})),
     ),
-    unit="auto",
+    schema=_SCHEMA,
     records=_records,
     interaction=_interaction,
 )

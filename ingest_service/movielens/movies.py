@@ -15,7 +15,7 @@ from bson.binary import Binary, BinaryVectorDtype
 from ingest_service.config import Settings, stream_named
 from ingest_service.datasets.movielens import MOVIES, NO_GENRES
 from ingest_service.errors import SourceNotFound
-from ingest_service.formats.delimited.blocks import BlockReader, parse_block
+from ingest_service.formats.opening import open_reader
 from ingest_service.movielens.embeddings import Embedder, Vectors, embedder_of
 from ingest_service.movielens.places import MOVIES_COLLECTION, member, movie_object_id, write_movie_ids
 from ingest_service.pipeline.dead_letter import DeadLetters
@@ -99,9 +99,9 @@ async def movies(settings: Settings, progress: StepProgress | None = None) -> Mo
 
 def _chunks(source: Source) -> list[Chunk]:
     """All movies: the largest release has 4 MB of them."""
-    reader = BlockReader(source, MOVIES)
+    reader = open_reader(source, MOVIES)
     try:
-        return [parse_block(block, reader.layout) for block in iter(reader.next, None)]
+        return [reader.chunk(block) for block in iter(reader.next, None)]
     finally:
         reader.close()
 
@@ -189,7 +189,7 @@ def _last_of_each_movie(chunk: Chunk) -> Iterator[tuple[int, int, str, str]]:
     rows = chunk.last_of_each_key()
     columns = chunk.columns.take(rows)
     texts = columns.texts["title"].to_list(), columns.texts["genres"].to_list()
-    return zip(rows.tolist(), columns.key[0].tolist(), *texts, strict=True)
+    return zip(rows.tolist(), columns.numbers["movie_id"].tolist(), *texts, strict=True)
 
 
 def _genres(text: str) -> tuple[str, ...]:

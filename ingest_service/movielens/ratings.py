@@ -13,7 +13,7 @@ from ingest_service.audit.replay import ReplayReport, replay
 from ingest_service.config import DEFAULT_SINK, Settings, stream_named
 from ingest_service.datasets.movielens import MOVIELENS
 from ingest_service.errors import ConfigurationError
-from ingest_service.formats.delimited.records import MAX_RECORD_BYTES
+from ingest_service.formats.memory import MAX_RECORD_BYTES
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
@@ -52,7 +52,7 @@ class RatingDocuments:
         self._object_ids = np.array([movie_ids[movie].binary for movie in known], _OBJECT_ID)
 
     def of(self, columns: Columns) -> Encoded:
-        users, movies, _ = columns.key
+        (users,), (movies,) = columns.owner, columns.parts
         is_known = np.isin(movies, self._movies)
         object_ids = np.zeros(len(columns), _OBJECT_ID)
         object_ids[is_known] = self._object_ids[np.searchsorted(self._movies, movies[is_known])]
@@ -63,7 +63,7 @@ class RatingDocuments:
                 "movie_id": object_ids,
                 "type": Texts.constant("rate", len(columns)),
                 "rating": columns.numbers["rating"],
-                "timestamp": columns.numbers["epoch_ms"].astype("datetime64[ms]"),
+                "timestamp": columns.epoch_ms.astype("datetime64[ms]"),
             }
         )
         return Encoded(documents, dict.fromkeys(np.flatnonzero(~is_known).tolist(), _UNKNOWN_MOVIE))
@@ -74,7 +74,7 @@ def _rating_ids(columns: Columns) -> NDArray[np.void]:
 
     What does not fit so, in no release of MovieLens, is hashed.
     """
-    users, movies, micros = columns.key
+    (users,), (movies,), micros = columns.owner, columns.parts, columns.times
     seconds, rest = np.divmod(micros, 1_000_000)
     ids = np.ascontiguousarray(np.stack([users, movies, seconds], axis=1).astype(">u4")).view(_OBJECT_ID)[:, 0]
     for row in np.flatnonzero(((users | movies | seconds) >> 32 != 0) | (rest != 0)).tolist():

@@ -12,16 +12,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ingest_service.errors import LineContinued
-from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
-from ingest_service.formats.delimited.records import split
+from ingest_service.errors import ConfigurationError, LineContinued
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.tracker import Watermark
-from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.abilities import TakesBack
+from ingest_service.sinks.base import AnySink
 
 
 def is_continued(job: Job, mark: Watermark) -> bool:
@@ -29,7 +27,7 @@ def is_continued(job: Job, mark: Watermark) -> bool:
 
     LineContinued if it did, and nothing says where that row began; SourceChanged if it is another source.
     """
-    reader = _reader(job)
+    reader = job.open_reader()
     try:
         reader.resume(mark.position, was_unended=mark.unended is not None)
     except LineContinued:
@@ -41,7 +39,7 @@ def is_continued(job: Job, mark: Watermark) -> bool:
     return False
 
 
-async def take_back(job: Job, sink: Sink, mark: Watermark) -> None:
+async def take_back(job: Job, sink: AnySink, mark: Watermark) -> None:
     """Undo in an open sink, whose lease is held, what the unended rows before `mark` have done.
 
     SourceChanged if one of them was replayed, so that nobody knows what became of it.
@@ -57,46 +55,45 @@ async def take_back(job: Job, sink: Sink, mark: Watermark) -> None:
     await asyncio.to_thread(letters.refuse_replayed)
     gone = await asyncio.to_thread(_gone, job, before, mark)
     if len(gone):
+        if not isinstance(sink, TakesBack):
+            raise ConfigurationError(
+                f"The source's last line had no line end when it was ingested, and was continued since; {sink.name} is "
+                "a kind of sink that can take no row back: use --restart to start it again."
+            )
         await sink.remove(gone)
-        earlier = _earlier(job, before, gone.key[0])
+        earlier = _earlier(job, before, gone)
         while (chunk := await asyncio.to_thread(next, earlier, None)) is not None:
-            await sink.write(await asyncio.to_thread(sink.prepare, chunk))
+            await sink.store(chunk)
     await asyncio.to_thread(letters.remove)
 
 
 def _gone(job: Job, before: Watermark, mark: Watermark) -> Columns:
     """The records of the unended rows, without those that are written again under their key."""
-    reader = _reader(job)
+    reader = job.open_reader()
     try:
         reader.resume(before.position)
         block = reader.next()
         assert block is not None, "the source went on"
-        data = block.data[: mark.position.offset - before.position.offset]
-        records = split(data, reader.layout.dialect, eof=True)
-        old = parse_block(Block(before.position, mark.position, data, records), reader.layout).columns
-        new = set(_keys(parse_block(block, reader.layout).columns))
+        old = reader.chunk(reader.ended(block, mark.position)).columns
+        new = set(_keys(reader.chunk(block).columns))
         return old.take(np.array([row for row, key in enumerate(_keys(old)) if key not in new], np.int64))
     finally:
         reader.close()
 
 
 def _keys(columns: Columns) -> list[tuple[int, ...]]:
-    return list(zip(*(part.tolist() for part in columns.key), strict=True))
+    return list(zip(*(part.tolist() for part in columns.identity), strict=True))
 
 
-def _earlier(job: Job, before: Watermark, users: Ints) -> Iterator[Chunk]:
-    """The rows before the unended ones that are of these users, in the order of the source."""
-    reader = _reader(job)
+def _earlier(job: Job, before: Watermark, gone: Columns) -> Iterator[Chunk]:
+    """The rows before the unended ones of the users of these records, in the order of the source."""
+    reader = job.open_reader()
     try:
         while (block := reader.next()) is not None and block.start.offset < before.position.offset:
-            chunk = parse_block(block, reader.layout)
+            chunk = reader.chunk(block)
             is_earlier = chunk.data_offset + chunk.starts < before.position.offset
-            wanted = is_earlier & np.isin(chunk.columns.key[0], users)
+            wanted = is_earlier & chunk.columns.may_be_owned_as(gone)
             if wanted.any():
                 yield chunk.only(wanted)
     finally:
         reader.close()
-
-
-def _reader(job: Job) -> BlockReader:
-    return BlockReader(job.source, job.dataset, columns=job.columns, block_bytes=job.block_bytes)

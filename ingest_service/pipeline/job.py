@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ingest_service.datasets.base import Dataset
-from ingest_service.formats.delimited.blocks import BLOCK_BYTES
+from ingest_service.formats.base import Reader
+from ingest_service.formats.memory import BLOCK_BYTES
+from ingest_service.formats.opening import open_reader
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.sources.base import Source
 
@@ -23,6 +26,10 @@ class Job:
     max_rejects: RejectLimit = field(default_factory=RejectLimit)
     block_bytes: int = BLOCK_BYTES
     restart: bool = False
+
+    def open_reader(self, *, limit: int | None = None) -> Reader[Any]:
+        """A reader of the source, before its first row. Blocks the caller."""
+        return open_reader(self.source, self.dataset, columns=self.columns, limit=limit, block_bytes=self.block_bytes)
 
     @property
     def starts_again(self) -> bool:

@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from ingest_service.errors import IngestError, LineContinued, RowsGone, SourceChanged, Stopped, TooManyRejects
-from ingest_service.formats.delimited.blocks import Block, BlockReader, parse_block
+from ingest_service.formats.base import Block, Reader
 from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease
 from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
@@ -31,7 +31,7 @@ from ingest_service.runtime.queues import BoundedQueue, Closed
 from ingest_service.runtime.tasks import task_group
 from ingest_service.runtime.threads import finish_in_thread
 from ingest_service.runtime.tracing import span
-from ingest_service.sinks.base import Sink, Written
+from ingest_service.sinks.base import AnySink, Written
 from ingest_service.sources.base import Source
 
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
@@ -45,11 +45,11 @@ STOPPED = "Stopped on request; run the same command again to go on."
 class Lane:
     """One sink's way: what is queued, in flight, settled and checkpointed."""
 
-    sink: Sink
+    sink: AnySink
     lease: Lease
     tracker: Tracker
     found: Checkpoint
-    queue: BoundedQueue[Chunk]
+    queue: BoundedQueue[tuple[Chunk, Any]]  # with what the sink has prepared
     order: KeyOrder = field(default_factory=KeyOrder)
     in_flight_rows: int = 0
 
@@ -59,7 +59,7 @@ class State:
     """What the metrics look at while a source is loaded."""
 
     job: Job
-    reader: BlockReader
+    reader: Reader[Any]
     lanes: list[Lane]
     dead_letters: DeadLetters
     started: float = field(default_factory=time.monotonic)
@@ -95,7 +95,7 @@ class Observer(Protocol):
     def report(self, report: StreamReport) -> None: ...
 
 
-async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> StreamReport:
+async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> StreamReport:
     """Load one source into open sinks, going on from each sink's checkpoint.
 
     Stopped if `stop` was set before the end; any other IngestError if a stage failed. In each case what was settled is
@@ -112,7 +112,7 @@ async def load(job: Job, sinks: Sequence[Sink], stop: asyncio.Event, observer: O
             lane = await _open_lane(job, sink, reader)
             lanes.append(lane)
         for lane in lanes:
-            reader.require_header(lane.found.source.header)
+            reader.require(lane.found.source.header)
         await _take_back_continued(lanes, job, reader)
         mark = _lowest(lanes)
         start = mark.position
@@ -152,17 +152,8 @@ async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> 
             helper.cancel()
 
 
-async def _open_reader(job: Job) -> BlockReader:
-    opening = asyncio.create_task(
-        asyncio.to_thread(
-            BlockReader,
-            job.source,
-            job.dataset,
-            columns=job.columns,
-            limit=job.limit,
-            block_bytes=job.block_bytes,
-        )
-    )
+async def _open_reader(job: Job) -> Reader[Any]:
+    opening = asyncio.create_task(asyncio.to_thread(job.open_reader, limit=job.limit))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -173,7 +164,7 @@ async def _open_reader(job: Job) -> BlockReader:
         raise
 
 
-async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
+async def _open_lane(job: Job, sink: AnySink, reader: Reader[Any]) -> Lane:
     store = checkpoints_of(sink, job.checkpoint_dir)
     epoch, place = (await sink.epoch(), sink.place) if is_apart(sink, job.checkpoint_dir) else ("", None)
     lease = Lease(store, job.stream, sink.name, epoch, place)
@@ -186,7 +177,7 @@ async def _open_lane(job: Job, sink: Sink, reader: BlockReader) -> Lane:
     return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
 
 
-async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, stop: asyncio.Event) -> None:
+async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: Reader[Any], stop: asyncio.Event) -> None:
     """After a failure, where a sink still answers: keep what it has settled, if that is there; the next run may begin.
 
     Side by side, since each may be one that has fallen silent.
@@ -206,7 +197,7 @@ async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: BlockReader, 
                 tasks.create_task(give_up(lane))
 
 
-def release_s(sink: Sink, stop: asyncio.Event) -> float:
+def release_s(sink: AnySink, stop: asyncio.Event) -> float:
     """How long giving a lease back may take."""
     return _LAST_TRY_S if stop.is_set() or sink.retrier.is_spent else _RELEASE_S
 
@@ -216,7 +207,7 @@ def _lowest(lanes: Sequence[Lane]) -> Watermark:
     return min((lane.found.watermark for lane in lanes), key=lambda mark: mark.position.offset)
 
 
-def _resume(reader: BlockReader, mark: Watermark) -> None:
+def _resume(reader: Reader[Any], mark: Watermark) -> None:
     try:
         reader.resume(mark.position, was_unended=mark.unended is not None)
     except LineContinued:
@@ -225,7 +216,7 @@ def _resume(reader: BlockReader, mark: Watermark) -> None:
         raise Stopped("The source went on while it was opened; run the same command again to go on.") from None
 
 
-async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: BlockReader) -> None:
+async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: Reader[Any]) -> None:
     """Fall back, in each sink, to before a last row that had no end and went on since."""
     start = _lowest(lanes).position
     for lane in lanes:
@@ -244,14 +235,14 @@ async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: BlockRea
         await _save(lane, job, reader, takes_back=True)
 
 
-async def _release_lease(lane: Lane, job: Job, reader: BlockReader) -> None:
+async def _release_lease(lane: Lane, job: Job, reader: Reader[Any]) -> None:
     await _save(lane, job, reader, complete=_is_complete(lane, reader), release=True)
 
 
 async def _save(
     lane: Lane,
     job: Job,
-    reader: BlockReader,
+    reader: Reader[Any],
     *,
     complete: bool = False,
     release: bool = False,
@@ -272,11 +263,11 @@ async def _assure_rows(lane: Lane, job: Job) -> None:
         lane.lease.require_epoch(await lane.sink.epoch())
 
 
-def _fingerprint(job: Job, reader: BlockReader) -> Fingerprint:
-    return Fingerprint(job.source.uri, reader.layout.header, reader.source_size, job.source.etag)
+def _fingerprint(job: Job, reader: Reader[Any]) -> Fingerprint:
+    return Fingerprint(job.source.uri, reader.rows.recipe, reader.source_size, job.source.etag)
 
 
-def _is_complete(lane: Lane, reader: BlockReader) -> bool:
+def _is_complete(lane: Lane, reader: Reader[Any]) -> bool:
     """Whether the sink has all rows of the source as it was at the end of this run."""
     if lane.tracker.watermark.position == lane.found.watermark.position and not reader.reached_end:
         return lane.found.complete
@@ -297,14 +288,14 @@ async def _produce(state: State, stop: asyncio.Event) -> None:
         _refuse_lost_end(state)
 
 
-async def _read(reader: BlockReader) -> Block | None:
+async def _read(reader: Reader[Any]) -> Block | None:
     with span("read"):
         return await finish_in_thread(reader.next)
 
 
-async def _parse(block: Block, reader: BlockReader) -> Chunk:
+async def _parse(block: Block, reader: Reader[Any]) -> Chunk:
     with span("parse") as parsing:
-        chunk = await asyncio.to_thread(parse_block, block, reader.layout)
+        chunk = await asyncio.to_thread(reader.chunk, block)
         parsing.set(offset=chunk.start.offset, rows=chunk.read, rejected=len(chunk.rejects))
         return chunk
 
@@ -341,21 +332,24 @@ async def _pass_on(state: State, chunk: Chunk) -> None:
         needed = chunk.after(watermark)
         if needed is not None:
             lane.tracker.expect(needed.start, needed.end, is_unended=needed.is_unended)
-            await lane.queue.put(await asyncio.to_thread(lane.sink.prepare, needed))
+            prepared = await asyncio.to_thread(lane.sink.prepare, needed)
+            if lane.sink.is_prepared_whole:
+                needed = replace(needed, columns=needed.columns.identity_alone())
+            await lane.queue.put((needed, prepared))
 
 
 async def _consume(state: State, lane: Lane) -> None:
     """Write chunks until the queue ends. One is settled when each of its rows is stored or kept as a dead letter."""
     while True:
         try:
-            chunk = await lane.queue.get()
+            chunk, prepared = await lane.queue.get()
         except Closed:
             return
         async with lane.order.turn(chunk):
             lane.in_flight_rows += chunk.accepted
             try:
                 fault.point("before-write", lane.sink.name, chunk.start.row, chunk.end.row)
-                written = await _write(lane.sink, chunk)
+                written = await _write(lane.sink, chunk, prepared)
             finally:
                 lane.in_flight_rows -= chunk.accepted
             fault.point("after-write", lane.sink.name, chunk.start.row, chunk.end.row)
@@ -369,12 +363,12 @@ async def _consume(state: State, lane: Lane) -> None:
         fault.point("settled", lane.sink.name, chunk.start.row, chunk.end.row)
         _refuse_too_many(state)
         _refuse_wrong_sink(state, lane)
-        del chunk  # rather than hold it while waiting for the next
+        del chunk, prepared  # rather than hold them while waiting for the next
 
 
-async def _write(sink: Sink, chunk: Chunk) -> Written:
+async def _write(sink: AnySink, chunk: Chunk, prepared: Any) -> Written:
     with span("write", sink=sink.name, offset=chunk.start.offset, rows=chunk.accepted) as writing:
-        written = await sink.write(chunk)
+        written = await sink.write(chunk, prepared)
         writing.set(written=written.written, merged=written.merged, dead=len(written.dead))
         return written
 
@@ -386,7 +380,7 @@ async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
             await asyncio.to_thread(state.refusals.add, rows)
 
 
-async def _checkpoint(lane: Lane, job: Job, reader: BlockReader) -> None:
+async def _checkpoint(lane: Lane, job: Job, reader: Reader[Any]) -> None:
     """Save the sink's watermark every second, progress or not: it is the lease's heartbeat too."""
     while True:
         await asyncio.sleep(CHECKPOINT_EVERY_S)
@@ -410,7 +404,7 @@ def _refuse_too_many(state: State, *, at_end: bool = False) -> None:
     limit, rejected = state.job.max_rejects, state.rows_rejected
     if limit.is_wrong_source(state.rejected_first, rejected, read, at_end=at_end):
         row = state.refusals.commonest()
-        why = f", most for this: line {row.line}: {row.reason} {state.reader.layout.advice(row)}" if row else "."
+        why = f", most for this: line {row.line}: {row.reason} {state.reader.rows.advice(row)}" if row else "."
         raise TooManyRejects(f"{rejected:,} of {read:,} rows are refused{why} {_despite(state)}")
 
 

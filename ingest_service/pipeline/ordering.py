@@ -46,7 +46,7 @@ def _share_a_key(one: Chunk, other: Chunk) -> bool:
     """Whether they do, or seem to: two keys with one hash only cost a wait."""
     if not one.accepted or not other.accepted:
         return False
-    times, other_times = one.columns.key[-1], other.columns.key[-1]
+    times, other_times = one.columns.times, other.columns.times
     if times.min() > other_times.max() or other_times.min() > times.max():
         return False  # files are mostly in time order, so this is the usual answer
     found = np.searchsorted(one.key_hashes, other.key_hashes)

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from ingest_service.errors import CheckpointDamaged
 from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, decode
-from ingest_service.sinks.base import Sink
+from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore, Place
 
 _MARK = "@"  # between stream and place; no stream's name has it
 
 
-def is_apart(sink: Sink, folder: Path | None) -> bool:
+def is_apart(sink: AnySink, folder: Path | None) -> bool:
     """Whether a checkpoint could outlive the rows that it is about."""
     return folder is not None or sink.is_apart
 
 
-def checkpoints_of(sink: Sink, folder: Path | None) -> CheckpointStore:
+def checkpoints_of(sink: AnySink, folder: Path | None) -> CheckpointStore:
     """The checkpoints of an open sink's place, which are in `folder` if it is given."""
     store = sink.checkpoints if folder is None else FileCheckpoints(folder, sink.name)
     if sink.place == Place() or (folder is None and not sink.place.name):
@@ -37,7 +37,7 @@ class PlacedCheckpoints(CheckpointStore):
     server, too. Since a server may get another name, an equal epoch is taken for the same place there.
     """
 
-    def __init__(self, store: CheckpointStore, sink: Sink, *, is_shared_by_servers: bool) -> None:
+    def __init__(self, store: CheckpointStore, sink: AnySink, *, is_shared_by_servers: bool) -> None:
         self._store = store
         self._sink = sink
         self._place = sink.place

@@ -10,7 +10,7 @@ from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets import dataset_named
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, IngestError, Stopped, UsageError
-from ingest_service.formats.delimited.blocks import BlockReader, block_bytes_within
+from ingest_service.formats.memory import block_bytes_within
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import STOPPED, Observer, State, load
 from ingest_service.pipeline.rejects import RejectLimit
@@ -19,7 +19,9 @@ from ingest_service.runtime.allocator import give_back_memory
 from ingest_service.runtime.supervised import is_supervised
 from ingest_service.runtime.tasks import task_group
 from ingest_service.runtime.tracing import span
-from ingest_service.sinks.base import Finding, Sink, sink_at
+from ingest_service.sinks.abilities import Probed
+from ingest_service.sinks.base import AnySink, Finding
+from ingest_service.sinks.urls import sink_at
 from ingest_service.sources import source_allowed, sources_named
 from ingest_service.sources.base import Source
 
@@ -43,7 +45,7 @@ class Silent:
         pass
 
 
-def sinks_of(urls: Sequence[str]) -> list[Sink]:
+def sinks_of(urls: Sequence[str]) -> list[AnySink]:
     """The sinks at these URLs, not yet open. ConfigurationError if two have one name."""
     sinks = [sink_at(url) for url in urls]
     names = [sink.name for sink in sinks]
@@ -54,7 +56,7 @@ def sinks_of(urls: Sequence[str]) -> list[Sink]:
 
 
 @asynccontextmanager
-async def opened(sinks: Sequence[Sink]) -> AsyncIterator[None]:
+async def opened(sinks: Sequence[AnySink]) -> AsyncIterator[None]:
     """The sinks, open inside and closed after: side by side, since each may be one that has fallen silent."""
     try:
         for sink in sinks:
@@ -67,14 +69,18 @@ async def opened(sinks: Sequence[Sink]) -> AsyncIterator[None]:
                 closing.create_task(sink.close())
 
 
-async def examine(sink: Sink, dataset: Dataset | None = None, *, create: bool = False) -> list[Finding]:
+async def examine(sink: AnySink, dataset: Dataset | None = None, *, create: bool = False) -> list[Finding]:
     """What `check` finds out about a sink, within a short budget, and what it makes of a data set's records.
 
     The sink is closed afterwards.
     """
     sink.retrier.budget_s = min(sink.retrier.budget_s, EXAMINE_S)
     try:
-        findings = await sink.check(create=create)
+        if isinstance(sink, Probed):
+            findings = await sink.check(create=create)
+        else:
+            await sink.open()
+            findings = [Finding("connection", True, "can be opened")]
         if dataset is not None and all(finding.ok for finding in findings):
             findings = findings + await sink.survey(dataset.shape)
         return findings
@@ -88,7 +94,7 @@ def examine_source(name: str, settings: Settings) -> Finding:
     """Whether a source can be opened and its header understood. Blocks."""
     try:
         for job in jobs_of([name], settings):
-            BlockReader(job.source, job.dataset, columns=job.columns).close()
+            job.open_reader().close()
     except UsageError:
         raise
     except IngestError as error:
@@ -123,7 +129,7 @@ def _sources_named(name: str, settings: Settings) -> list[Source]:
     return [source_allowed(name, settings.allowed())] if is_supervised() else sources_named(name)
 
 
-async def run(jobs: Sequence[Job], sinks: Sequence[Sink], stop: asyncio.Event, observer: Observer) -> Report:
+async def run(jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> Report:
     """Load the jobs in turn. The sinks are opened and closed here."""
     async with ended_in_time(stop, STOPPED), opened(sinks):
         for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
@@ -147,7 +153,7 @@ async def ended_in_time(stop: asyncio.Event, why: str) -> AsyncIterator[None]:
         raise Stopped(why) from None
 
 
-async def survey(sinks: Sequence[Sink], dataset: Dataset, warn: Callable[[str, str], None]) -> None:
+async def survey(sinks: Sequence[AnySink], dataset: Dataset, warn: Callable[[str, str], None]) -> None:
     """Look at open sinks before a row of a data set is sent. ConfigurationError where rows would get lost."""
     for sink in sinks:
         for finding in await sink.survey(dataset.shape):
@@ -185,7 +191,7 @@ async def ingest(
 
 
 async def ingest_into(
-    sinks: Sequence[Sink], sources: Sequence[str | Path], settings: Settings, *, restart: bool = False
+    sinks: Sequence[AnySink], sources: Sequence[str | Path], settings: Settings, *, restart: bool = False
 ) -> Report:
     """Load sources into these sinks, whatever the settings' are, within the settings' memory: as the command does."""
     give_back_memory()

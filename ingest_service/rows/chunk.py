@@ -63,7 +63,7 @@ class Chunk:
     def key_hashes(self) -> NDArray[np.uint64]:
         """A 64-bit hash of each accepted row's key, ascending. Rows with one key have one hash."""
         hashed = np.zeros(self.accepted, np.uint64)
-        for column in self.columns.key:
+        for column in self.columns.identity:
             hashed ^= column.view(np.uint64)
             hashed *= _MIX
             hashed ^= hashed >> np.uint64(29)
@@ -74,10 +74,10 @@ class Chunk:
         """Of rows with one key only the last: their indices, ascending."""
         if (self.key_hashes[1:] != self.key_hashes[:-1]).all():
             return np.arange(self.accepted)  # the usual file repeats no key
-        order = np.lexsort(self.columns.key)  # stable: equal keys stay in the order of the file
+        order = np.lexsort(self.columns.identity)  # stable: equal keys stay in the order of the file
         is_last = np.zeros(self.accepted, np.bool_)
         is_last[-1] = True
-        for column in self.columns.key:
+        for column in self.columns.identity:
             is_last[:-1] |= np.diff(column[order]) != 0
         return np.sort(order[is_last])
 

@@ -1,51 +1,98 @@
 """Records as columns, a dozen bytes a value: what parsing makes and sinks encode, without a Python object a row."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.rows.arrays import Ints
+from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Texts
 
 if TYPE_CHECKING:
     import polars as pl
 
+Values: TypeAlias = NDArray[Any] | Texts  # one column: numbers, or texts
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """n records.
+    """n records of a schema.
 
-    `key` holds int64[n] for user, item and time (in microseconds since 1970 UTC): in every chunk of a source, records
-    have equal ones just when they are one record by the contract. Which texts and numbers there are depends on the
-    data set; those of an interaction are in `datasets.base.RECORD_TEXTS`, and `epoch_ms`.
+    Rows are one record just when all of `identity` is equal, in every chunk of a source: int64[n] each, as many for
+    the owner and for the rest of the key as it takes (a text has two, see `datasets.identity`), and `times`, in
+    microseconds since 1970 UTC. `texts` and `numbers` are the schema's fields by name.
     """
 
-    key: tuple[Ints, Ints, Ints]
+    schema: Schema
+    owner: tuple[Ints, ...]
+    parts: tuple[Ints, ...]
+    times: Ints
     texts: Mapping[str, Texts]
     numbers: Mapping[str, NDArray[Any]]
-    follow_from_key: bool = False  # whether records with equal keys have all else equal, in every file of the data set
 
     def __len__(self) -> int:
-        return len(self.key[0])
+        return len(self.times)
+
+    @property
+    def identity(self) -> tuple[Ints, ...]:
+        return (*self.owner, *self.parts, self.times)
+
+    @property
+    def epoch_ms(self) -> Ints:
+        return self.times // 1_000
 
     def take(self, rows: Ints | slice) -> "Columns":
-        user, item, time_us = self.key
         return Columns(
-            (user[rows], item[rows], time_us[rows]),
+            self.schema,
+            tuple(part[rows] for part in self.owner),
+            tuple(part[rows] for part in self.parts),
+            self.times[rows],
             {name: texts.take(rows) for name, texts in self.texts.items()},
             {name: numbers[rows] for name, numbers in self.numbers.items()},
-            self.follow_from_key,
         )
 
+    def identity_alone(self) -> "Columns":
+        """Without what the records say: enough to tell them apart."""
+        return replace(self, texts={}, numbers={})
+
+    def by_owner(self) -> tuple[Ints, Ints]:
+        """The rows with each owner's together, in their order; and where among these each owner's begin."""
+        order = stable_order(self.owner[-1])
+        for part in self.owner[-2::-1]:
+            order = order[stable_order(part[order])]
+        is_first = np.zeros(len(self), np.bool_)
+        is_first[:1] = True
+        for part in self.owner:
+            ordered = part[order]
+            is_first[1:] |= ordered[1:] != ordered[:-1]
+        return order, np.flatnonzero(is_first)
+
+    def may_be_owned_as(self, others: "Columns") -> Bools:
+        """Which of these records have an owner of those, and perhaps a few more."""
+        return np.isin(self.owner[0], others.owner[0])
+
     def frame(self) -> "pl.DataFrame":
-        """The same as a frame: handy, and several times as slow as the columns."""
+        """The fields as a frame, in the schema's order: handy, and several times as slow as the columns."""
         import polars as pl
 
-        series = [pl.Series(name, texts.to_list(), dtype=pl.String) for name, texts in self.texts.items()]
-        return pl.DataFrame(series + [pl.Series(name, numbers) for name, numbers in self.numbers.items()])
+        texts = [pl.Series(name, self.texts[name].to_list(), dtype=pl.String) for name in self.schema.texts]
+        return pl.DataFrame(texts + [pl.Series(name, self.numbers[name]) for name in self.schema.numbers])
+
+
+def chained(parts: Sequence[Values]) -> Values:
+    """Columns of one kind as one, the rows of each after those of the one before."""
+    texts = [part for part in parts if isinstance(part, Texts)]
+    if texts:
+        return Texts.chained(texts)
+    return np.concatenate([part for part in parts if not isinstance(part, Texts)])
+
+
+def taken(values: Values, rows: Ints | slice) -> Values:
+    """These rows of a column."""
+    return values.take(rows) if isinstance(values, Texts) else values[rows]
 
 
 def stable_order(values: NDArray[Any]) -> Ints:

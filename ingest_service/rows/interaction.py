@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from ingest_service.errors import RowError
+from ingest_service.rows.schema import Field, FieldKind, Schema
 
 NAMESPACE = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")  # uuid.NAMESPACE_DNS
 WHITESPACE = " \t\n\r\v\f"  # ASCII only: a no-break space is not trimmed
@@ -24,11 +25,26 @@ MS_DIGITS, US_DIGITS, NS_DIGITS = 12, 15, 18
 
 _MAX_DIGITS = 20  # without leading zeros; one more than int64 has
 _INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0+)?")  # with a zero fraction it is a whole float, as pandas writes them
-_RATING = re.compile(r"([0-5])(?:\.([05])0*)?")
 _EPOCH_NUMBER = re.compile(r"([0-9]{1,19})(?:\.([0-9]+))?")
 _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2}):([0-9]{2})"
     r"(?:\.([0-9]{1,6}))?(?:(Z)|([+-])([0-9]{2}):([0-9]{2}))?"
+)
+
+
+# How an interaction is stored. A data set's own schema may go on from here.
+INTERACTION = Schema(
+    "interaction",
+    (
+        Field("user_id", FieldKind.UUID),
+        Field("video_id", FieldKind.UUID),
+        Field("timestamp", FieldKind.TIME),
+        Field("event_type", FieldKind.WORD),
+        Field("device", FieldKind.WORD),
+        Field("session_id", FieldKind.TEXT),
+    ),
+    owner="user_id",
+    key=("timestamp", "video_id"),
 )
 
 
@@ -75,15 +91,6 @@ def parse_id(text: str, column: str) -> int:
     if not INT64_MIN <= value <= INT64_MAX:
         raise RowError("validate", "bad_id", f"{column} is not an integer within 64 bits.")
     return value
-
-
-def parse_rating(text: str, column: str) -> int:
-    """Half stars: 0.5 to 5.0 stars in halves become 1 to 10."""
-    match = _RATING.fullmatch(text.strip(WHITESPACE))
-    halves = 2 * int(match[1]) + (match[2] == "5") if match else 0
-    if not 1 <= halves <= 10:
-        raise RowError("validate", "bad_rating", f"{column} is not 0.5 to 5.0 in halves.")
-    return halves
 
 
 TimeUnit = Literal["auto", "s", "ms"]

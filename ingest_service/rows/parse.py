@@ -16,6 +16,7 @@ Bytes = NDArray[np.uint8]
 PAD = 32  # bytes before and after a block, so that a window around any field stays inside
 SLICE_ROWS = 1 << 15  # rows worked on at once: what numpy makes on the way then stays in the CPU's cache
 _WHITESPACE = list(WHITESPACE.encode())
+_BLANKS = list(b" \t")
 _MAX_DIGITS = 18  # any 18 digits fit into int64
 _ZERO = ord("0")
 _ISO_LENGTH = len("2020-01-01T00:00:00")
@@ -34,6 +35,18 @@ def bare(buffer: Bytes, starts: Ints, ends: Ints, *, has_quotes: bool) -> tuple[
         quoted = (ends - starts >= 2) & (buffer[starts] == QUOTE)
         starts, ends = trim(buffer, starts + quoted, ends - quoted, _WHITESPACE)
     return starts, ends
+
+
+def unquoted(buffer: Bytes, quotes: Ints, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Bools]:
+    """The bounds of the fields' contents with all their blanks, and which of them are surely right.
+
+    `quotes` are the places of all quotes; a field may stand between two. More of them are for the specification.
+    """
+    n_quotes = np.searchsorted(quotes, ends) - np.searchsorted(quotes, starts)
+    inner, outer = trim(buffer, starts, ends, _BLANKS)
+    is_quoted = (n_quotes == 2) & (buffer[inner] == QUOTE) & (buffer[outer - 1] == QUOTE)
+    good = is_quoted | (n_quotes == 0)
+    return np.where(is_quoted, inner + 1, starts), np.where(is_quoted, outer - 1, ends), good
 
 
 def integers(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
@@ -57,28 +70,6 @@ def without_zero_fraction(buffer: Bytes, starts: Ints, ends: Ints) -> Ints:
     """The ends of fields, before a final `.0`: pandas writes whole numbers so in a column that had gaps."""
     is_float = (buffer[ends - 2] == ord(".")) & (buffer[ends - 1] == _ZERO) & (ends - starts > 2)
     return ends - 2 * is_float if is_float.any() else ends
-
-
-def ratings(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
-    """`4`, `4.0` or `4.5`: half stars, 1 to 10, and which fields are such."""
-    lengths = ends - starts
-    has_fraction = lengths == len("4.5")
-    stars = buffer[starts] - np.uint8(_ZERO)
-    half = buffer[ends - 1] == ord("5")
-    values = 2 * stars.astype(np.int64) + (has_fraction & half)
-    valid = (stars <= 5) & (values >= 1) & (values <= 10) & (has_fraction | (lengths == 1))
-    is_fraction = (buffer[starts + 1] == ord(".")) & (half | (buffer[ends - 1] == _ZERO))
-    return values, valid & (is_fraction | ~has_fraction)
-
-
-def texts(data: bytes, starts: Ints, ends: Ints, *, has_quotes: bool) -> tuple[NDArray[np.object_], Bools]:
-    """Fields as they stand, and which of them hold no quote: what one means is for the specification to say."""
-    fields = [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    values = np.empty(len(fields), object)
-    values[:] = [field.decode(errors="replace") for field in fields]
-    if not has_quotes:
-        return values, np.ones(len(fields), np.bool_)
-    return values, np.array([b'"' not in field for field in fields], np.bool_)
 
 
 def timestamps(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit) -> tuple[Ints, Bools]:

@@ -1,7 +1,77 @@
-"""What a record is made of."""
+"""What a record is, declared once: its fields, whose it is, and what tells it from the owner's others.
 
-# The texts of an interaction. Ids and times need no escaping in JSON; `session_id` is free text. `timestamp` is the
-# stored 27-character form; the number `epoch_ms` is the same instant.
-RECORD_TEXTS = ("user_id", "video_id", "event_type", "timestamp", "device", "session_id")
+A data set declares its schema, it travels with the columns, and sinks encode records and read them back by it.
+"""
 
-RECORD_NUMBERS = ("epoch_ms",)
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+
+
+class FieldKind(StrEnum):
+    """What a field holds. All but free text need no escaping in JSON."""
+
+    UUID = "uuid"  # as 36 characters
+    TIME = "time"  # as the stored 27 characters, which sort as text
+    WORD = "word"  # of letters, digits, dots, - or _
+    TEXT = "text"
+    INT = "int"
+    FLOAT = "float"
+
+
+_NUMBERS = (FieldKind.INT, FieldKind.FLOAT)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a record, under the name by which every store has it."""
+
+    name: str
+    kind: FieldKind
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in _NUMBERS
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields of a record in the order in which stores have them, texts before numbers.
+
+    owner: the field that says whose the record is: by it a store is asked, and keeps the newest.
+    key: the fields, texts, that tell an owner's records apart; the first is the time, so that keys sort by it.
+    follows_from_key: whether records with equal keys have all else equal, in every file of the data set.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    owner: str
+    key: tuple[str, ...]
+    follows_from_key: bool = False
+
+    def extended(self, name: str, *fields: Field, key: Sequence[str] = (), follows_from_key: bool = False) -> "Schema":
+        """This with more fields, some of which belong to the key."""
+        texts = [field for field in (*self.fields, *fields) if not field.is_number]
+        numbers = [field for field in (*self.fields, *fields) if field.is_number]
+        return replace(
+            self, name=name, fields=(*texts, *numbers), key=(*self.key, *key), follows_from_key=follows_from_key
+        )
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields if not field.is_number)
+
+    @cached_property
+    def numbers(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields if field.is_number)
+
+    @cached_property
+    def described(self) -> tuple[Field, ...]:
+        """All fields but the owner: what is said of one of his records."""
+        return tuple(field for field in self.fields if field.name != self.owner)
+
+    @cached_property
+    def free_texts(self) -> frozenset[str]:
+        """The fields that may hold any text."""
+        return frozenset(field.name for field in self.fields if field.kind is FieldKind.TEXT)

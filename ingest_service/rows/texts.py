@@ -36,6 +36,20 @@ class Texts:
         data = text.encode()
         return cls(np.frombuffer(data, np.uint8), np.broadcast_to(np.zeros(1, np.int64), n), len(data))
 
+    @classmethod
+    def chained(cls, parts: Sequence["Texts"]) -> "Texts":
+        """The rows of each after those of the one before; buffers that are one stay one."""
+        buffers: list[Bytes] = []
+        bases: dict[int, int] = {}
+        for part in parts:
+            if id(part.buffer) not in bases:
+                bases[id(part.buffer)] = sum(map(len, buffers))
+                buffers.append(part.buffer)
+        starts = [part.starts + bases[id(part.buffer)] for part in parts]
+        widths = [np.broadcast_to(np.asarray(part.widths, np.int64), len(part)) for part in parts]
+        buffer = buffers[0] if len(buffers) == 1 else np.concatenate(buffers)
+        return cls(buffer, np.concatenate(starts), np.concatenate(widths))
+
     def __len__(self) -> int:
         return len(self.starts)
 

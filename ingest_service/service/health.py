@@ -10,7 +10,8 @@ from ingest_service.audit.status import status_of
 from ingest_service.errors import IngestError, LocalIOError
 from ingest_service.pipeline.run import EXAMINE_S, examine
 from ingest_service.service.runs import Runs
-from ingest_service.sinks.base import Finding, sink_at, split_url
+from ingest_service.sinks.base import Finding
+from ingest_service.sinks.urls import sink_at, split_url
 
 _FRESH_S = 5.0
 _LOOK_S = EXAMINE_S + 1  # less than Prometheus and the probes of Kubernetes wait for an answer

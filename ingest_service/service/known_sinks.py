@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError
-from ingest_service.sinks.base import sink_at
+from ingest_service.sinks.urls import sink_at
 
 
 @dataclass(frozen=True, slots=True)

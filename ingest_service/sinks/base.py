@@ -1,29 +1,22 @@
-"""What a sink is. A new one is one class with this contract, registered in the group `ingest_service.sinks`.
+"""What a sink is: a writer. A new one is a class with this contract, registered in the group `ingest_service.sinks`.
 
 Sinks take whole chunks, several at once, in any order: writes must be idempotent. The pipeline never has two chunks
-in flight that share a record's key, so a sink needs no order beyond that within a chunk.
+in flight that share a record's key, so a sink needs no order beyond that within a chunk. What else a sink may be able
+to do stands in `abilities`.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ingest_service.errors import ConfigurationError
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
-from ingest_service.sinks.pacing import AdaptiveLimit
+from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
 from ingest_service.sinks.retry import Retrier
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 class SinkOptions(BaseModel):
@@ -56,59 +49,60 @@ class Finding:
     warning: bool = False
 
 
-class Sink(ABC):
+P = TypeVar("P")
+
+
+class Sink(ABC, Generic[P]):
     """Constructed from a URL without connecting. `name` tells it apart in reports, logs and checkpoints.
 
-    `limit` says how many requests may be in flight, `retrier` tries them again; both are shown in the metrics.
-    `forgets` says, where it is so, when the sink drops all of a user's rows by itself. `warnings` is what the user
-    should know of this run beside its counts: it stands in the report, and the sink may add to it up to the end.
+    `limit` says how many requests may be in flight, `rate` how many rows a second, `retrier` tries requests again; they
+    are shown in the metrics. `forgets` says, where it is so, when the sink drops all of a user's rows by itself.
+    `warnings` is what the user should know of this run beside its counts: it stands in the report, and the sink may
+    add to it up to the end. P is what `prepare` makes of a chunk for `write`.
     """
 
     scheme: ClassVar[str]
     forgets: str = ""
     is_apart: ClassVar[bool] = False  # whether its rows can be lost without its checkpoints
-    options: SinkOptions
-    name: str
-    retrier: Retrier
-    limit: AdaptiveLimit
+    is_prepared_whole: ClassVar[bool] = False  # whether `write` needs no more of the rows than what `prepare` made
     checkpoints: CheckpointStore
     place: Place = Place()  # told apart from others by whoever keeps checkpoints; none if there can be only one
-    warnings: list[str]
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
-        sink = super().__new__(cls)
-        sink.warnings = []
-        return sink
+    def __init__(self, options: SinkOptions, limit: AdaptiveLimit | None = None, *, can_hang: bool = True) -> None:
+        """can_hang: whether a request may stay without an answer, as of a server."""
+        self.options = options
+        self.name = options.name or self.scheme
+        self.retrier = Retrier(self.name, options.retry_budget_s, can_hang=can_hang)
+        self.limit = limit or AdaptiveLimit(options.consumers)
+        self.rate = RateLimit(options.rate)
+        self.warnings: list[str] = []
 
     @abstractmethod
     async def open(self) -> None:
         """Connect. ConfigurationError if something must be set up first, SinkUnavailable if it cannot be reached."""
 
-    def prepare(self, chunk: Chunk) -> Chunk:
-        """What `write` is to be given for a chunk, with whatever can be made without the server made already.
+    @abstractmethod
+    def prepare(self, chunk: Chunk) -> P:
+        """Whatever can be made of a chunk without the server: `write` is given it.
 
         Called in a thread while earlier chunks are being written.
         """
-        return chunk
 
     @abstractmethod
-    async def write(self, chunk: Chunk) -> Written:
+    async def write(self, chunk: Chunk, prepared: P) -> Written:
         """Store all rows of the chunk, retrying what may pass, and say what became of each.
 
         May be cancelled at any time; the chunk is then written again.
         """
 
-    async def remove(self, columns: Columns) -> None:
-        """Take out the records of these rows, where they are there: the rows were none. May be repeated."""
-        raise ConfigurationError(
-            f"The source's last line had no line end when it was ingested, and was continued since; {self.name} is a "
-            "kind of sink that can take no row back: use --restart to start it again."
-        )
+    async def store(self, chunk: Chunk) -> Written:
+        """Prepare a chunk and write it."""
+        return await self.write(chunk, await asyncio.to_thread(self.prepare, chunk))
 
     async def survey(self, columns: Columns) -> list[Finding]:
         """What would be refused, doubled, dropped or expire if such rows were written to this place.
 
-        `columns` has no rows; its names and kinds are those of what will be written. Looked at before a row is sent.
+        `columns` has no rows; its schema is that of what will be written. Looked at before a row is sent.
         """
         return []
 
@@ -123,80 +117,8 @@ class Sink(ABC):
         return await self.checkpoints.epoch()
 
     @abstractmethod
-    async def check(self, *, create: bool) -> list[Finding]:
-        """Is it reachable, permitted, and are its tables there? With `create`, make those that are missing."""
-
-    @abstractmethod
-    def preview(self, columns: Columns) -> list[str]:
-        """What these rows would become here, one text each."""
-
-    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
-        """Of rows with different keys those that the sink should hold, if these are all that their users have.
-
-        All columns stay; added are `event_key`, `value` as in `stored`, and `expired`: it may be gone by now.
-        """
-        import polars as pl
-
-        from ingest_service.sinks.readback import event_key_of, value_of
-
-        return frame.with_columns(event_key_of(frame), value_of(frame), pl.lit(False).alias("expired"))
-
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
-        """What the sink holds of these users, one row a record, in any order: `stored.STORED_SCHEMA`."""
-        raise ConfigurationError(f"{self.name} is a kind of sink that cannot be read back.")
-
-    def scratch(self, url: str, folder: Path) -> AbstractAsyncContextManager[str]:
-        """The URL of an empty place with the options of `url`, this sink's own; what is in it goes on leaving.
-
-        For trials: on the same server where there is one, in `folder` where there is none. It never holds anything of
-        the user's. ConfigurationError where no such place can be made.
-        """
-        raise ConfigurationError(f"{self.name} is a kind of sink that has no place for a trial.")
-
-    @abstractmethod
     async def close(self) -> None:
         """Release everything. Safe to call twice, and after a failed open."""
 
 
-def split_url(url: str) -> SplitResult:
-    """A sink URL in parts; ConfigurationError if it has no valid host."""
-    try:
-        parts = urlsplit(url)
-        if "," not in parts.netloc.rpartition("@")[2]:  # MongoDB takes several hosts, each with a port of its own
-            _ = parts.port  # is only looked at when it is asked for
-    except ValueError:
-        if "://arn:" in url:
-            raise ConfigurationError(
-                "A DynamoDB URL takes the table's name rather than its ARN: dynamodb://interactions?region=eu-west-1."
-            ) from None
-        raise ConfigurationError(
-            "A sink URL has no valid host or port; in a password, write / as %2F, # as %23 and ? as %3F."
-        ) from None
-    return parts
-
-
-def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]:
-    """A sink URL in parts, its query checked against `options`; what is wrong with it is named."""
-    parts = split_url(url)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    try:
-        return parts, options.model_validate(query)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(options.model_fields))
-            raise ConfigurationError(f"{parts.scheme}:// has no option {name!r}; it knows: {known}.") from None
-        raise ConfigurationError(f"Option {name!r} of {parts.scheme}:// is wrong: {first['msg']}.") from None
-
-
-def sink_at(url: str) -> Sink:
-    """The sink that a URL names, not yet open."""
-    scheme = split_url(url).scheme
-    known = {entry.name: entry for entry in entry_points(group="ingest_service.sinks")}
-    if scheme not in known:
-        raise ConfigurationError(
-            f"There is no sink for {scheme or 'that'}:// URLs; there are: {', '.join(sorted(known))}."
-        )
-    sink: Sink = known[scheme].load()(url)
-    return sink
+AnySink: TypeAlias = Sink[Any]

@@ -1,17 +1,17 @@
 """What several stores share: the fields of a record, the part of its key, and texts into JSON, a column at a time."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.schema import RECORD_NUMBERS, RECORD_TEXTS
+from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Piece, Texts, concatenate
 
-# In stores that keep a record as fields; `event_key` tells a user's events apart.
-FIELDS = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")
+EVENT_KEY = "event_key"  # tells an owner's records apart, in stores that keep a record as fields
 
 _NEEDS_ESCAPE = np.ones(256, np.bool_)
 _NEEDS_ESCAPE[0x20:0x7F] = False
@@ -29,44 +29,34 @@ def json_escaped(texts: Texts) -> Texts:
     return Texts.of([json.dumps(text)[1:-1] for text in texts.to_list()])
 
 
+def stored_texts(schema: Schema) -> tuple[str, ...]:
+    """The names of a record's texts, in stores that keep it as fields: the owner, the key, and the rest."""
+    return (schema.owner, EVENT_KEY, *(name for name in schema.texts if name != schema.owner))
+
+
 def event_key(columns: Columns) -> list[Piece]:
-    """What tells a user's events apart, as pieces of a concatenation; it sorts by time."""
-    key: list[Piece] = [columns.texts["timestamp"], b"#", columns.texts["video_id"]]
-    if "tag" in columns.texts:  # of one movie in one second there may be several
-        key += [b"#", columns.texts["tag"]]
-    return key
+    """The key as pieces of a concatenation; it sorts by time."""
+    pieces: list[Piece] = []
+    for name in columns.schema.key:
+        pieces += [b"#", columns.texts[name]] if pieces else [columns.texts[name]]
+    return pieces
 
 
 def field_texts(columns: Columns) -> dict[str, Texts]:
-    """The texts by `FIELDS`, then those of the data set's own."""
-    texts = {**columns.texts, "event_key": concatenate(event_key(columns))}
-    return {name: texts[name] for name in (*FIELDS, *own_texts(columns))}
+    """The texts as `stored_texts` has them."""
+    texts = {**columns.texts, EVENT_KEY: concatenate(event_key(columns))}
+    return {name: texts[name] for name in stored_texts(columns.schema)}
 
 
-def own_texts(columns: Columns) -> dict[str, Texts]:
-    """The texts that a data set has beyond those of an interaction."""
-    return {name: texts for name, texts in columns.texts.items() if name not in RECORD_TEXTS}
+def json_safe(columns: Columns) -> Columns:
+    """The same with its free texts as they stand in JSON."""
+    escaped = {name: json_escaped(columns.texts[name]) for name in columns.schema.free_texts}
+    return replace(columns, texts={**columns.texts, **escaped})
 
 
-def own_numbers(columns: Columns) -> dict[str, NDArray[Any]]:
-    """The numbers that a data set has beyond those of an interaction."""
-    return {name: numbers for name, numbers in columns.numbers.items() if name not in RECORD_NUMBERS}
-
-
-def own_number_texts(columns: Columns) -> dict[str, Texts]:
-    """The same as JSON writes them."""
-    return {name: _number_texts(numbers) for name, numbers in own_numbers(columns).items()}
-
-
-def own_fields(columns: Columns) -> list[Piece]:
-    """All of these as the fields of a JSON object, by name and without its braces; empty where there are none."""
-    texts = {name: json_escaped(texts) for name, texts in own_texts(columns).items()}
-    fields: dict[str, list[Piece]] = {name: [b'"', escaped, b'"'] for name, escaped in texts.items()}
-    fields |= {name: [numbers] for name, numbers in own_number_texts(columns).items()}
-    pieces: list[Piece] = []
-    for name in sorted(fields):
-        pieces += [f'{"," if pieces else ""}"{name}":'.encode(), *fields[name]]
-    return pieces
+def number_texts(columns: Columns) -> dict[str, Texts]:
+    """The numbers as JSON writes them."""
+    return {name: _number_texts(columns.numbers[name]) for name in columns.schema.numbers}
 
 
 def _number_texts(numbers: NDArray[Any]) -> Texts:

@@ -4,57 +4,56 @@ Only what reads back imports this, so that a load does without polars.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.texts import concatenate
-from ingest_service.sinks.fields import own_fields
+from ingest_service.rows.schema import Schema
+from ingest_service.sinks.fields import number_texts
 
 # One record: its key, and all else that it says as one text. That is only compared, never taken apart.
 STORED_SCHEMA = {"user_id": pl.String, "event_key": pl.String, "value": pl.String}
-VALUE_COLUMNS = ("video_id", "timestamp", "event_type", "device", "session_id")
 
-_OWN = "own"  # the fields that a data set has beyond these, as JSON; there is no such column where it has none
-_NEEDS_ESCAPE = r'["\\\x00-\x1f\x7f-\x{10FFFF}]'
+_BETWEEN = "\x1f"
+_MISSING = "\x00"  # no text of a record: fields that a source has are all there
 
 
 def frame_of(columns: Columns) -> pl.DataFrame:
-    """Records of a source, for the expressions below."""
-    frame = columns.frame()
-    if fields := own_fields(columns):
-        frame = frame.with_columns(pl.Series(_OWN, concatenate([b"{", *fields, b"}"]).to_list(), dtype=pl.String))
-    return frame
+    """Records of a source, for the expressions below: fields by name as texts, the owner as `user_id`, `epoch_ms`."""
+    schema = columns.schema
+    texts = {name: columns.texts[name] for name in schema.texts} | number_texts(columns)
+    series = [pl.Series(name, one.to_list(), dtype=pl.String) for name, one in texts.items()]
+    frame = pl.DataFrame([*series, pl.Series("epoch_ms", columns.epoch_ms)])
+    return frame if schema.owner == "user_id" else frame.rename({schema.owner: "user_id"})
 
 
-def event_key_of(frame: pl.DataFrame) -> pl.Expr:
-    """As `sinks.encode.event_key`."""
-    parts = ("timestamp", "video_id", "tag") if "tag" in frame.columns else ("timestamp", "video_id")
-    return pl.concat_str(*parts, separator="#").alias("event_key")
+def event_key_of(schema: Schema) -> pl.Expr:
+    """As `sinks.fields.event_key`."""
+    return pl.concat_str(*schema.key, separator="#").alias("event_key")
 
 
-def value_of(frame: pl.DataFrame) -> pl.Expr:
-    names = (*VALUE_COLUMNS, _OWN) if _OWN in frame.columns else VALUE_COLUMNS
-    return pl.concat_str(*names, separator="\x1f").alias("value")
+def value_of(schema: Schema) -> pl.Expr:
+    return pl.concat_str(*(field.name for field in schema.described), separator=_BETWEEN).alias("value")
 
 
-def value_text(texts: Sequence[str], others: Mapping[str, object]) -> str:
-    """The same for one record as a store has it: the texts of `VALUE_COLUMNS`, and whatever else is there."""
-    if not others:
-        return "\x1f".join(texts)
-    return "\x1f".join((*texts, json.dumps(others, sort_keys=True, separators=(",", ":"), default=str)))
+def value_text(schema: Schema, fields: Mapping[str, Any]) -> str:
+    """The same for one record as a store has it, without owner and key: what else is there makes it another value.
+
+    Numbers are what `json` reads; None is as if it were not there.
+    """
+    others = {name: value for name, value in fields.items() if value is not None}
+    texts = []
+    for field in schema.described:
+        value = others.pop(field.name, _MISSING)
+        # A value that is no text was not written by this program; as text it compares as another one.
+        texts.append(json.dumps(value) if field.is_number and value is not _MISSING else str(value))
+    if others:
+        texts.append(json.dumps(others, sort_keys=True, separators=(",", ":"), default=str))
+    return _BETWEEN.join(texts)
 
 
-def member_of(frame: pl.DataFrame) -> pl.Series:
-    """Each row as the member of a Redis set: compact JSON, escaped as `json.dumps` does it."""
-    session = frame["session_id"]
-    needy = session.filter(session.str.contains(_NEEDS_ESCAPE)).unique()
-    if needy.len():
-        escaped = [json.dumps(text)[1:-1] for text in needy.to_list()]
-        frame = frame.with_columns(session.replace(needy, pl.Series(escaped, dtype=pl.String)))
-    parts: list[pl.Expr] = []
-    for name in VALUE_COLUMNS:
-        parts += [pl.lit(f'","{name}":"' if parts else f'{{"{name}":"'), pl.col(name)]
-    end = [pl.lit('",'), pl.col(_OWN).str.slice(1)] if _OWN in frame.columns else [pl.lit('"}')]
-    return frame.select(pl.concat_str(*parts, *end).alias("member")).to_series()
+def all_expected(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """What a sink should hold that keeps every record as it is: as `abilities.ReadBack.expected` has it."""
+    return frame.with_columns(event_key_of(schema), value_of(schema), pl.lit(False).alias("expired"))

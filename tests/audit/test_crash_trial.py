@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from ingest_service.runtime import fault
+from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.helpers import (
-    FIRST_MS,
     HEADER,
     UNREACHABLE,
     Cli,

@@ -15,13 +15,14 @@ import pytest
 import redis
 
 from ingest_service.audit import replay
+from ingest_service.audit.letters import chunk_of_letters
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import IngestError, LeaseHeld, LocalIOError
-from ingest_service.formats.delimited.layout import bind
+from ingest_service.formats.opening import rows_of
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.run import opened, sinks_of
-from tests.helpers import FIRST_MS, HEADER, UNREACHABLE, Cli, interaction
-from tests.sinks.kits import key_of
+from ingest_service.sinks.testing.rows import FIRST_MS, interaction, key_of
+from tests.helpers import HEADER, UNREACHABLE, Cli
 
 GOOD = [interaction(1 + i, 10 + i) for i in range(6)]
 BAD = ["x,1,1", "1,2", f"3,y,{FIRST_MS}", "1,2,never"]
@@ -302,12 +303,12 @@ def test_a_sink_that_fails_halfway_keeps_the_rest_in_the_file(cli: Cli, monkeypa
         (sink,) = sinks_of([f"sqlite:///{cli.folder / 'interactions.db'}"])
         write = sink.write
 
-        async def write_twice(chunk: Any) -> Any:
+        async def write_twice(chunk: Any, prepared: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls == 3:
                 raise LocalIOError("The disk is full.")
-            return await write(chunk)
+            return await write(chunk, prepared)
 
         monkeypatch.setattr(sink, "write", write_twice)
         async with opened([sink]):
@@ -345,6 +346,7 @@ import os, signal, sys
 from pathlib import Path
 from ingest_service.pipeline import dead_letter
 from ingest_service.audit import replay
+from ingest_service.audit.letters import chunk_of_letters
 from ingest_service.cli.app import main
 dead_letter.SLICE_BYTES = 1
 owner, _, name = "{point}".rpartition(".")
@@ -395,12 +397,11 @@ def test_the_new_file_is_on_disk_before_it_takes_the_old_ones_place(
 
 def test_a_row_is_told_from_its_letter_alone() -> None:
     """What is no row is told apart from what is, by its place in the list."""
-    layout = bind(MICROLENS, HEADER.encode(), {})
     letters: list[dict[str, Any]] = [
         {"raw": raw, "line": 2 + i} for i, raw in enumerate(["x,1,1", f"1,2,{FIRST_MS}", "", f"3,4,{FIRST_MS}"])
     ]
-    chunk, rows, refused = replay.chunk_of_letters(letters, layout)
-    assert (rows, [index for index, _ in refused], chunk.lines.tolist()) == ([1, 3], [0, 2], [3, 5])
+    chunk, indices, refused = chunk_of_letters(letters, rows_of(MICROLENS, HEADER))
+    assert (indices, [index for index, _ in refused], chunk.lines.tolist()) == ([1, 3], [0, 2], [3, 5])
     assert [chunk.data[start:end] for start, end in zip(chunk.starts, chunk.ends, strict=True)] == [
         letters[i]["raw"].encode() for i in (1, 3)
     ]

@@ -11,7 +11,8 @@ import redis
 
 from ingest_service.pipeline import dead_letter
 from ingest_service.sinks.sqlite.sink import SQLiteSink
-from tests.helpers import FIRST_MS, HEADER, Cli, chunk_of, create_tables, dynamodb_at, interaction, write_pairs
+from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction
+from tests.helpers import HEADER, Cli, create_tables, dynamodb_at, write_pairs
 
 ROWS = [f"{1 + i % 5},{100 + i},{FIRST_MS + i}\n" for i in range(100)]
 BAD = ["x,1,1\n", "1,2\n", f"1,y,{FIRST_MS}\n"]
@@ -46,7 +47,7 @@ async def store(cli: Cli, *rows: str) -> None:
     await sink.open()
     try:
         values = [tuple(int(field) for field in row.split(",")) for row in rows]
-        await sink.write(chunk_of([interaction(*value) for value in values]))
+        await sink.store(chunk_of([interaction(*value) for value in values]))
         await sink.flush()
     finally:
         await sink.close()

@@ -16,10 +16,10 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest_service.datasets.movielens import LINKS, MOVIELENS, MOVIES, TAGS
+from ingest_service.datasets.kinds import ID, TEXT, Kind, Time
+from ingest_service.datasets.movielens import LINKS, MOVIELENS, MOVIES, TAGS, HalfStars
 from ingest_service.errors import RowError
-from ingest_service.formats.delimited.blocks import BlockReader, parse_block, record_fields
-from ingest_service.formats.delimited.layout import specify
+from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.rows.interaction import timestamp_text
 from ingest_service.sources.local import FileSource
 from tests.helpers import (
@@ -39,14 +39,14 @@ HEADERS = {
     LINKS: "movieId,imdbId,tmdbId",
     MOVIES: "movieId,title,genres",
 }
-FIELDS = {
-    "id": st.sampled_from(["1", "007", "-3", "x", "", " 5 "]),
-    "timestamp": st.sampled_from(["1445714994", "0", "-1", "9214646399", "", "2020-01-01T00:00:00"]),
-    "rating": st.sampled_from(
+FIELDS: dict[Kind, st.SearchStrategy[str]] = {
+    ID: st.sampled_from(["1", "007", "-3", "x", "", " 5 "]),
+    Time("s"): st.sampled_from(["1445714994", "0", "-1", "9214646399", "", "2020-01-01T00:00:00"]),
+    HalfStars(): st.sampled_from(
         ["4", "4.0", "0.5", "5.0", "5.5", "0", "0.0", "4.25", "4.50", " 3 ", "", ".5", "4.", "10"]
     )
     | st.text("0123456789.", max_size=4),
-    "text": st.sampled_from(["funny", "a b ", "", "0114709", "Cité", 'say ""x""', "x'y", "1|2"]) | st.text(max_size=5),
+    TEXT: st.sampled_from(["funny", "a b ", "", "0114709", "Cité", 'say ""x""', "x'y", "1|2"]) | st.text(max_size=5),
 }
 WRAPS = st.sampled_from(["{}"] * 4 + ['"{}"', ' "{}" ', '"{}"x'])
 
@@ -69,20 +69,16 @@ def test_columns_and_specification_agree(
     """Whatever the file holds, the columnar path accepts the rows that the specification does, with their values."""
     path = tmp_path_factory.getbasetemp() / "movielens.csv"
     path.write_bytes(data.draw(files(dataset)))
-    reader = BlockReader(FileSource(path), dataset)
+    reader = DelimitedReader(FileSource(path), dataset)
     try:
         while (block := reader.next()) is not None:
-            chunk = parse_block(block, reader.layout)
-            wanted = []
-            for index in range(len(block.records)):
-                values = specify(record_fields(block, index, reader.layout), reader.layout)
-                if not isinstance(values, RowError):
-                    wanted.append(values)
+            chunk = reader.chunk(block)
+            wanted = [values for values in reader.values(block) if not isinstance(values, RowError)]
             assert chunk.accepted == len(wanted)
             texts = {name: texts.to_list() for name, texts in chunk.columns.texts.items()}
             for row, values in enumerate(wanted):
                 by_role = dict(zip([column.role for column in dataset.columns], values, strict=True))
-                assert chunk.columns.key[0][row] == by_role.get("user", by_role["item"])
+                assert chunk.columns.owner[0][row] == by_role.get("user", by_role["item"])
                 for role, value in by_role.items():
                     if role in texts and role != "timestamp":
                         assert texts[role][row] == (value.strip() if dataset is MOVIES else value)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest_asyncio
 
+from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.deploy.alerts import Scrape, about, fire, scraped, series_of
 from tests.faults import DynamoShim, TcpProxy, Unprocessed
-from tests.helpers import FIRST_MS, HEADER, create_tables, dynamodb_at
+from tests.helpers import HEADER, create_tables, dynamodb_at
 from tests.service.conftest import Service
 
 MEMORY_MB = 182

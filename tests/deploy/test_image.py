@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.deploy.image import Image, build, steps_of
-from tests.helpers import FIRST_MS, HEADER, finish, sqlite_rows, wait_for_event
+from tests.helpers import HEADER, finish, sqlite_rows, wait_for_event
 from tests.servers import ROOT, free_port
 from tests.service.conftest import Service
 

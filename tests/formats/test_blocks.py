@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,19 +19,12 @@ from hypothesis import strategies as st
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.delimited import blocks, records
-from ingest_service.formats.delimited.blocks import (
-    BLOCK_BYTES,
-    MEMORY_MB,
-    MIN_MEMORY_MB,
-    BlockReader,
-    block_bytes_within,
-    parse_block,
-)
+from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.formats.delimited.layout import Layout, bind, specify
+from ingest_service.formats.memory import BLOCK_BYTES, MEMORY_MB, MIN_MEMORY_MB, block_bytes_within
 from ingest_service.pipeline.dead_letter import CODES
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
-from ingest_service.rows.interaction import VideoInteraction, micros_of, timestamp_text
-from ingest_service.rows.schema import RECORD_TEXTS
+from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.sources.base import Source, Stream
 from ingest_service.sources.local import FileSource
 
@@ -95,10 +89,25 @@ class Row:
     values: tuple[object, ...]
 
 
+def header_of(data: bytes) -> tuple[Layout, int]:
+    """What the header binds, and one past its end. Blank lines, `sep=;` and comments that are none stand before it."""
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", start) + 1 or len(data)
+        line = data[start:end].removeprefix(b"" if start else blocks.BOM).rstrip(b"\r\n")
+        start = end
+        if line.strip(b" \t\r\v\f") and not re.fullmatch(rb"\"?sep=.\"?[\s,;|]*", line, re.IGNORECASE | re.DOTALL):
+            try:
+                return bind(MICROLENS, line, by_position=not line.startswith(b"#")), end
+            except ConfigurationError:
+                if not line.startswith(b"#"):
+                    raise
+    raise ConfigurationError("The source is empty.")
+
+
 def specification(data: bytes, block_bytes: int) -> tuple[list[Row | DeadRow], int]:
     """Everything in the file, one record after the other; and the length of the header."""
-    first = data.find(b"\n") + 1 or len(data)
-    layout = bind(MICROLENS, data[:first].removeprefix(blocks.BOM).rstrip(b"\r\n"))
+    layout, first = header_of(data)
     found: list[Row | DeadRow] = []
     position = first
     while position < len(data):
@@ -129,6 +138,7 @@ def specification(data: bytes, block_bytes: int) -> tuple[list[Row | DeadRow], i
 
 def record_of(values: list[int], layout: Layout) -> tuple[object, ...]:
     roles = [column.role for column in layout.dataset.columns]
+    assert layout.dataset.interaction is not None
     interaction = layout.dataset.interaction(dict(zip(roles, values, strict=True)))
     return columns_of(interaction)
 
@@ -137,21 +147,20 @@ def columns_of(interaction: VideoInteraction) -> tuple[object, ...]:
     return (
         str(interaction.user_id),
         str(interaction.video_id),
-        interaction.event_type.value,
         timestamp_text(interaction.timestamp),
+        interaction.event_type.value,
         interaction.device.value,
         interaction.session_id,
-        micros_of(interaction.timestamp) // 1_000,
     )
 
 
 # --- the columnar path ------------------------------------------------------------------------------
 
 
-def chunks_of(reader: BlockReader) -> list[Chunk]:
+def chunks_of(reader: DelimitedReader) -> list[Chunk]:
     chunks = []
     while (block := reader.next()) is not None:
-        chunks.append(parse_block(block, reader.layout))
+        chunks.append(reader.chunk(block))
     return chunks
 
 
@@ -159,7 +168,6 @@ def content(chunks: list[Chunk]) -> list[Row | DeadRow]:
     """What the chunks hold, in the order of the file."""
     found: list[Row | DeadRow] = []
     for chunk in chunks:
-        assert list(chunk.columns.texts) == list(RECORD_TEXTS)
         rows = zip(
             chunk.columns.frame().iter_rows(), chunk.starts.tolist(), chunk.ends.tolist(), chunk.lines, strict=True
         )
@@ -358,7 +366,7 @@ def test_blocks_say_what_the_specification_says(
     with small_records(*limits):
         block_bytes = 2 * limits[0] + extra
         expected, first = specification(data, block_bytes)
-        reader = BlockReader(Bytes(data, sizes), MICROLENS, block_bytes=block_bytes)
+        reader = DelimitedReader(Bytes(data, sizes), MICROLENS, block_bytes=block_bytes)
         assert (reader.first.offset, reader.first.row) == (first, 0)
         chunks = chunks_of(reader)
         assert reader.reached_end
@@ -373,9 +381,9 @@ def test_blocks_say_what_the_specification_says(
 def test_a_resumed_reader_gives_the_rest(data: bytes, limits: tuple[int, int], sizes: list[int], which: Random) -> None:
     """From any block's end the very same chunks follow, with their line numbers, whatever was read before."""
     with small_records(*limits):
-        chunks = chunks_of(BlockReader(Bytes(data), MICROLENS, block_bytes=2 * limits[0]))
+        chunks = chunks_of(DelimitedReader(Bytes(data), MICROLENS, block_bytes=2 * limits[0]))
         for index in which.sample(range(len(chunks)), min(3, len(chunks))):
-            reader = BlockReader(Bytes(data, sizes), MICROLENS, block_bytes=2 * limits[0])
+            reader = DelimitedReader(Bytes(data, sizes), MICROLENS, block_bytes=2 * limits[0])
             reader.resume(chunks[index].end)
             rest = chunks_of(reader)
             assert [(chunk.start, chunk.end) for chunk in rest] == [(c.start, c.end) for c in chunks[index + 1 :]]
@@ -390,16 +398,16 @@ def test_only_what_comes_last_and_apart_can_change_when_a_file_goes_on(
     """Wherever a file ended once, all its rows but those marked as unended are rows of the whole, and no others."""
     with small_records(*limits):
         block_bytes = 2 * limits[0]
-        reader = BlockReader(Bytes(data), MICROLENS, block_bytes=block_bytes)
+        reader = DelimitedReader(Bytes(data), MICROLENS, block_bytes=block_bytes)
         whole = content(chunks_of(reader))
         end = max(reader.first.offset, round(share * len(data)))
-        chunks = chunks_of(BlockReader(Bytes(data[:end]), MICROLENS, block_bytes=block_bytes))
+        chunks = chunks_of(DelimitedReader(Bytes(data[:end]), MICROLENS, block_bytes=block_bytes))
         assert not any(chunk.is_unended for chunk in chunks[:-1])
         settled = [chunk for chunk in chunks if not chunk.is_unended]
         sure = settled[-1].end.offset if settled else reader.first.offset
         assert content(settled) == [row for row in whole if row.offset < sure]
         if chunks and chunks[-1].is_unended and end < len(data):
-            again = BlockReader(Bytes(data), MICROLENS, block_bytes=block_bytes)
+            again = DelimitedReader(Bytes(data), MICROLENS, block_bytes=block_bytes)
             again.resume(chunks[-1].start)
             assert content(chunks_of(again)) == [row for row in whole if row.offset >= sure]
 
@@ -411,11 +419,11 @@ def test_a_limit_stops_after_so_many_rows_and_can_be_raised(data: bytes, limits:
     with small_records(*limits):
         block_bytes = 2 * limits[0]
         expected, _ = specification(data, block_bytes)
-        reader = BlockReader(Bytes(data), MICROLENS, limit=limit, block_bytes=block_bytes)
+        reader = DelimitedReader(Bytes(data), MICROLENS, limit=limit, block_bytes=block_bytes)
         chunks = chunks_of(reader)
         assert content(chunks) == expected[:limit]
         assert reader.is_done
-        rest = BlockReader(Bytes(data), MICROLENS, block_bytes=block_bytes)
+        rest = DelimitedReader(Bytes(data), MICROLENS, block_bytes=block_bytes)
         if chunks:
             rest.resume(chunks[-1].end)
         assert content(chunks_of(rest)) == expected[limit:]
@@ -426,7 +434,7 @@ def test_a_limit_stops_after_so_many_rows_and_can_be_raised(data: bytes, limits:
 def test_after_a_position_a_chunk_has_the_rows_from_there_on(data: bytes, limits: tuple[int, int]) -> None:
     """What a sink that is ahead still needs of a chunk is what lies at or after its watermark."""
     with small_records(*limits):
-        reader = BlockReader(Bytes(data), MICROLENS, block_bytes=2 * limits[0])
+        reader = DelimitedReader(Bytes(data), MICROLENS, block_bytes=2 * limits[0])
         chunks = chunks_of(reader)
         for chunk in chunks[:3]:
             assert chunk.after(chunk.end) is None
@@ -443,20 +451,20 @@ def test_after_a_position_a_chunk_has_the_rows_from_there_on(data: bytes, limits
 def test_real_ratings_are_read_row_by_row_as_the_csv_module_reads_them(ml_latest_small: Path) -> None:
     """All ratings of MovieLens come out with the stdlib's values, lines and nothing refused."""
     path = ml_latest_small / "ratings.csv"
-    reader = BlockReader(FileSource(path), MICROLENS)
+    reader = DelimitedReader(FileSource(path), MICROLENS)
     chunks = chunks_of(reader)
     reader.close()
     found = content(chunks)
     with path.open(newline="") as file:
         expected = list(csv.DictReader(file))
     assert len(found) == len(expected)
-    layout = reader.layout
+    layout = reader.rows
     for index, (row, fields) in enumerate(zip(found, expected, strict=True)):
         assert isinstance(row, Row)
         assert row.line == index + 2
         values = row.values
-        assert values[3] == timestamp_text(_seconds(int(fields["timestamp"])))
-        assert values[5] == f"session_{fields['userId']}_{str(values[3])[:10]}"
+        assert values[2] == timestamp_text(_seconds(int(fields["timestamp"])))
+        assert values[5] == f"session_{fields['userId']}_{str(values[2])[:10]}"
         if index % 97 == 0:
             wanted = [int(fields["userId"]), int(fields["movieId"]), int(fields["timestamp"]) * 1_000_000]
             assert values == record_of(wanted, layout)
@@ -470,7 +478,7 @@ def _seconds(value: int) -> datetime:
 
 
 def parsed(data: bytes, block_bytes: int = BLOCK_BYTES) -> list[Row | DeadRow]:
-    return content(chunks_of(BlockReader(Bytes(data), MICROLENS, block_bytes=block_bytes)))
+    return content(chunks_of(DelimitedReader(Bytes(data), MICROLENS, block_bytes=block_bytes)))
 
 
 def codes(data: bytes) -> list[str]:
@@ -599,15 +607,15 @@ def test_both_headers_and_their_kin_are_known(mark: bytes, end: bytes, header: b
 def test_a_file_without_a_usable_header_is_refused(header: bytes) -> None:
     """A header that lacks a column, or is none, is a ConfigurationError rather than a crash."""
     with pytest.raises(ConfigurationError):
-        BlockReader(Bytes(header), MICROLENS)
+        DelimitedReader(Bytes(header), MICROLENS)
 
 
 def test_own_column_names() -> None:
     """A user's own column name stands in for a role, quoted and in any case."""
-    reader = BlockReader(Bytes(b"UID,item,timestamp\n1,2,3\n"), MICROLENS, columns={"user": " uid"})
+    reader = DelimitedReader(Bytes(b"UID,item,timestamp\n1,2,3\n"), MICROLENS, columns={"user": " uid"})
     assert isinstance(content(chunks_of(reader))[0], Row)
     with pytest.raises(ConfigurationError, match="item"):
-        BlockReader(Bytes(b"uid,x,timestamp\n"), MICROLENS, columns={"user": "uid"})
+        DelimitedReader(Bytes(b"uid,x,timestamp\n"), MICROLENS, columns={"user": "uid"})
 
 
 def test_an_empty_last_column_of_a_tab_file_is_a_column() -> None:
@@ -619,19 +627,19 @@ def test_an_empty_last_column_of_a_tab_file_is_a_column() -> None:
 def test_block_size_must_hold_the_longest_record_twice() -> None:
     """A block too small to decide on a record is refused at once."""
     with pytest.raises(ValueError, match="twice"):
-        BlockReader(Bytes(HEADER), MICROLENS, block_bytes=records.MAX_RECORD_BYTES)
+        DelimitedReader(Bytes(HEADER), MICROLENS, block_bytes=records.MAX_RECORD_BYTES)
 
 
 # --- files that changed -----------------------------------------------------------------------------
 
 
 def end_of(data: bytes) -> Position:
-    chunks = chunks_of(BlockReader(Bytes(data), MICROLENS))
+    chunks = chunks_of(DelimitedReader(Bytes(data), MICROLENS))
     return chunks[-1].end
 
 
 def resumed(data: bytes, at: Position) -> list[Row | DeadRow]:
-    reader = BlockReader(Bytes(data), MICROLENS)
+    reader = DelimitedReader(Bytes(data), MICROLENS)
     reader.resume(at)
     return content(chunks_of(reader))
 
@@ -649,7 +657,7 @@ def test_only_a_line_end_arriving_is_nothing_new(end: bytes) -> None:
     """A file that only got its last line end has no further rows, and later ones keep their numbers."""
     old = HEADER + b"1,2,3"
     at = end_of(old)
-    reader = BlockReader(Bytes(old + end), MICROLENS)
+    reader = DelimitedReader(Bytes(old + end), MICROLENS)
     reader.resume(at)
     chunks = chunks_of(reader)
     assert content(chunks) == []
@@ -663,7 +671,7 @@ def test_a_last_line_that_was_continued_is_noticed(rest: bytes, was_unended: boo
     """The row was taken as it stood; if it went on since, it was another row."""
     old = HEADER + b"1,2,3"
     with pytest.raises(LineContinued, match="load it again" if was_unended else "--restart"):
-        BlockReader(Bytes(old + rest), MICROLENS).resume(end_of(old), was_unended=was_unended)
+        DelimitedReader(Bytes(old + rest), MICROLENS).resume(end_of(old), was_unended=was_unended)
 
 
 def test_a_truncated_file_is_a_changed_source() -> None:
@@ -698,16 +706,16 @@ def test_a_change_within_the_last_mib_of_a_large_file_is_noticed() -> None:
 
 def test_a_changed_header_is_a_changed_source() -> None:
     """Another header is refused; the very same one is not."""
-    reader = BlockReader(Bytes(HEADER), MICROLENS)
-    reader.require_header("user,item,timestamp")
+    reader = DelimitedReader(Bytes(HEADER), MICROLENS)
+    reader.require("user,item,timestamp")
     with pytest.raises(SourceChanged, match="header"):
-        reader.require_header("user,item,timestamp,x")
+        reader.require("user,item,timestamp,x")
 
 
 def test_header_only_files_end_at_once() -> None:
     """A file with nothing but its header is done, and so is one with only blank lines."""
     for data in (HEADER, HEADER.rstrip(), HEADER + b"\n\r\n \n"):
-        reader = BlockReader(Bytes(data), MICROLENS)
+        reader = DelimitedReader(Bytes(data), MICROLENS)
         assert content(chunks_of(reader)) == []
         assert reader.reached_end
 

@@ -12,7 +12,7 @@ import pytest
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFound, UsageError
-from ingest_service.formats.delimited.blocks import BlockReader
+from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.sources import sources_named
 from tests.formats.test_blocks import Bytes, Row, chunks_of, content, resumed
@@ -21,12 +21,12 @@ HEADER = b"user,item,timestamp\n"
 ROWS = b"1,2,3\n4,5,6\n"
 
 
-def reader_of(data: bytes, **columns: str) -> BlockReader:
-    return BlockReader(Bytes(data, [7]), MICROLENS, columns=columns)
+def reader_of(data: bytes, **columns: str) -> DelimitedReader:
+    return DelimitedReader(Bytes(data, [7]), MICROLENS, columns=columns)
 
 
-def users_of(reader: BlockReader) -> list[int]:
-    return [int(user) for chunk in chunks_of(reader) for user in chunk.columns.key[0]]
+def users_of(reader: DelimitedReader) -> list[int]:
+    return [int(user) for chunk in chunks_of(reader) for user in chunk.columns.owner[0]]
 
 
 # --- before the header ------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_lines_before_the_header_are_passed_over(lines: list[bytes], end: bytes)
         assert isinstance(second, Row)
         assert (first.line, second.line) == (len(lines) + 2, len(lines) + 3)
         assert (first.raw, first.offset) == (b"1,2,3", len(data) - len(ROWS))
-        assert reader.layout.header == "user,item,timestamp"
+        assert reader.rows.recipe == "user,item,timestamp"
         assert [row.raw for row in resumed(data + b"7,8,9\n", chunks[-1].end)] == [b"7,8,9"]
 
 
@@ -77,7 +77,7 @@ def test_a_file_of_nothing_else_has_no_header(data: bytes) -> None:
 def test_the_search_for_a_header_ends() -> None:
     """A file of nothing but blank lines is not read to its end."""
     with pytest.raises(ConfigurationError, match="too long for a header"):
-        BlockReader(Bytes(b"\n" * (1 << 20) + b"x" * (1 << 20)), MICROLENS)
+        DelimitedReader(Bytes(b"\n" * (1 << 20) + b"x" * (1 << 20)), MICROLENS)
 
 
 # --- which column -----------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_what_is_no_text_is_named(tmp_path: Path, name: str) -> None:
     path.write_bytes(data)
     (source,) = sources_named(str(path))
     with pytest.raises(ConfigurationError) as refused:
-        BlockReader(source, MICROLENS, columns={"user": "#1", "item": "#2", "timestamp": "#3"})
+        DelimitedReader(source, MICROLENS, columns={"user": "#1", "item": "#2", "timestamp": "#3"})
     assert words in str(refused.value)
     assert str(refused.value).startswith("The source is ")
 
@@ -194,7 +194,7 @@ def test_the_only_member_of_a_zip_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv.zip"
     path.write_bytes(zipped(**{"a/rows.csv": gzip.compress(TEXT), "__MACOSX/a/._rows.csv": b"x", "a/.DS_Store": b"x"}))
     (source,) = sources_named(str(path))
-    reader = BlockReader(source, MICROLENS)
+    reader = DelimitedReader(source, MICROLENS)
     assert users_of(reader) == [1, 4]
     assert source.uri == path.as_uri()
     assert reader.stored_position() == source.size() == len(gzip.compress(TEXT))
@@ -218,4 +218,4 @@ def test_other_zips_are_named(tmp_path: Path, members: dict[str, bytes], error: 
     path.write_bytes(zipped(**members))
     (source,) = sources_named(str(path))
     with pytest.raises(error, match=words):
-        BlockReader(source, MICROLENS)
+        DelimitedReader(source, MICROLENS)

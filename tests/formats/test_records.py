@@ -102,6 +102,7 @@ def test_well_formed_records(line: bytes, fields: list[str]) -> None:
         (b'a,b,"c""', "unclosed_quote"),
         (b'a,"b\nc",d,e', "unclosed_quote"),
         (b'a,"b\nc"x,d', "unclosed_quote"),
+        (b'a,"b\n\xff",d,e', "unclosed_quote"),
         (b"a\0,b,c", "nul_byte"),
         (b'"a\0,b,c', "nul_byte"),
         (b"\xff", "invalid_utf8"),

@@ -12,9 +12,10 @@ import pymongo
 import pytest
 
 from ingest_service.pipeline.checkpoint import FileCheckpoints, _checksum
-from ingest_service.sinks.base import sink_at
 from ingest_service.sinks.checkpoints import EPOCH, Place
-from tests.helpers import FIRST_MS, HEADER, Cli, create_tables, dynamodb_at, dynamodb_client, opened
+from ingest_service.sinks.testing.rows import FIRST_MS
+from ingest_service.sinks.urls import sink_at
+from tests.helpers import HEADER, Cli, create_tables, dynamodb_at, dynamodb_client, opened
 from tests.servers import ServerMissingError, find_redis
 
 ROWS = 100

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import INT64_MAX, INT64_MIN
+from ingest_service.rows.schema import Field, FieldKind, Schema
 from ingest_service.rows.texts import Piece, Texts, concatenate, decimals, lengths, write
 
 WORDS = st.text(max_size=12) | st.sampled_from(["", "a", "é", "session_1_2020-03-05", "x" * 300])
@@ -103,5 +104,6 @@ def test_prefixes_sort_as_the_texts(words: list[str]) -> None:
 def test_frames_hold_the_same(words: list[str]) -> None:
     """Also texts with line ends in them, and none at all."""
     numbers = np.arange(len(words))
-    frame = Columns((numbers, numbers, numbers), {"word": Texts.of(words)}, {"number": numbers}).frame()
+    schema = Schema("words", (Field("word", FieldKind.TEXT), Field("number", FieldKind.INT)), "word", ("word",))
+    frame = Columns(schema, (numbers,), (), numbers, {"word": Texts.of(words)}, {"number": numbers}).frame()
     assert frame.to_dict(as_series=False) == {"word": words, "number": numbers.tolist()}

@@ -17,7 +17,8 @@ import pytest
 
 from ingest_service.runtime.escaped import escaped
 from ingest_service.service.http.connections import HEAD_S, MAX_HEAD_BYTES
-from tests.helpers import FIRST_MS, HEADER
+from ingest_service.sinks.testing.rows import FIRST_MS
+from tests.helpers import HEADER
 from tests.service.conftest import Service, eventually
 
 ROWS = f"{HEADER}\n1,2,{FIRST_MS}\n"

@@ -24,9 +24,10 @@ from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs
 from ingest_service.service.workers import Workers
+from ingest_service.sinks.testing.rows import interaction
 from ingest_service.telemetry.prometheus import Exposition
 from tests.buckets import Moto, find_s3
-from tests.helpers import interaction, sqlite_rows, write_pairs
+from tests.helpers import sqlite_rows, write_pairs
 from tests.service.conftest import Service, eventually
 
 ROWS = "user,item,timestamp\n1,2,1583366400000\n"

@@ -10,7 +10,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 from ingest_service.service.runs import FILE_NAME, STATES
-from tests.helpers import FIRST_MS, HEADER, interaction
+from ingest_service.sinks.testing.rows import FIRST_MS, interaction
+from tests.helpers import HEADER
 from tests.service.conftest import Service
 
 TOKEN = "correct horse battery"

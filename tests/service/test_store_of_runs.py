@@ -9,7 +9,8 @@ import pytest
 from ingest_service.errors import ConfigurationError, LocalIOError
 from ingest_service.service.runs import FILE_NAME, MOST_DEATHS, STATES, Runs, Task
 from ingest_service.service.store_file import StoreDamaged
-from tests.helpers import FIRST_MS, HEADER, Cli
+from ingest_service.sinks.testing.rows import FIRST_MS
+from tests.helpers import HEADER, Cli
 from tests.service.conftest import Service, eventually
 
 ROWS = f"{HEADER}\n1,2,{FIRST_MS}\n"

@@ -1,12 +1,10 @@
 """The sinks that the contract suite runs against."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 import pytest_asyncio
 
-from ingest_service.sinks.base import Sink, sink_at
-from tests.sinks.kits import KITS, Kit
+from ingest_service.sinks.testing import Kit
+from tests.sinks.kits import KITS
 
 
 @pytest_asyncio.fixture(params=KITS)
@@ -15,12 +13,3 @@ async def kit(request: pytest.FixtureRequest) -> Kit:
     found = KITS[request.param](request)
     await found.set_up()
     return found
-
-
-@pytest_asyncio.fixture
-async def sink(kit: Kit) -> AsyncIterator[Sink]:
-    """The sink of the kit, open."""
-    opened = sink_at(kit.url)
-    await opened.open()
-    yield opened
-    await opened.close()

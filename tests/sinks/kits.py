@@ -6,7 +6,6 @@ Everything is read back with plain clients, never through the sink.
 import contextlib
 import json
 import sqlite3
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -17,55 +16,20 @@ import redis
 
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.sinks.testing import Kit, Stored
+from ingest_service.sinks.testing.rows import chunk_of, interaction, interactions, key_of
 from tests.helpers import (
     UNREACHABLE,
-    chunk_of,
     create_tables,
     dynamodb_at,
     dynamodb_client,
     dynamodb_items,
-    interaction,
-    interactions,
     mongodb_documents,
     redis_sets,
     sqlite_rows,
 )
 
-Stored = dict[tuple[str, str], object]  # by user and event key: whatever the store holds for one record
 COLUMNS = ("video_id", "timestamp", "event_type", "device", "session_id")
-
-
-class Kit(ABC):
-    """One sink: where it is, what it should hold, what it does hold."""
-
-    url: str  # set up, empty
-    down_url: str  # cannot be opened
-
-    async def set_up(self) -> None:
-        """Make the tables."""
-
-    @abstractmethod
-    def stored(self) -> Stored: ...
-
-    @abstractmethod
-    def remove(self, record: VideoInteraction) -> None:
-        """Take one record out, behind the program's back."""
-
-    @abstractmethod
-    def exact(self, record: VideoInteraction) -> object:
-        """What `stored` has for one record, by section 3 of the design."""
-
-    def expected(self, records: Sequence[VideoInteraction]) -> Stored:
-        """Later records replace earlier ones of their key."""
-        return {key_of(record): self.exact(record) for record in records}
-
-    def poisoned(self) -> tuple[Chunk, dict[int, str]] | None:
-        """A chunk, and the code for each row of it that the store must refuse; None where it refuses none."""
-        return None
-
-
-def key_of(record: VideoInteraction) -> tuple[str, str]:
-    return str(record.user_id), f"{timestamp_text(record.timestamp)}#{record.video_id}"
 
 
 def texts_of(record: VideoInteraction) -> dict[str, str]:
@@ -78,7 +42,6 @@ class SQLiteKit(Kit):
         folder: Path = request.getfixturevalue("tmp_path")
         self.path = folder / "interactions.db"
         self.url = f"sqlite:///{self.path}"
-        self.down_url = f"sqlite:///{folder / 'nowhere' / 'interactions.db'}"
 
     def stored(self) -> Stored:
         return dict(sqlite_rows(self.path))
@@ -116,6 +79,12 @@ class RedisKit(Kit):
     def exact(self, record: VideoInteraction) -> tuple[str, str, float]:
         member = json.dumps(texts_of(record), separators=(",", ":"))
         return f"recent:{{{record.user_id}}}", member, float(int(record.timestamp.timestamp() * 1_000))
+
+    def kept(self, records: Sequence[VideoInteraction]) -> Sequence[VideoInteraction]:
+        found: dict[object, list[VideoInteraction]] = {}
+        for record in sorted(records, key=lambda one: one.timestamp):
+            found.setdefault(record.user_id, []).append(record)
+        return [record for mine in found.values() for record in mine[-100:]]
 
     def poisoned(self) -> tuple[Chunk, dict[int, str]] | None:
         rows = interactions(40)

@@ -13,7 +13,9 @@ from ingest_service.errors import ConfigurationError, SinkUnavailable
 from ingest_service.pipeline.checkpoint import Fingerprint, Lease, decode
 from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.chunk import Position
-from ingest_service.sinks.base import Sink, Written, sink_at
+from ingest_service.sinks.base import AnySink, Written
+from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
+from ingest_service.sinks.urls import sink_at
 from tests.faults import (
     EXPIRED_TOKEN,
     INTERNAL_ERROR,
@@ -30,18 +32,14 @@ from tests.faults import (
     WrongChecksum,
 )
 from tests.helpers import (
-    FIRST_MS,
     HEADER,
     Cli,
-    chunk_of,
     create_tables,
     dead_letters,
     dynamodb_at,
     dynamodb_client,
     dynamodb_items,
     finish,
-    interaction,
-    interactions,
     opened,
     plain,
     sqlite_rows,
@@ -59,7 +57,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def shimmed(dynamodb_url: str, table: str, **options: Any) -> AsyncIterator[tuple[Sink, DynamoShim]]:
+async def shimmed(dynamodb_url: str, table: str, **options: Any) -> AsyncIterator[tuple[AnySink, DynamoShim]]:
     """A sink whose requests pass a shim, still without a fault."""
     await create_tables(dynamodb_at(dynamodb_url, table))
     async with DynamoShim(dynamodb_url) as shim, opened(dynamodb_at(shim.url, table, **options)) as sink:
@@ -80,7 +78,7 @@ async def test_expiry_is_set_only_where_asked_for(dynamodb_url: str, table: str,
     await create_tables(plainly)
     for url, expected in ((plainly, None), (f"{plainly}&ttl_s=90", {"N": str(FIRST_MS // 1_000 + 90)})):
         async with opened(url) as sink:
-            await sink.write(chunk_of([interaction(1, 1)]))
+            await sink.store(chunk_of([interaction(1, 1)]))
         (item,) = dynamodb_items(dynamodb_url, table).values()
         assert item.get("expires_at") == expected
 
@@ -88,7 +86,7 @@ async def test_expiry_is_set_only_where_asked_for(dynamodb_url: str, table: str,
 async def test_batches_are_full(dynamodb_url: str, table: str) -> None:
     """25 items a request, as many requests as that takes."""
     async with shimmed(dynamodb_url, table) as (sink, shim):
-        await sink.write(chunk_of(interactions(130)))
+        await sink.store(chunk_of(interactions(130)))
         assert (shim.counts.targets["BatchWriteItem"], shim.counts.largest_batch) == (6, 25)
 
 
@@ -100,7 +98,7 @@ async def test_an_item_of_just_400_kb_is_stored(dynamodb_url: str, table: str, t
     await create_tables(url)
     rows = [interaction(i, 1, session_id="s" * (400 * 1024 - 400 + 20 * i)) for i in range(1, 25)]
     async with opened(url) as sink:
-        written = await sink.write(chunk_of(rows))
+        written = await sink.store(chunk_of(rows))
     assert written.written == len(dynamodb_items(dynamodb_url, table)) > 0
     assert len(written.dead) == 24 - written.written > 0
 
@@ -118,7 +116,7 @@ async def test_the_server_refuses_one_of_a_batch(dynamodb_url: str, table: str, 
 
         shim.policy = refuse
         rows = [interaction(i, 1) for i in range(60)]
-        written = await sink.write(chunk_of(rows))
+        written = await sink.store(chunk_of(rows))
         assert [(row.raw, row.code) for row in written.dead] == [(b"row 3", "refused")]
         assert written.written == len(dynamodb_items(dynamodb_url, table)) == 59
 
@@ -158,7 +156,7 @@ async def test_what_passes_is_retried(dynamodb_url: str, table: str, transport: 
     rows = interactions(200)
     async with shimmed(dynamodb_url, table, transport=transport) as (sink, shim):
         shim.policy = PASSING[name]
-        assert await sink.write(chunk_of(rows)) == Written(200)
+        assert await sink.store(chunk_of(rows)) == Written(200)
         assert len(dynamodb_items(dynamodb_url, table)) == 200
         assert shim.counts.injected > 0
         assert sink.retrier.retries > 0
@@ -171,7 +169,7 @@ async def test_only_unprocessed_items_are_sent_again(dynamodb_url: str, table: s
     """A request that comes back with one item undone is followed by one with that item alone."""
     async with shimmed(dynamodb_url, table, transport=transport) as (sink, shim):
         shim.policy = writes(Unprocessed(lambda index, _: index == 7), 1)
-        assert await sink.write(chunk_of(interactions(25))) == Written(25)
+        assert await sink.store(chunk_of(interactions(25))) == Written(25)
         assert (shim.counts.targets["BatchWriteItem"], shim.counts.items) == (2, 26)
 
 
@@ -198,7 +196,7 @@ async def test_the_budget_ends(dynamodb_url: str, table: str, transport: str, fa
     async with shimmed(dynamodb_url, table, transport=transport, retry_budget_s=0.5) as (sink, shim):
         shim.policy = writes(fault)
         with pytest.raises(SinkUnavailable) as caught:
-            await sink.write(chunk_of(interactions(10)))
+            await sink.store(chunk_of(interactions(10)))
         assert "dynamodb did not recover within 0.5 s" in str(caught.value)
         assert 3 <= shim.counts.targets["BatchWriteItem"] < 50
 
@@ -212,7 +210,7 @@ async def test_a_half_open_connection_is_given_up(dynamodb_url: str, table: str,
         opened(dynamodb_at(proxy.url, table, transport=transport, timeout_s=0.5)) as sink,
     ):
         await proxy.blackhole()
-        writing = asyncio.create_task(sink.write(chunk_of(interactions(60))))
+        writing = asyncio.create_task(sink.store(chunk_of(interactions(60))))
         await until(lambda: sink.retrier.retries >= 2)
         await proxy.heal()
         assert await writing == Written(60)

@@ -14,23 +14,13 @@ import trustme
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, SinkUnavailable
 from ingest_service.pipeline.run import examine
-from ingest_service.sinks.base import Written, sink_at
+from ingest_service.rows.interaction import INTERACTION
+from ingest_service.sinks.base import Written
 from ingest_service.sinks.dynamodb.sink import DynamoDBSink
+from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
+from ingest_service.sinks.urls import sink_at
 from tests.faults import Call, DynamoShim, HttpFault, Refusal, TlsProxy
-from tests.helpers import (
-    FIRST_MS,
-    HEADER,
-    UNREACHABLE,
-    Cli,
-    chunk_of,
-    create_tables,
-    dynamodb_at,
-    dynamodb_client,
-    dynamodb_items,
-    interaction,
-    interactions,
-    opened,
-)
+from tests.helpers import HEADER, UNREACHABLE, Cli, create_tables, dynamodb_at, dynamodb_client, dynamodb_items, opened
 
 VALIDATION = "com.amazon.coral.validate#ValidationException"
 MICROLENS = dataset_named("microlens")
@@ -116,7 +106,7 @@ async def test_a_run_goes_through_the_proxy(
         url = dynamodb_at("https://dynamodb.example", table)
         await create_tables(url)
         async with opened(url) as sink:
-            assert await sink.write(chunk_of(interactions(60))) == Written(60)
+            assert await sink.store(chunk_of(interactions(60))) == Written(60)
             (warned,) = [one for one in await sink.survey(MICROLENS.shape) if one.warning]
             assert "HTTPS_PROXY" in warned.detail
         assert set(proxy.asked) == {"dynamodb.example:443"}
@@ -132,7 +122,7 @@ async def test_no_proxy_goes_direct(
         url = dynamodb_at(f"https://127.0.0.1:{tls.port}", table)
         await create_tables(url)
         async with opened(url) as sink:
-            assert await sink.write(chunk_of(interactions(60))) == Written(60)
+            assert await sink.store(chunk_of(interactions(60))) == Written(60)
             assert await sink.survey(MICROLENS.shape) == []
 
 
@@ -155,7 +145,7 @@ async def test_both_transports_trust_the_bundle(
         url = dynamodb_at(f"https://127.0.0.1:{tls.port}", table, transport=transport)
         await create_tables(url)
         async with opened(url) as sink:
-            assert await sink.write(chunk_of(interactions(60))) == Written(60)
+            assert await sink.store(chunk_of(interactions(60))) == Written(60)
 
 
 @pytest.mark.parametrize(
@@ -264,13 +254,13 @@ async def test_credentials_are_renewed_in_the_middle_of_a_run(
     # botocore renews what lives for less than ten minutes before each request.
     _profile(tmp_path, f"credential_process = {_script(tmp_path, lives_s=500)}", monkeypatch)
     async with opened(dynamodb_at(dynamodb_url, table, transport=transport, retry_budget_s=2, concurrency=1)) as sink:
-        assert await sink.write(chunk_of(interactions(30))) == Written(30)
+        assert await sink.store(chunk_of(interactions(30))) == Written(30)
         (tmp_path / "away").touch()
         with pytest.raises(SinkUnavailable, match="AWS credentials cannot be renewed from custom-process") as caught:
-            await sink.write(chunk_of(interactions(30)))
+            await sink.store(chunk_of(interactions(30)))
         assert "canary" not in str(caught.value)
         (tmp_path / "away").unlink()
-        assert await sink.write(chunk_of(interactions(30))) == Written(30)
+        assert await sink.store(chunk_of(interactions(30))) == Written(30)
 
 
 async def test_a_session_token_that_has_expired(
@@ -285,7 +275,7 @@ async def test_a_session_token_that_has_expired(
         opened(dynamodb_at(shim.url, table, transport=transport)) as sink,
     ):
         with pytest.raises(ConfigurationError, match="The AWS session token has expired"):
-            await sink.write(chunk_of(interactions(10)))
+            await sink.store(chunk_of(interactions(10)))
 
 
 @pytest.mark.parametrize(
@@ -357,7 +347,7 @@ async def test_an_answer_that_is_not_dynamodbs_is_no_success(dynamodb_url: str, 
         opened(dynamodb_at(shim.url, table, transport=transport, retry_budget_s=0.5)) as sink,
     ):
         with pytest.raises(SinkUnavailable, match="the reply is not DynamoDB's"):
-            await sink.write(chunk_of(interactions(10)))
+            await sink.store(chunk_of(interactions(10)))
 
 
 # --- names, indexes, time to live -----------------------------------------------------------------
@@ -401,7 +391,7 @@ async def test_no_answer_to_any_call_is_a_bug(dynamodb_url: str, table: str, tar
                 await sink.open()
                 await sink.checkpoints.read("s")
                 await sink.checkpoints.swap("s", None, "text")
-                await sink.stored(["someone"])
+                await sink.stored(["someone"], INTERACTION)
         finally:
             await sink.close()
     assert "canary" not in str(caught.value)
@@ -461,7 +451,7 @@ async def test_the_reason_names_the_attribute(dynamodb_url: str, table: str, tra
         DynamoShim(dynamodb_url, lambda call: refusal if call.target == "BatchWriteItem" else None) as shim,
         opened(dynamodb_at(shim.url, table, transport=transport)) as sink,
     ):
-        written = await sink.write(chunk_of(interactions(3)))
+        written = await sink.store(chunk_of(interactions(3)))
     assert written.written == 0
     reason = "DynamoDB refuses the item (ValidationException: attribute device, wanted as N, is S)."
     assert {row.reason for row in written.dead} == {reason}
@@ -479,7 +469,7 @@ async def test_no_value_gets_into_a_reason(dynamodb_url: str, table: str, transp
         DynamoShim(dynamodb_url, refuse) as shim,
         opened(dynamodb_at(shim.url, table, transport=transport)) as sink,
     ):
-        reasons = [(await sink.write(chunk_of([interaction(i, 1)]))).dead[0].reason for i in range(3)]
+        reasons = [(await sink.store(chunk_of([interaction(i, 1)]))).dead[0].reason for i in range(3)]
     assert reasons[:2] == ["DynamoDB refuses the item (ValidationException)."] * 2
     assert reasons[2] == "DynamoDB refuses the item (ValidationException: attribute session_id)."
 

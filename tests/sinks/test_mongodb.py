@@ -10,12 +10,14 @@ from pymongo import ASCENDING, IndexModel
 
 from ingest_service.errors import ConfigurationError, SinkUnavailable
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
-from ingest_service.sinks.base import Written, sink_at
+from ingest_service.sinks.base import Written
 from ingest_service.sinks.mongodb.bulk import Batch
 from ingest_service.sinks.mongodb.documents import Interactions
 from ingest_service.sinks.mongodb.sink import MongoDBSink
+from ingest_service.sinks.testing.rows import chunk_of, interaction, interactions
+from ingest_service.sinks.urls import sink_at
 from tests.faults import TcpProxy
-from tests.helpers import UNREACHABLE, chunk_of, interaction, interactions, mongodb_documents
+from tests.helpers import UNREACHABLE, mongodb_documents
 from tests.mongodb_shim import NOT_PRIMARY, THROTTLED, UNAUTHORIZED, UNCONFIRMED, Forged, MongoShim, Policy
 from tests.servers import Secantus, ServerMissingError
 
@@ -63,7 +65,7 @@ async def test_a_lost_reply_changes_nothing(mongodb_db_url: str, times: int) -> 
     """A bulk write that was applied, and whose reply never came, is repeated: each row is there once, none is dead."""
     async with through_proxy(mongodb_db_url, concurrency=1) as (proxy, sink):
         await proxy.cut_reply(times=times, containing=b"insert")
-        assert await sink.write(chunk_of(ROWS)) == Written(3_000)
+        assert await sink.store(chunk_of(ROWS)) == Written(3_000)
         assert sink.retrier.retries >= times
     assert ids(mongodb_db_url) == expected()
 
@@ -74,7 +76,7 @@ async def test_a_request_cut_in_the_middle_is_repeated(mongodb_db_url: str, afte
     """Wherever in a bulk write the connection breaks, all rows are there in the end."""
     async with through_proxy(mongodb_db_url) as (proxy, sink):
         await proxy.cut_after(after)
-        assert await sink.write(chunk_of(ROWS)) == Written(3_000)
+        assert await sink.store(chunk_of(ROWS)) == Written(3_000)
     assert ids(mongodb_db_url) == expected()
 
 
@@ -87,7 +89,7 @@ async def test_what_passes_is_tried_again(mongodb_db_url: str, fault: Forged) ->
         return fault if name == "insert" and nth <= 2 else None
 
     async with through_shim(mongodb_db_url, twice) as (_, sink):
-        assert await sink.write(chunk_of(ROWS)) == Written(3_000)
+        assert await sink.store(chunk_of(ROWS)) == Written(3_000)
         assert sink.retrier.retries >= 2
         assert sink.retrier.throttled == (2 if fault is THROTTLED else 0)
     assert ids(mongodb_db_url) == expected()
@@ -102,7 +104,7 @@ async def test_a_write_that_stays_unconfirmed_is_not_settled(mongodb_db_url: str
 
     async with through_shim(mongodb_db_url, always, retry_budget_s=0.5) as (_, sink):
         with pytest.raises(SinkUnavailable, match="does not confirm"):
-            await sink.write(chunk_of(ROWS[:10]))
+            await sink.store(chunk_of(ROWS[:10]))
 
 
 async def test_a_row_that_fails_for_now_is_tried_alone(mongodb_db_url: str) -> None:
@@ -119,7 +121,7 @@ async def test_a_row_that_fails_for_now_is_tried_alone(mongodb_db_url: str) -> N
         return busy if (name, nth) == ("insert", 1) else None
 
     async with through_shim(mongodb_db_url, once) as (shim, sink):
-        assert await sink.write(chunk_of(ROWS[:10])) == Written(10)
+        assert await sink.store(chunk_of(ROWS[:10])) == Written(10)
         assert shim.counts["insert"] == 2
     assert ids(mongodb_db_url) == expected([ROWS[3], ROWS[7]])  # the other eight never reached the server
 
@@ -132,7 +134,7 @@ async def test_missing_rights_end_the_run(mongodb_db_url: str) -> None:
 
     async with through_shim(mongodb_db_url, refused) as (_, sink):
         with pytest.raises(ConfigurationError, match="rights") as refusal:
-            await sink.write(chunk_of(ROWS[:10]))
+            await sink.store(chunk_of(ROWS[:10]))
     assert "canary" not in str(refusal.value)
 
 
@@ -145,8 +147,8 @@ async def test_a_killed_server_is_waited_for(tmp_path: Path) -> None:
     with server:
         url = f"{server.url}/test?directConnection=true"
         async with opened(f"{url}&concurrency=1") as sink:
-            assert await sink.write(chunk_of(ROWS[:500])) == Written(500)
-            writing = asyncio.create_task(sink.write(chunk_of(ROWS)))
+            assert await sink.store(chunk_of(ROWS[:500])) == Written(500)
+            writing = asyncio.create_task(sink.store(chunk_of(ROWS)))
             await asyncio.sleep(0.1)
             await asyncio.to_thread(server.kill)
             assert ids_after_restart(server, url) >= set(expected(ROWS[:500]))
@@ -162,8 +164,8 @@ def ids_after_restart(server: Secantus, url: str) -> set[str]:
 async def test_a_later_version_replaces_an_earlier_one(mongodb_db_url: str) -> None:
     """A key that comes again in a later chunk has the later row's document."""
     async with opened(mongodb_db_url) as sink:
-        await sink.write(chunk_of([interaction(1, 1, session_id="first"), interaction(2, 2)]))
-        await sink.write(chunk_of([interaction(1, 1, session_id="second")]))
+        await sink.store(chunk_of([interaction(1, 1, session_id="first"), interaction(2, 2)]))
+        await sink.store(chunk_of([interaction(1, 1, session_id="second")]))
     assert {one["session_id"] for one in mongodb_documents(mongodb_db_url, "interactions")} == {
         "second",
         interaction(2, 2).session_id,

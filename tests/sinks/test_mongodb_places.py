@@ -15,11 +15,13 @@ import trustme
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, SinkUnavailable
-from ingest_service.sinks.base import Finding, Written, sink_at
+from ingest_service.sinks.base import Finding, Written
 from ingest_service.sinks.mongodb import MongoDBSink
 from ingest_service.sinks.mongodb.collection import survey
+from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interactions
+from ingest_service.sinks.urls import sink_at
 from tests.faults import TlsProxy
-from tests.helpers import FIRST_MS, HEADER, Cli, chunk_of, interactions, opened
+from tests.helpers import HEADER, Cli, opened
 from tests.mongodb_shim import Forged, MongoShim
 
 BUDGET_S = 60  # the default: what waiting cannot mend must not take it
@@ -52,7 +54,7 @@ async def refusal(url: str) -> str:
 async def test_tls_as_the_driver_takes_it(tls: str, ca_file: Path) -> None:
     """The driver's own options name the authority, and everything goes the usual way."""
     async with opened(f"{tls}&tls=true&tlsCAFile={ca_file}") as sink:
-        assert await sink.write(chunk_of(interactions(300))) == Written(300)
+        assert await sink.store(chunk_of(interactions(300))) == Written(300)
 
 
 @pytest.mark.fault(53)

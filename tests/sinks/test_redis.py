@@ -12,20 +12,19 @@ import redis
 from ingest_service import ingest
 from ingest_service.errors import ConfigurationError, SinkUnavailable
 from ingest_service.pipeline.report import Report
-from ingest_service.sinks.base import Sink, Written, sink_at
+from ingest_service.sinks.base import AnySink, Written
 from ingest_service.sinks.checkpoints import EPOCH
+from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
+from ingest_service.sinks.urls import sink_at
 from tests.faults import TcpProxy
 from tests.helpers import (
-    FIRST_MS,
     HEADER,
     UNREACHABLE,
     Cli,
-    chunk_of,
+    check,
     dead_letters,
     expected_sets,
     finish,
-    interaction,
-    interactions,
     opened,
     redis_sets,
     sqlite_rows,
@@ -42,7 +41,7 @@ async def test_only_the_newest_are_kept(redis_db_url: str) -> None:
     rows = [interaction(user, i, FIRST_MS + i) for i in range(250) for user in (1, 2)]
     async with opened(f"{redis_db_url}?recent_limit=30") as sink:
         for part in (rows[100:300], rows[:100], rows[300:]):
-            assert await sink.write(chunk_of(part)) == Written(len(part))
+            assert await sink.store(chunk_of(part)) == Written(len(part))
     kept = redis_sets(redis_db_url)
     assert {key: sorted(scores.values()) for key, scores in kept.items()} == {
         f"recent:{{{interaction(user, 1).user_id}}}": [FIRST_MS + i for i in range(220, 250)] for user in (1, 2)
@@ -55,7 +54,7 @@ async def test_sets_expire_after_the_last_write(redis_db_url: str) -> None:
     with redis.Redis.from_url(redis_db_url) as client:
         for options, ttl_s in (("", 86_400), ("?recent_ttl_s=500", 500), ("?recent_ttl_s=9000", 9_000)):
             async with opened(redis_db_url + options) as sink:
-                await sink.write(chunk_of([interaction(1, 1)]))
+                await sink.store(chunk_of([interaction(1, 1)]))
             assert ttl_s - 60 < client.ttl(key) <= ttl_s
 
 
@@ -69,9 +68,9 @@ def test_impossible_urls_are_refused(url: str) -> None:
 # --- faults, sink by itself -----------------------------------------------------------------------
 
 
-async def assert_all_lands(sink: Sink, url: str) -> None:
+async def assert_all_lands(sink: AnySink, url: str) -> None:
     rows = interactions(500)
-    assert await sink.write(chunk_of(rows)) == Written(500)
+    assert await sink.store(chunk_of(rows)) == Written(500)
     assert {score for scores in redis_sets(url).values() for score in scores.values()} == {
         float(FIRST_MS + i) for i in range(500)
     }
@@ -103,7 +102,7 @@ async def test_replies_in_single_bytes_are_read(redis_db_url: str) -> None:
     async with TcpProxy(redis_db_url) as proxy, opened(proxy.url) as sink:
         await proxy.slices(7)
         rows = interactions(20)
-        assert await sink.write(chunk_of(rows)) == Written(20)
+        assert await sink.store(chunk_of(rows)) == Written(20)
 
 
 @pytest.mark.fault(6)
@@ -123,7 +122,7 @@ async def test_a_failover_is_survived(tmp_path: Path) -> None:
     with find_redis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         async with opened(server.url) as sink:
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
-            writing = asyncio.create_task(sink.write(chunk_of(interactions(50))))
+            writing = asyncio.create_task(sink.store(chunk_of(interactions(50))))
             await until(lambda: sink.retrier.retries >= 3)
             client.execute_command("REPLICAOF", "NO", "ONE")
             assert await writing == Written(50)
@@ -136,7 +135,7 @@ async def test_a_full_server_is_waited_for(tmp_path: Path) -> None:
         async with opened(server.url) as sink:
             client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 100_000)
             rows = [interaction(i, 1) for i in range(3_000)]
-            writing = asyncio.create_task(sink.write(chunk_of(rows)))
+            writing = asyncio.create_task(sink.store(chunk_of(rows)))
             await until(lambda: sink.retrier.throttled >= 2)
             assert client.dbsize() < 3_000
             client.config_set("maxmemory", 0)
@@ -150,7 +149,7 @@ async def test_a_full_server_is_given_up_after_the_budget(tmp_path: Path) -> Non
     with find_redis(tmp_path, "--maxmemory", "1") as server:
         async with opened(f"{server.url}?retry_budget_s=0.3") as sink:
             with pytest.raises(SinkUnavailable, match=r"did not recover within 0.3 s \(.*OOM\)"):
-                await sink.write(chunk_of(interactions(10)))
+                await sink.store(chunk_of(interactions(10)))
 
 
 @pytest.mark.fault(8)
@@ -159,9 +158,9 @@ async def test_a_restart_is_survived(tmp_path: Path) -> None:
     with find_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         async with opened(server.url) as sink:
             rows = interactions(60)
-            await sink.write(chunk_of(rows[:30]))
+            await sink.store(chunk_of(rows[:30]))
             server.kill()
-            writing = asyncio.create_task(sink.write(chunk_of(rows[30:])))
+            writing = asyncio.create_task(sink.store(chunk_of(rows[30:])))
             await until(lambda: sink.retrier.retries >= 1)
             await asyncio.to_thread(server.start)
             assert await writing == Written(30)
@@ -187,7 +186,7 @@ async def test_least_rights_suffice(tmp_path: Path) -> None:
             assert report.total("redis").written == 1
         async with opened(url) as sink:
             assert set(await sink.checkpoints.streams()) == {report.streams[0].stream, EPOCH}
-            assert all(finding.ok for finding in await sink.check(create=False))
+            assert all(finding.ok for finding in await check(sink, create=False))
 
 
 @pytest.mark.fault(13)

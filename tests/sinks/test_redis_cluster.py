@@ -11,21 +11,11 @@ import redis
 from redis.exceptions import RedisError
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.sinks.base import Written, sink_at
+from ingest_service.sinks.base import Written
 from ingest_service.sinks.redis.nodes import slot_of
-from tests.helpers import (
-    FIRST_MS,
-    HEADER,
-    Cli,
-    chunk_of,
-    expected_sets,
-    interaction,
-    interactions,
-    redis_sets,
-    sqlite_rows,
-    until,
-    write_pairs,
-)
+from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
+from ingest_service.sinks.urls import sink_at
+from tests.helpers import HEADER, Cli, check, expected_sets, redis_sets, sqlite_rows, until, write_pairs
 from tests.servers import CANARY_PASSWORD, Redis, ServerMissingError, find_redis, free_port
 
 SLOTS = 16_384
@@ -136,10 +126,10 @@ async def test_a_user_is_read_from_the_node_that_has_it(cluster: Cluster) -> Non
     sink = sink_at(cluster.url)
     try:
         await sink.open()
-        assert await sink.write(chunk_of(rows)) == Written(60)
+        assert await sink.store(chunk_of(rows)) == Written(60)
         for row in rows[-20:]:
             assert row in await sink.recent(row.user_id, 5)  # type: ignore[attr-defined]
-        assert all(finding.ok for finding in await sink.check(create=False))
+        assert all(finding.ok for finding in await check(sink, create=False))
     finally:
         await sink.close()
 
@@ -153,7 +143,7 @@ async def test_slots_that_moved_are_followed(cluster: Cluster) -> None:
         await sink.open()
         for slot in moved:
             cluster.give(slot, cluster.nodes[2])
-        assert await sink.write(chunk_of(rows)) == Written(300)
+        assert await sink.store(chunk_of(rows)) == Written(300)
         assert sum(map(len, cluster.sets().values())) == 300
         assert sink.retrier.retries > 0
     finally:
@@ -170,7 +160,7 @@ async def test_a_node_that_is_down_holds_up_its_part_only(cluster: Cluster) -> N
         node.kill()
         node.start()
         await until(cluster.is_whole)
-        assert await sink.write(chunk_of(rows)) == Written(300)
+        assert await sink.store(chunk_of(rows)) == Written(300)
         assert sum(map(len, cluster.sets().values())) == 300
     finally:
         await sink.close()
@@ -199,7 +189,7 @@ async def test_a_user_without_the_right_to_ask_is_told_so(cluster: Cluster, deni
             return
         await sink.open()
         with pytest.raises(ConfigurationError, match="CLUSTER SLOTS"):
-            await sink.write(chunk_of(interactions(200, users=100)))
+            await sink.store(chunk_of(interactions(200, users=100)))
     finally:
         await sink.close()
 

@@ -12,9 +12,11 @@ import redis
 import trustme
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.sinks.base import Written, sink_at
+from ingest_service.sinks.base import Written
 from ingest_service.sinks.redis.address import with_database
-from tests.helpers import Cli, chunk_of, interactions, opened, redis_sets, write_pairs
+from ingest_service.sinks.testing.rows import chunk_of, interactions
+from ingest_service.sinks.urls import sink_at
+from tests.helpers import Cli, check, opened, redis_sets, write_pairs
 from tests.servers import CANARY_PASSWORD, Redis, find_redis, free_port
 
 AT_ONCE_S = 20.0  # of a budget of 60, on a machine with much else to do
@@ -97,7 +99,7 @@ async def test_certificates_are_told_by_what_is_wrong_with_them(tls: Tls, reques
         stranger = {"cert_file": tls.file("stranger.pem"), "key_file": tls.file("stranger_key.pem")}
         await refused(tls.url(ca_file=ca, **stranger), "does not trust the client certificate")
     async with opened(tls.url(ca_file=ca, cert_file=client, key_file=key)) as sink:
-        assert await sink.write(chunk_of(interactions(300))) == Written(300)
+        assert await sink.store(chunk_of(interactions(300))) == Written(300)
 
 
 @pytest.mark.fault(39)
@@ -146,7 +148,7 @@ async def test_a_command_that_is_refused_is_named(tmp_path: Path) -> None:
     with find_redis(tmp_path, *renamed) as server, redis.Redis.from_url(server.url) as client:
         client.execute_command("ACL", "SETUSER", "loader", "on", ">pw", "~*", "+@all", "-eval")
         async with opened(f"redis://loader:pw@127.0.0.1:{server.port}/0") as sink:
-            assert await sink.write(chunk_of(interactions(30))) == Written(30)
+            assert await sink.store(chunk_of(interactions(30))) == Written(30)
             with pytest.raises(ConfigurationError, match=r"\(NOPERM\): it may not run EVAL"):
                 await sink.checkpoints.swap("stream", None, "text")
             with pytest.raises(ConfigurationError, match="does not know the command GET"):
@@ -159,8 +161,8 @@ async def test_a_server_without_cluster_is_a_plain_one(tmp_path: Path, hidden: t
     """Renamed, as managed servers do, or forbidden: a whole run goes through."""
     with find_redis(tmp_path, "--rename-command", "CLUSTER", "", *hidden) as server:
         async with opened(server.url) as sink:
-            assert await sink.write(chunk_of(interactions(100))) == Written(100)
-            assert all(finding.ok for finding in await sink.check(create=False))
+            assert await sink.store(chunk_of(interactions(100))) == Written(100)
+            assert all(finding.ok for finding in await check(sink, create=False))
 
 
 @pytest.mark.fault(39)

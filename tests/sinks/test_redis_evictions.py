@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from ingest_service.errors import RowsGone
-from tests.helpers import FIRST_MS, HEADER, Cli, chunk_of, interaction, opened
+from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction
+from tests.helpers import HEADER, Cli, opened
 from tests.servers import Redis, find_redis
 
 ROWS = 60_000
@@ -135,7 +136,7 @@ async def test_a_server_that_says_nothing_of_its_memory(server: Redis) -> None:
         (finding,) = await sink.survey(chunk_of([]).columns)
         assert (finding.ok, finding.warning) == (True, True)
         assert "INFO" in finding.detail
-        await sink.write(chunk_of([interaction(1, 1)]))
+        await sink.store(chunk_of([interaction(1, 1)]))
         await sink.assure()
 
 

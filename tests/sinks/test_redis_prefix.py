@@ -8,8 +8,9 @@ import redis
 
 from ingest_service import InteractionStore
 from ingest_service.errors import ConfigurationError
-from ingest_service.sinks.base import sink_at
-from tests.helpers import FIRST_MS, HEADER, Cli, interaction, write_pairs
+from ingest_service.sinks.testing.rows import FIRST_MS, interaction
+from ingest_service.sinks.urls import sink_at
+from tests.helpers import HEADER, Cli, write_pairs
 from tests.servers import find_redis
 from tests.sinks.test_redis import restricted
 

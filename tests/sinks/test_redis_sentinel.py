@@ -11,18 +11,8 @@ import pytest
 import redis
 
 from ingest_service.errors import ConfigurationError, SinkUnavailable
-from tests.helpers import (
-    Cli,
-    chunk_of,
-    expected_sets,
-    finish,
-    interactions,
-    opened,
-    redis_sets,
-    sqlite_rows,
-    until,
-    write_pairs,
-)
+from ingest_service.sinks.testing.rows import chunk_of, interactions
+from tests.helpers import Cli, expected_sets, finish, opened, redis_sets, sqlite_rows, until, write_pairs
 from tests.servers import CANARY_PASSWORD, Redis, find_redis, free_port
 
 _DOWN_AFTER_MS = 700
@@ -124,12 +114,12 @@ async def test_a_chunk_counts_once_a_replica_has_it(group: Group) -> None:
         assert not any(finding.warning for finding in findings)
         group.replica.kill()
         with pytest.raises(SinkUnavailable, match="0 of the 1 replicas"):
-            await sink.write(chunk_of(interactions(20)))
+            await sink.store(chunk_of(interactions(20)))
         with redis.Redis.from_url(group.primary.url) as client:
             await until(lambda: client.info("replication")["connected_slaves"] == 0)
         assert any("0 are connected" in finding.detail for finding in await sink.survey(chunk_of([]).columns))
     async with opened(group.url) as sink:
-        assert (await sink.write(chunk_of(interactions(20)))).written == 20
+        assert (await sink.store(chunk_of(interactions(20)))).written == 20
 
 
 @pytest.mark.fault(39)

@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from ingest_service.sinks.base import Written
-from tests.helpers import FIRST_MS, Cli, chunk_of, interaction, interactions, opened, redis_sets
+from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
+from tests.helpers import Cli, opened, redis_sets
 
 _TRIM = "ZREMRANGEBYRANK"
 
@@ -20,12 +21,12 @@ async def test_a_later_version_replaces_the_earlier(redis_db_url: str) -> None:
     first = [interaction(1, 1, session_id="first"), other, micro]
     key = f"recent:{{{other.user_id}}}"
     async with opened(redis_db_url) as sink:
-        assert await sink.write(chunk_of(first)) == Written(3)
+        assert await sink.store(chunk_of(first)) == Written(3)
         with redis.Redis.from_url(redis_db_url) as client:
             client.zadd(key, {"no JSON": FIRST_MS})
         for session in ("second", "third", "first"):
-            assert await sink.write(
-                chunk_of([interaction(1, 1, session_id=session)], follow_from_key=False)
+            assert await sink.store(
+                chunk_of([interaction(1, 1, session_id=session)], follows_from_key=False)
             ) == Written(1)
             (members,) = redis_sets(redis_db_url).values()
             found = sorted(json.loads(member)["session_id"] for member in members if member != "no JSON")
@@ -39,7 +40,7 @@ async def test_many_rows_of_one_user_replace_each_other(redis_db_url: str) -> No
     async with opened(f"{redis_db_url}?recent_limit=20000") as sink:
         for session in ("one", "two"):
             changed = [row.model_copy(update={"session_id": session}) for row in rows]
-            assert await sink.write(chunk_of(changed, follow_from_key=False)) == Written(10_000)
+            assert await sink.store(chunk_of(changed, follows_from_key=False)) == Written(10_000)
             (members,) = redis_sets(redis_db_url).values()
             assert len(members) == 10_000
             assert {json.loads(member)["session_id"] for member in members} == {session}
@@ -56,7 +57,7 @@ async def test_a_key_of_another_kind_is_left_as_it_was(redis_db_url: str, follow
         client.set(culprits[1], "for a while", px=1_000_000)
         async with opened(redis_db_url) as sink:
             for _ in range(2):  # the second time the others are known to have sets
-                written = await sink.write(chunk_of(rows, follow_from_key=follows))
+                written = await sink.store(chunk_of(rows, follows_from_key=follows))
                 assert (written.written, {row.code for row in written.dead}) == (196, {"wrong_type"})
         assert [client.get(key) for key in culprits] == ["for ever", "for a while"]
         assert client.ttl(culprits[0]) == -1
@@ -71,8 +72,8 @@ async def test_an_expiry_goes_with_the_rows_where_there_was_a_set(redis_db_url: 
     old, new = interactions(30, users=10), [interaction(100 + i, i) for i in range(10)]
     with redis.Redis.from_url(redis_db_url, decode_responses=True) as client, client.monitor() as monitor:
         async with opened(redis_db_url) as sink:
-            await sink.write(chunk_of(old))
-            await sink.write(chunk_of([*old, *new]))
+            await sink.store(chunk_of(old))
+            await sink.store(chunk_of([*old, *new]))
         client.echo("the end")
         said = takewhile(lambda command: "the end" not in command["command"], monitor.listen())
         words = [command["command"].partition(" recent:{") for command in said]

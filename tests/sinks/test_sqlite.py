@@ -10,9 +10,11 @@ from ingest_service.errors import ConfigurationError, SinkUnavailable
 from ingest_service.pipeline.checkpoint import Fingerprint, Lease
 from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.chunk import Position
-from ingest_service.sinks.base import Written, sink_at
+from ingest_service.sinks.base import Written
 from ingest_service.sinks.sqlite.sink import SQLiteSink
-from tests.helpers import chunk_of, interactions, sqlite_rows, until
+from ingest_service.sinks.testing.rows import chunk_of, interactions
+from ingest_service.sinks.urls import sink_at
+from tests.helpers import sqlite_rows, until
 
 SOURCE = Fingerprint("file:///pairs.csv", "user,item,timestamp", None, "")
 
@@ -31,11 +33,11 @@ async def test_rows_and_checkpoint_are_committed_together(tmp_path: Path) -> Non
     lease = Lease(sink.checkpoints, "stream", sink.name)
     await lease.acquire(SOURCE, Watermark(Position()), restart=False)
     rows = interactions(20)
-    await sink.write(chunk_of(rows[:10]))
+    await sink.store(chunk_of(rows[:10]))
     assert sqlite_rows(path) == {}
     await lease.save(SOURCE, Watermark(Position(10, 1, 1)), complete=False)
     assert len(sqlite_rows(path)) == 10
-    await sink.write(chunk_of(rows[10:]))
+    await sink.store(chunk_of(rows[10:]))
     await sink.close()
     assert len(sqlite_rows(path)) == 10
 
@@ -45,7 +47,7 @@ async def test_a_refused_checkpoint_takes_the_rows_back(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     sink = await opened(path)
     await sink.checkpoints.swap("stream", None, "theirs")
-    await sink.write(chunk_of(interactions(10)))
+    await sink.store(chunk_of(interactions(10)))
     assert not await sink.checkpoints.swap("stream", "ours", "new")
     await sink.flush()
     await sink.close()
@@ -59,10 +61,10 @@ async def test_a_file_that_another_program_holds_is_waited_for(tmp_path: Path) -
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(SinkUnavailable, match="another program holds the file"):
-        await sink.write(chunk_of(interactions(5)))
+        await sink.store(chunk_of(interactions(5)))
     await sink.close()
     sink = await opened(path)
-    writing = asyncio.create_task(sink.write(chunk_of(interactions(5))))
+    writing = asyncio.create_task(sink.store(chunk_of(interactions(5))))
     await until(lambda: sink.retrier.retries >= 1)
     other.execute("ROLLBACK")
     other.close()

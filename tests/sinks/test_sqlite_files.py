@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.sinks.base import sink_at
-from tests.helpers import COMMAND, FIRST_MS, HEADER, Cli, finish, sqlite_rows, wait_for_event
+from ingest_service.sinks.testing.rows import FIRST_MS
+from ingest_service.sinks.urls import sink_at
+from tests.helpers import COMMAND, HEADER, Cli, finish, sqlite_rows, wait_for_event
 
 ROWS = "".join(f"{1 + i % 5},{100 + i},{FIRST_MS + i}\n" for i in range(100))
 FIELDS = ("user_id", "event_key", "video_id", "timestamp", "event_type", "device", "session_id")

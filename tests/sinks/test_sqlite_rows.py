@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ingest_service.sinks.sqlite import rows
 from ingest_service.sinks.sqlite.rows import insertions, values
-from tests.helpers import columns_of, interaction
+from ingest_service.sinks.testing.rows import columns_of, interaction
 
 TABLE = "CREATE TABLE interactions (user_id, event_key, video_id, timestamp, event_type, device, session_id)"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

@@ -8,11 +8,12 @@ import pytest
 import trustme
 
 from ingest_service.errors import ConfigurationError, LocalIOError
+from ingest_service.sinks.testing.rows import FIRST_MS
 from ingest_service.sources import object_file
 from ingest_service.sources.objects import ObjectSource
 from tests.buckets import ObjectServer
 from tests.faults import TlsProxy
-from tests.helpers import FIRST_MS, HEADER, UNREACHABLE, Cli
+from tests.helpers import HEADER, UNREACHABLE, Cli
 
 FILE = f"{HEADER}\n1,2,{FIRST_MS}\n".encode()
 

@@ -10,7 +10,7 @@ import pytest
 
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceChanged, SourceNotFound, UsageError
-from ingest_service.formats.delimited.blocks import BlockReader
+from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.sources import sources_named
 from ingest_service.sources.objects import ObjectSource
 
@@ -110,12 +110,12 @@ def test_an_object_that_is_replaced_meanwhile_is_refused(address: str) -> None:
 def test_a_resumed_run_fetches_only_what_it_needs(address: str) -> None:
     """Going on at a place skips the ranges before it, and gives the rest of the rows."""
     source = ObjectSource(f"{address}/data/pairs.csv")
-    reader = BlockReader(source, dataset_named("microlens"))
+    reader = DelimitedReader(source, dataset_named("microlens"))
     blocks = []
     while (block := reader.next()) is not None:
         blocks.append(block)
     Handler.ranges.clear()
-    again = BlockReader(source, dataset_named("microlens"))
+    again = DelimitedReader(source, dataset_named("microlens"))
     again.resume(blocks[-2].end)
     last = again.next()
     assert last is not None and last.data == blocks[-1].data and last.start == blocks[-1].start

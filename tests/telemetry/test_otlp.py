@@ -15,7 +15,8 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from tests.helpers import FIRST_MS, HEADER, UNREACHABLE, Cli
+from ingest_service.sinks.testing.rows import FIRST_MS
+from tests.helpers import HEADER, UNREACHABLE, Cli
 from tests.servers import find_redis
 
 CELL = "canarycell"

@@ -10,8 +10,9 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ingest_service.sinks.testing.rows import FIRST_MS
 from ingest_service.telemetry.prometheus import CONTENT_TYPE, MOST_SOURCES, Exposition
-from tests.helpers import FIRST_MS, HEADER, Cli, finish, wait_for_event
+from tests.helpers import HEADER, Cli, finish, wait_for_event
 from tests.servers import free_port
 
 LATENCY = "ingest_request_latency_seconds"

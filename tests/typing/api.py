@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 from uuid import UUID
 
 from ingest_service import (
@@ -34,7 +34,7 @@ def read(path: Path) -> Iterator[VideoInteraction]:
 def load(path: str) -> int:
     store = InteractionStore(sinks=["sqlite:///interactions.db"])
     assert_type(store.health_check(), dict[str, bool])
-    assert_type(store.sinks(), list[Sink])
+    assert_type(store.sinks(), list[Sink[Any]])
     stats = MicroLensIngestor(store).ingest_from_csv(path, limit=5_000)
     assert_type(stats["failed"], int)
     return stats["processed"] - stats["successful"]

@@ -1,43 +1,27 @@
-"""A source cut into blocks of whole records, and a block turned into a chunk.
+"""Delimited text cut into blocks of whole records.
 
 A block is what lies between its start and the last record's end within the next `BLOCK_BYTES`, and not more than one
-record for each `ROW_BYTES` of them: where it ends depends on nothing but where it begins. So a resumed run cuts the
-same blocks as one that was never interrupted.
+record for each `ROW_BYTES` of them: where it ends depends on nothing but where it begins.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
+from ingest_service.formats.base import Reader
+from ingest_service.formats.delimited.chunks import DelimitedBlock, chunk_of, fields_of
 from ingest_service.formats.delimited.layout import Layout, bind, specify
-from ingest_service.formats.delimited.records import BLANKS, MAX_RECORD_BYTES, Records, scan_record, split
-from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.formats.delimited.records import BLANKS, MAX_RECORD_BYTES, Records, split
+from ingest_service.formats.memory import BLOCK_BYTES
+from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.sources.base import Source, Stream
 from ingest_service.sources.kinds import binary_kind, likely_kind
 
-MEMORY_MB: Final = 350
-MIN_MEMORY_MB: Final = 182  # of which a block holds the longest record twice over
-# Measured peaks, whatever the file and the sinks: the program itself, and for each MiB of block what is made of it
-# in the two chunks and the two blocks that are there at a time (benchmarks, section memory).
-_PROGRAM_MB, _MB_PER_BLOCK_MB = 126, 28
-_MB_PER_SINK = 8  # more for each MiB of block, for each sink beyond two that encodes the same chunk
-_MIN_BLOCK_BYTES = 2 * MAX_RECORD_BYTES
-
-
-def block_bytes_within(memory_mb: int, n_sinks: int = 1) -> int:
-    """The length of the blocks with which a run into so many sinks stays within a peak of `memory_mb`."""
-    per_block_mb = _MB_PER_BLOCK_MB + _MB_PER_SINK * max(0, n_sinks - 2)
-    return max(_MIN_BLOCK_BYTES, ((memory_mb - _PROGRAM_MB) << 20) // per_block_mb)
-
-
-BLOCK_BYTES: Final = block_bytes_within(MEMORY_MB)
 ROW_BYTES: Final = 32  # a row takes memory by itself, so a block of shorter rows has no more of them
 TAIL_BYTES: Final = 1 << 20
 _HEADER_BYTES = 1 << 12
@@ -45,29 +29,17 @@ BOM = b"\xef\xbb\xbf"
 _SEPARATOR_LINE = re.compile(rb"\"?sep=.\"?[\s,;|]*", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Whole records between two positions; `data` begins at `start.offset`, and may go on beyond the last of them.
+class DelimitedReader(Reader[DelimitedBlock]):
+    """Reads delimited text."""
 
-    `is_unended`: they are records only because the source ends here, and others if it goes on.
-    """
-
-    start: Position
-    end: Position
-    data: bytes
-    records: Records
-    is_unended: bool = False
-
-
-class BlockReader:
-    """Reads one source from a position on. Blocks the caller; not thread-safe."""
+    rows: Layout
 
     def __init__(
         self,
         source: Source,
         dataset: Dataset,
         *,
-        columns: dict[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
         limit: int | None = None,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
@@ -85,30 +57,18 @@ class BlockReader:
         self._tail = b""
         self.reached_end = False
         try:
-            self.layout, head = self._read_header()
+            self.rows, head = self._read_header()
         except BaseException:
             self.close()
             raise
-        self._first = self._position = Position(len(head), 0, head.count(b"\n"), _tail_hash(self._tail))
-
-    @property
-    def first(self) -> Position:
-        """Where the first data row begins."""
-        return self._first
-
-    @property
-    def position(self) -> Position:
-        """Where the next block begins."""
-        return self._position
+        self.first = self.position = Position(len(head), 0, head.count(b"\n"), _tail_hash(self._tail))
 
     @property
     def is_done(self) -> bool:
-        """Whether there is no next block: the end or the limit is reached."""
-        return self.reached_end or (self._limit is not None and self._position.row >= self._limit)
+        return self.reached_end or (self._limit is not None and self.position.row >= self._limit)
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What of the source was passed over so far."""
         return self._stream.warnings
 
     def stored_position(self) -> int:
@@ -117,19 +77,14 @@ class BlockReader:
     def close(self) -> None:
         self._stream.close()
 
-    def require_header(self, header: str) -> None:
-        """SourceChanged unless the source still has the header that was ingested."""
-        if header != self.layout.header:
+    def require(self, recipe: str) -> None:
+        if recipe != self.rows.recipe:
             raise SourceChanged(
                 "The source's header is not the one that was ingested; use --restart to start it again."
             )
 
     def resume(self, at: Position, *, was_unended: bool = False) -> None:
-        """Go on at `at`, which an earlier run reached. SourceChanged if this is not the file that it read.
-
-        LineContinued if its last line, or with `was_unended` its last record, had no end then, and went on since.
-        """
-        if at.offset <= self._first.offset:
+        if at.offset <= self.first.offset:
             return
         tail_start = max(0, at.offset - TAIL_BYTES)
         head = self._tail + bytes(self._buffer)  # the bytes from 0 on that reading the header took
@@ -156,7 +111,7 @@ class BlockReader:
             )
         self._buffer = bytearray(rest)
         self._tail = tail
-        self._position = at
+        self.position = at
         self._refuse_continued_line(tail, was_unended)
 
     def _refuse_continued_line(self, tail: bytes, was_unended: bool) -> None:
@@ -171,8 +126,7 @@ class BlockReader:
                 + ("load it again first." if was_unended else "use --restart to start it again.")
             )
 
-    def next(self) -> Block | None:
-        """The next block, or None at the end or the limit (`reached_end` tells which)."""
+    def next(self) -> DelimitedBlock | None:
         if self.is_done:
             return None
         self.source_size = self._source.size()  # a file may grow while it is read
@@ -182,31 +136,41 @@ class BlockReader:
             return None
         eof = self._at_end and len(self._buffer) <= self._block_bytes
         data = bytes(memoryview(self._buffer)[: self._block_bytes])
-        records = split(data, self.layout.dialect, eof=False)
+        records = split(data, self.rows.dialect, eof=False)
         # What only the end decides comes last, by itself: it may be taken back when the source goes on.
         is_unended = eof and not records.consumed
         if is_unended:
-            records = split(data, self.layout.dialect, eof=True)
+            records = split(data, self.rows.dialect, eof=True)
         if not records.consumed:
             return self._giant(data)
         rows = max(1, self._block_bytes // ROW_BYTES)
         if self._limit is not None:
-            rows = min(rows, self._limit - self._position.row)
+            rows = min(rows, self._limit - self.position.row)
         is_unended &= len(records) <= rows
         records = records.head(rows)
-        start = self._position
+        start = self.position
         self._leave(data, records.consumed)
-        self._position = Position(
+        self.position = Position(
             start.offset + records.consumed,
             start.row + len(records),
             start.line + records.lines_consumed,
             _tail_hash(self._tail),
         )
-        return Block(start, self._position, data, records, is_unended)
+        return DelimitedBlock(start, self.position, is_unended, data, records)
 
-    def _giant(self, head: bytes) -> Block:
+    def chunk(self, block: DelimitedBlock) -> Chunk:
+        return chunk_of(block, self.rows)
+
+    def values(self, block: DelimitedBlock) -> Iterator[list[Any] | RowError]:
+        return (specify(fields_of(block, index, self.rows), self.rows) for index in range(len(block.records)))
+
+    def ended(self, block: DelimitedBlock, end: Position) -> DelimitedBlock:
+        data = block.data[: end.offset - block.start.offset]
+        return DelimitedBlock(block.start, end, True, data, split(data, self.rows.dialect, eof=True))
+
+    def _giant(self, head: bytes) -> DelimitedBlock:
         """A line longer than a block: pass over it, keep its first block."""
-        start, length, newline = self._position, 0, -1
+        start, length, newline = self.position, 0, -1
         while True:
             newline = self._buffer.find(b"\n")
             length += len(self._take(newline + 1 if newline >= 0 else len(self._buffer)))
@@ -223,15 +187,15 @@ class BlockReader:
             ends=np.full(1, len(head)),
             lines=np.zeros(1, np.int64),
             plain=np.empty(0, np.int64),
-            delimiters=np.empty((0, self.layout.dialect.n_fields - 1), np.int64),
+            delimiters=np.empty((0, self.rows.dialect.n_fields - 1), np.int64),
             has_quotes=False,
             scanned={0: RowError("parse", "record_too_long", reason)},
             consumed=length,
             lines_consumed=int(newline >= 0),
         )
         end_line = start.line + records.lines_consumed
-        self._position = Position(start.offset + length, start.row + 1, end_line, _tail_hash(self._tail))
-        return Block(start, self._position, head, records, is_unended=newline < 0)
+        self.position = Position(start.offset + length, start.row + 1, end_line, _tail_hash(self._tail))
+        return DelimitedBlock(start, self.position, newline < 0, head, records)
 
     def _read_header(self) -> tuple[Layout, bytes]:
         """The header, and all bytes up to its end: what stands before it is passed over."""
@@ -308,53 +272,3 @@ def _stands_before_a_header(line: bytes) -> bool:
 
 def _tail_hash(tail: bytes) -> str:
     return blake2b(tail, digest_size=16).hexdigest()
-
-
-def parse_block(block: Block, layout: Layout) -> Chunk:
-    """Typed columns for the rows that are plainly right; the specification decides on each of the others."""
-    records = block.records
-    n = len(records)
-    values: list[NDArray[Any]] = [np.zeros(n, column.dtype) for column in layout.dataset.columns]
-    accepted = np.zeros(n, np.bool_)
-    if len(records.plain):
-        columns, valid = layout.columns(block.data, records)
-        for column, plain_values in zip(values, columns, strict=True):
-            column[records.plain] = plain_values
-        accepted[records.plain[valid]] = True
-    rejects: list[DeadRow] = []
-    for index in np.flatnonzero(~accepted).tolist():
-        raw = block.data[records.starts[index] : records.ends[index]]
-        result = specify(record_fields(block, index, layout), layout)
-        if isinstance(result, RowError):
-            offset = block.start.offset + int(records.starts[index])
-            line = block.start.line + int(records.lines[index]) + 1
-            rejects.append(DeadRow(offset, line, raw, result.stage, result.code, result.reason))
-        else:
-            accepted[index] = True
-            for column, value in zip(values, result, strict=True):
-                column[index] = value
-    by_role = {c.role: column[accepted] for c, column in zip(layout.dataset.columns, values, strict=True)}
-    return Chunk(
-        block.start,
-        block.end,
-        block.data,
-        block.start.offset,
-        layout.dataset.records(by_role),
-        records.starts[accepted],
-        records.ends[accepted],
-        block.start.line + records.lines[accepted] + 1,
-        rejects,
-        is_unended=block.is_unended,
-    )
-
-
-def record_fields(block: Block, index: int, layout: Layout) -> list[str] | RowError:
-    """The fields of one record as text, by the specification; or why it is refused."""
-    records = block.records
-    if index in records.scanned:
-        return records.scanned[index]
-    raw = block.data[records.starts[index] : records.ends[index]]
-    # With its line end again: without, a CR that ends the last field would be taken for one.
-    record = scan_record(raw + b"\r\n", 0, layout.dialect, eof=True)
-    assert record is not None and record.fields is not None, "a plain record is whole and not blank"
-    return record.fields

@@ -8,43 +8,36 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.errors import ConfigurationError, RowError, UsageError
-from ingest_service.formats.delimited.records import Dialect, Records
+from ingest_service.formats.base import Rows
+from ingest_service.formats.delimited.records import BLANKS, Dialect, Records, scan_record
 from ingest_service.rows import interaction, parse
-from ingest_service.rows.arrays import Bools
+from ingest_service.rows.arrays import QUOTE, Bools, Ints
 from ingest_service.rows.chunk import DeadRow
-from ingest_service.rows.interaction import micros_of
+from ingest_service.rows.columns import Values, chained
 
 DELIMITERS = b",\t;|"
-_ADVICE = {
-    "bad_id": "Ids are whole numbers like 42; another column is named by --column, as in --column user=uid.",
-    "bad_timestamp": "Write times like 2020-03-05T10:00:00Z, or as whole Unix seconds or milliseconds.",
-    "timestamp_out_of_range": "Is it the right column, and a time?",
-    "invalid_utf8": "Write the file as UTF-8.",
-}
+_ADVICE = {"invalid_utf8": "Write the file as UTF-8."}
 _POSITION = re.compile(r"#([1-9][0-9]{0,5})")
 _HEADER_AGAIN = RowError("parse", "header_again", "The record is the header once more.")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """A data set bound to one file: its dialect, and at which field each column stands."""
+class Layout(Rows):
+    """A data set bound to one file: its dialect, and at which field each column stands. The recipe is the header."""
 
     dataset: Dataset
     dialect: Dialect
     fields: tuple[int, ...]
-    header: str
+    recipe: str
 
     def advice(self, refused: DeadRow) -> str:
-        """What the user of a file whose rows are refused like this one might do: a sentence, or nothing."""
         if refused.code == "wrong_arity":
             return self._advice_on_arity(refused.raw)
-        if refused.code in _ADVICE:
-            return _ADVICE[refused.code]
-        return ""
+        advices = (_ADVICE, *(column.kind.advice for column in self.dataset.columns))
+        return next((advice[refused.code] for advice in advices if refused.code in advice), "")
 
     def _advice_on_arity(self, raw: bytes) -> str:
         own, n = self.dialect.delimiter, self.dialect.n_fields
@@ -58,45 +51,40 @@ class Layout:
             return "Each row has one field more, as with row names: give the header a name for it."
         return "Does the header belong to these rows?"
 
-    def row(self, fields: Sequence[str]) -> list[Any]:
-        """The values of one row, in the order of the data set's columns; RowError says what is wrong with it."""
-        values: list[Any] = []
-        for column, index in zip(self.dataset.columns, self.fields, strict=True):
-            if column.kind == "id":
-                values.append(interaction.parse_id(fields[index], column.role))
-            elif column.kind == "rating":
-                values.append(interaction.parse_rating(fields[index], column.role))
-            elif column.kind == "text":
-                values.append(fields[index])
-            else:
-                at = interaction.parse_timestamp(fields[index], column.role, self.dataset.unit)
-                values.append(micros_of(at))
-        return values
+    def row(self, raw: bytes) -> list[Any] | RowError:
+        """With or without its line end."""
+        record = scan_record(raw, 0, self.dialect, eof=True)
+        if record is None or record.fields is None:
+            return RowError("parse", "wrong_arity", "The record is blank.")
+        if raw[record.next_start :].strip(BLANKS + b"\n"):
+            return RowError("parse", "wrong_arity", "The text holds more than one record.")
+        return specify(record.fields, self)
 
-    def columns(self, data: bytes, records: Records) -> tuple[list[NDArray[Any]], Bools]:
-        """The values of all plain records: an array a column, and which rows are surely right."""
+    def values(self, fields: Sequence[str]) -> list[Any]:
+        """The values of one row, in the order of the data set's columns; RowError says what is wrong with it."""
+        columns = zip(self.dataset.columns, self.fields, strict=True)
+        return [column.kind.one(fields[index], column.role) for column, index in columns]
+
+    def columns(self, data: bytes, records: Records) -> tuple[list[Values], Bools]:
+        """The values of all plain records, a column each, and which rows are surely right."""
         buffer = parse.padded(data)
+        quotes: Ints = np.flatnonzero(buffer == QUOTE) if records.has_quotes else np.empty(0, np.int64)
         n = len(records.plain)
         valid = np.ones(n, np.bool_)
-        values: list[NDArray[Any]] = [np.empty(n, column.dtype) for column in self.dataset.columns]
-        for first in range(0, n, parse.SLICE_ROWS):
+        slices: list[list[Values]] = [[] for _ in self.dataset.columns]
+        for first in range(0, max(n, 1), parse.SLICE_ROWS):
             rows = slice(first, first + parse.SLICE_ROWS)
-            for column, index, column_values in zip(self.dataset.columns, self.fields, values, strict=True):
-                starts, ends = records.field(index, rows)
-                if column.kind == "text":
-                    column_values[rows], good = parse.texts(data, starts, ends, has_quotes=records.has_quotes)
+            for column, index, found in zip(self.dataset.columns, self.fields, slices, strict=True):
+                starts, ends = (bound + parse.PAD for bound in records.field(index, rows))
+                if not column.kind.is_verbatim:
+                    starts, ends = parse.bare(buffer, starts, ends, has_quotes=records.has_quotes)
+                elif records.has_quotes:
+                    starts, ends, good = parse.unquoted(buffer, quotes, starts, ends)
                     valid[rows] &= good
-                    continue
-                starts, ends = parse.bare(buffer, starts + parse.PAD, ends + parse.PAD, has_quotes=records.has_quotes)
-                if column.kind == "id":
-                    ends = parse.without_zero_fraction(buffer, starts, ends)
-                    column_values[rows], good = parse.integers(buffer, starts, ends)
-                elif column.kind == "rating":
-                    column_values[rows], good = parse.ratings(buffer, starts, ends)
-                else:
-                    column_values[rows], good = parse.timestamps(buffer, starts, ends, self.dataset.unit)
+                values, good = column.kind.many(buffer, starts, ends)
+                found.append(values)
                 valid[rows] &= good
-        return values, valid
+        return [chained(found) if len(found) > 1 else found[0] for found in slices], valid
 
 
 def _named(delimiter: bytes) -> str:
@@ -164,19 +152,11 @@ def _refuse_doubtful(layout: Layout, found: Sequence[str], own: Mapping[str, str
                 f"say which by its position: --column {role}=#{index + 1}."
             )
     if has_positions and not isinstance(
-        specify(_split_header(layout.header, layout.dialect.delimiter.decode()), layout), RowError
+        specify(_split_header(layout.recipe, layout.dialect.delimiter.decode()), layout), RowError
     ):
         raise ConfigurationError(
             f"The first line is a row, and would get lost as a header; put a line before it: {','.join(roles)}."
         )
-
-
-def require_roles(dataset: Dataset, names: Mapping[str, str]) -> None:
-    """UsageError for a role that the data set does not have."""
-    roles = [column.role for column in dataset.columns]
-    for role in names:
-        if role not in roles:
-            raise UsageError(f"The data set {dataset.name} has no column {role!r}; it has: {', '.join(roles)}.")
 
 
 def _split_header(header: str, delimiter: str) -> list[str]:
@@ -195,7 +175,7 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | Row
     if isinstance(fields, RowError):
         return fields
     try:
-        return layout.row(fields)
+        return layout.values(fields)
     except RowError as error:
         return _HEADER_AGAIN if _is_header(fields, layout) else error
 
@@ -203,4 +183,4 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | Row
 def _is_header(fields: Sequence[str], layout: Layout) -> bool:
     """Whether a row that is none repeats the header, as where files were put together."""
     first = fields[0].removeprefix("\ufeff")
-    return tuple(map(_bare_name, (first, *fields[1:]))) == header_names(layout.header, layout.dialect.delimiter)
+    return tuple(map(_bare_name, (first, *fields[1:]))) == header_names(layout.recipe, layout.dialect.delimiter)

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.errors import RowError
+from ingest_service.formats.memory import MAX_RECORD_BYTES as MAX_RECORD_BYTES
 from ingest_service.rows.arrays import QUOTE, Bools, Ints, trim
 
-MAX_RECORD_BYTES = 1 << 20
 BLANKS = b" \t\r\v\f"
 _PART_BYTES = 1 << 18
 LF, CR = b"\n\r"
@@ -87,7 +87,8 @@ def scan_record(data: bytes, start: int, dialect: Dialect, *, eof: bool) -> Scan
                 raise _Unclosed(multiline=True)
             line_end, next_start = record_end, record_next
         except _Unclosed as broken:
-            error = _UNCLOSED if broken.multiline else _BAD_QUOTE
+            # Whatever its fields would be goes beyond the line that is refused.
+            raw_fields, error = [], _UNCLOSED if broken.multiline else _BAD_QUOTE
         except _NeedMore:
             if len(data) - start <= MAX_RECORD_BYTES + 1:  # one more for the CR of its line end
                 return None

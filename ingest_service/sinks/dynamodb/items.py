@@ -6,15 +6,16 @@ two writes to one key in a request, hash key 1 to 2,048 bytes, range key 1 to 1,
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns
+from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Piece, concatenate, decimals, lengths
-from ingest_service.sinks.fields import FIELDS, event_key, json_escaped, own_number_texts, own_texts
+from ingest_service.sinks.fields import EVENT_KEY, event_key, json_safe, number_texts, stored_texts
 
 ITEMS_PER_REQUEST = 25
 MAX_ITEM_BYTES = 400 * 1024
@@ -34,24 +35,22 @@ def spread(rows: Ints) -> Ints:
     return rows[order[order < len(rows)]]
 
 
-def kinds(columns: Columns, ttl_s: int | None) -> dict[str, str]:
-    """The attributes that such rows have, and DynamoDB's letter for the type of each."""
-    numbers = [*own_number_texts(columns), *([] if ttl_s is None else [EXPIRES_AT])]
-    return dict.fromkeys((*FIELDS, *own_texts(columns)), "S") | dict.fromkeys(numbers, "N")
+def kinds(schema: Schema, ttl_s: int | None) -> dict[str, str]:
+    """The attributes that such records have, and DynamoDB's letter for the type of each."""
+    numbers = [*schema.numbers, *([] if ttl_s is None else [EXPIRES_AT])]
+    return dict.fromkeys(stored_texts(schema), "S") | dict.fromkeys(numbers, "N")
 
 
 def expiry_s(columns: Columns, ttl_s: int) -> Ints:
     """When each row is to be deleted, in seconds since the epoch."""
-    return columns.numbers["epoch_ms"] // 1_000 + ttl_s
+    return columns.epoch_ms // 1_000 + ttl_s
 
 
 def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
     """Each row as a put request in DynamoDB's JSON."""
-    own = own_texts(columns)
-    escaped = {name: json_escaped(texts) for name, texts in {"session_id": columns.texts["session_id"], **own}.items()}
-    columns = replace(columns, texts={**columns.texts, **escaped})
+    columns = json_safe(columns)
     pieces: list[Piece] = []
-    for name in (*FIELDS, *own):
+    for name in stored_texts(columns.schema):
         pieces += [
             f'"}},"{name}":{{"S":"'.encode() if pieces else f'{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
         ]
@@ -59,7 +58,7 @@ def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
     if ttl_s is not None:
         expires = decimals(expiry_s(columns, ttl_s))
         pieces += [f'"}},"{EXPIRES_AT}":{{"N":"'.encode(), expires]
-    for name, numbers in own_number_texts(columns).items():
+    for name, numbers in number_texts(columns).items():
         pieces += [f'"}},"{name}":{{"N":"'.encode(), numbers]
     items = concatenate([*pieces, b'"}}}}'])
     text = items.buffer.tobytes()
@@ -68,19 +67,18 @@ def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
 
 
 def _values(columns: Columns, name: str) -> list[Piece]:
-    return event_key(columns) if name == "event_key" else [columns.texts[name]]
+    return event_key(columns) if name == EVENT_KEY else [columns.texts[name]]
 
 
 def item_bytes(columns: Columns) -> Ints:
     """What DynamoDB counts for each item, at most: the bytes of its names and values."""
-    names = (*FIELDS, *own_texts(columns))
-    values = [piece for name in names for piece in (name.encode(), *_values(columns, name))]
-    values += [piece for name, texts in own_number_texts(columns).items() for piece in (name.encode(), texts)]
+    values = [piece for name in stored_texts(columns.schema) for piece in (name.encode(), *_values(columns, name))]
+    values += [piece for name, texts in number_texts(columns).items() for piece in (name.encode(), texts)]
     return np.zeros(len(columns), np.int64) + lengths(values) + len(EXPIRES_AT) + _NUMBER_BYTES
 
 
 def good_keys(columns: Columns) -> Bools:
-    hash_bytes, range_bytes = lengths([columns.texts["user_id"]]), lengths(event_key(columns))
+    hash_bytes, range_bytes = lengths([columns.texts[columns.schema.owner]]), lengths(event_key(columns))
     good = np.ones(len(columns), np.bool_)
     for size, most in ((hash_bytes, MAX_HASH_BYTES), (range_bytes, MAX_RANGE_BYTES)):
         good &= (np.asarray(size) >= 1) & (np.asarray(size) <= most)

@@ -5,6 +5,7 @@ same is halved until the culprit stands alone.
 """
 
 import asyncio
+import json
 import re
 import time
 from collections import deque
@@ -24,14 +25,16 @@ from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.schema import FieldKind, Schema
 from ingest_service.rows.texts import concatenate
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.dynamodb.client import DynamoDBClient
 from ingest_service.sinks.dynamodb.errors import ConditionFailed, Refused
 from ingest_service.sinks.dynamodb.items import (
+    EXPIRES_AT,
     ITEMS_PER_REQUEST,
     MAX_ITEM_BYTES,
     Request,
@@ -44,9 +47,9 @@ from ingest_service.sinks.dynamodb.items import (
     spread,
 )
 from ingest_service.sinks.dynamodb.tables import Tables
-from ingest_service.sinks.fields import event_key
+from ingest_service.sinks.fields import EVENT_KEY, event_key
 from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
-from ingest_service.sinks.retry import Retrier
+from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,7 +79,7 @@ class DynamoDBOptions(SinkOptions):
     ca_file: str = Field("", description="a file of certificates to trust, instead of the system's")
 
 
-class DynamoDBSink(Sink):
+class DynamoDBSink(Sink[Ints]):
     """`dynamodb://table?region=…&endpoint=…`; credentials come the way of all AWS tools."""
 
     scheme: ClassVar[str] = "dynamodb"
@@ -84,7 +87,8 @@ class DynamoDBSink(Sink):
     options: DynamoDBOptions
 
     def __init__(self, url: str) -> None:
-        parts, self.options = parse_options(url, DynamoDBOptions)
+        parts, options = parse_options(url, DynamoDBOptions)
+        super().__init__(options, AdaptiveLimit(options.concurrency, _START_CONCURRENCY))
         self.table = parts.netloc
         if not self.table or parts.path.strip("/"):
             raise ConfigurationError("A DynamoDB URL names the table: dynamodb://interactions?region=eu-west-1.")
@@ -93,8 +97,6 @@ class DynamoDBSink(Sink):
                 raise ConfigurationError(
                     f"{table!r} cannot be a DynamoDB table: names have 3 to 255 letters, digits, dots, - or _."
                 )
-        self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s)
         self.client = DynamoDBClient(
             region=self.options.region,
             endpoint=self.options.endpoint,
@@ -105,13 +107,11 @@ class DynamoDBSink(Sink):
         )
         self.checkpoints: CheckpointStore = _Checkpoints(self)
         self.place = Place(self.table, self.options.endpoint.rpartition("@")[2] or self.options.region)
-        self.limit = AdaptiveLimit(self.options.concurrency, _START_CONCURRENCY)
         self._tables = Tables(
             self.client, self.retrier, self.table, self.options.checkpoint_table, expires=self.options.ttl_s is not None
         )
         self._n_expired = 0
         self._pace = AdaptiveRate()
-        self._rate = RateLimit(self.options.rate)
         self._capacity = RateLimit(self.options.wcu)
 
     async def open(self) -> None:
@@ -123,8 +123,12 @@ class DynamoDBSink(Sink):
         if not self.place.server:
             self.place = Place(self.table, self.client.region)
 
-    async def write(self, chunk: Chunk) -> Written:
-        rows = spread(await asyncio.to_thread(chunk.last_of_each_key))
+    def prepare(self, chunk: Chunk) -> Ints:
+        """The rows to store, each request's from all over the chunk."""
+        return spread(chunk.last_of_each_key())
+
+    async def write(self, chunk: Chunk, prepared: Ints) -> Written:
+        rows = prepared
         dead: list[DeadRow] = []
         await self._send_all(rows, chunk, dead)
         return Written(len(rows) - len(dead), chunk.accepted - len(rows), dead)
@@ -144,7 +148,7 @@ class DynamoDBSink(Sink):
         self._note_expired(columns)
         units: list[int] = (-(-size_bytes // _UNIT_BYTES)).tolist()
         indices: list[int] = rows.tolist()
-        size = self._rate.piece(ITEMS_PER_REQUEST)
+        size = self.rate.piece(ITEMS_PER_REQUEST)
         return [
             Request(indices[i : i + size], items[i : i + size], units[i : i + size])
             for i in range(0, len(indices), size)
@@ -173,7 +177,7 @@ class DynamoDBSink(Sink):
             if not fresh or len(again.rows) >= ITEMS_PER_REQUEST:
                 return again.cut(ITEMS_PER_REQUEST) if again.rows else None
             request = fresh.popleft()
-            await self._rate.take(len(request.rows))
+            await self.rate.take(len(request.rows))
             await self._capacity.take(sum(request.units))
             return request
 
@@ -212,7 +216,7 @@ class DynamoDBSink(Sink):
 
     def _reason(self, refusal: Refused, chunk: Chunk) -> str:
         """Names an attribute only if it is one of ours, so that nothing else of the server's text can show."""
-        named = refusal.attribute in kinds(chunk.columns.take(np.empty(0, np.int64)), self.options.ttl_s)
+        named = refusal.attribute in kinds(chunk.columns.schema, self.options.ttl_s)
         about = f": attribute {refusal.attribute}{refusal.types}" if named else ""
         return f"DynamoDB refuses the item ({refusal.code}{about})."
 
@@ -239,7 +243,7 @@ class DynamoDBSink(Sink):
         return unprocessed
 
     async def remove(self, columns: Columns) -> None:
-        users, keys = columns.texts["user_id"].to_list(), concatenate(event_key(columns)).to_list()
+        users, keys = columns.texts[columns.schema.owner].to_list(), concatenate(event_key(columns)).to_list()
         for user, key in zip(users, keys, strict=True):
             item = {"user_id": {"S": user}, "event_key": {"S": key}}
             await self.retrier.call(lambda item=item: self.client.call("delete_item", TableName=self.table, Key=item))  # type: ignore[misc]
@@ -254,7 +258,7 @@ class DynamoDBSink(Sink):
         return await self._tables.check(create=create)
 
     async def survey(self, columns: Columns) -> list[Finding]:
-        findings = await self._tables.survey(kinds(columns, self.options.ttl_s))
+        findings = await self._tables.survey(kinds(columns.schema, self.options.ttl_s))
         if self.client.warning:
             findings.append(Finding("transport", True, self.client.warning, warning=True))
         return findings
@@ -262,17 +266,19 @@ class DynamoDBSink(Sink):
     def preview(self, columns: Columns) -> list[str]:
         return [f"{self.table}: {item.decode()}" for item in encode(columns, self.options.ttl_s)]
 
-    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
-        frame = super().expected(frame)
+        from ingest_service.sinks.readback import all_expected
+
+        frame = all_expected(frame, schema)
         if self.options.ttl_s is None:
             return frame
         expires = pl.col("epoch_ms") // 1_000 + self.options.ttl_s
         value = pl.concat_str("value", pl.lit("\x1f"), expires.cast(pl.String))
         return frame.with_columns(value, (expires <= int(time.time())).alias("expired"))
 
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
         from ingest_service.sinks.readback import STORED_SCHEMA
@@ -282,14 +288,14 @@ class DynamoDBSink(Sink):
 
         async def worker() -> None:
             for user in queue:
-                rows.extend(await self._stored_of(user))
+                rows.extend(await self._stored_of(user, schema))
 
         async with task_group() as workers:
             for _ in range(min(self.options.concurrency, len(users))):
                 workers.create_task(worker())
         return await asyncio.to_thread(pl.DataFrame, rows, schema=STORED_SCHEMA, orient="row")
 
-    async def _stored_of(self, user: str) -> list[tuple[str, str, str]]:
+    async def _stored_of(self, user: str, schema: Schema) -> list[tuple[str, str, str]]:
         """All pages of one user."""
         query: dict[str, Any] = {
             "TableName": self.table,
@@ -300,7 +306,7 @@ class DynamoDBSink(Sink):
         rows: list[tuple[str, str, str]] = []
         while True:
             reply = await self.retrier.call(lambda: self.client.call("query", **query), moves_rows=True)
-            rows += [_stored_row(item) for item in reply["Items"]]
+            rows += [_stored_row(item, schema) for item in reply["Items"]]
             if "LastEvaluatedKey" not in reply:
                 return rows
             query["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
@@ -353,16 +359,22 @@ class DynamoDBSink(Sink):
         await self.client.close()
 
 
-def _stored_row(item: dict[str, Any]) -> tuple[str, str, str]:
+def _stored_row(item: dict[str, Any], schema: Schema) -> tuple[str, str, str]:
     """User, event key and value of an item; attributes that are not ours make it another value."""
-    from ingest_service.sinks.readback import VALUE_COLUMNS, value_text
+    from ingest_service.sinks.readback import value_text
 
-    user, event_key = item.pop("user_id")["S"], item.pop("event_key")["S"]
-    texts = [str(item.pop(name, {}).get("S", "")) for name in VALUE_COLUMNS]
-    expires = [str(item.pop("expires_at").get("N", ""))] if "expires_at" in item else []
-    # A data set's numbers are floats; DynamoDB gives 4.0 back as 4.
-    others = {name: float(one["N"]) if "N" in one else one.get("S", one) for name, one in item.items()}
-    return user, event_key, "\x1f".join((value_text(texts, others), *expires))
+    user, event_key = item.pop("user_id")["S"], item.pop(EVENT_KEY)["S"]
+    expires = [str(item.pop(EXPIRES_AT).get("N", ""))] if EXPIRES_AT in item else []
+    floats = {field.name for field in schema.fields if field.kind is FieldKind.FLOAT}
+    fields = {name: _value(one, is_float=name in floats) for name, one in item.items()}
+    return user, event_key, "\x1f".join((value_text(schema, fields), *expires))
+
+
+def _value(attribute: dict[str, Any], *, is_float: bool) -> Any:
+    """DynamoDB gives 4.0 back as 4."""
+    if "N" in attribute:
+        return float(attribute["N"]) if is_float else json.loads(attribute["N"])
+    return attribute.get("S", attribute)
 
 
 class _Checkpoints(CheckpointStore):

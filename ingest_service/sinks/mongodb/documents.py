@@ -12,7 +12,7 @@ from pymongo import IndexModel
 
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.texts import Texts, concatenate
-from ingest_service.sinks.fields import field_texts, own_numbers
+from ingest_service.sinks.fields import EVENT_KEY, field_texts
 from ingest_service.sinks.mongodb import bson_rows
 
 # mongodb.com, "MongoDB Limits and Thresholds".
@@ -62,7 +62,8 @@ class Interactions:
 
     def of(self, columns: Columns) -> Encoded:
         texts = field_texts(columns)
-        key = concatenate([texts["user_id"], b"#", texts["event_key"]])
-        documents = bson_rows.documents({"_id": key, **texts, **own_numbers(columns)})
+        key = concatenate([texts[columns.schema.owner], b"#", texts[EVENT_KEY]])
+        numbers = {name: columns.numbers[name] for name in columns.schema.numbers}
+        documents = bson_rows.documents({"_id": key, **texts, **numbers})
         too_large = np.flatnonzero(np.broadcast_to(documents.widths, len(columns)) > MAX_DOCUMENT_BYTES)
         return Encoded(documents, dict.fromkeys(too_large.tolist(), TOO_LARGE))

@@ -27,17 +27,19 @@ from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.schema import Schema
 from ingest_service.runtime import fault
 from ingest_service.runtime.queues import BoundedQueue, Closed
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options, split_url
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
+from ingest_service.sinks.fields import EVENT_KEY
 from ingest_service.sinks.mongodb import reach
 from ingest_service.sinks.mongodb.bulk import PASSING, THROTTLES, Batch
 from ingest_service.sinks.mongodb.collection import survey
 from ingest_service.sinks.mongodb.documents import Documents, Interactions, Refusal
-from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
-from ingest_service.sinks.retry import Retrier
+from ingest_service.sinks.pacing import AdaptiveLimit
+from ingest_service.sinks.urls import parse_options, split_url
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,7 +68,7 @@ class MongoDBOptions(SinkOptions):
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
 
 
-class MongoDBSink(Sink):
+class MongoDBSink(Sink[Ints]):
     """`mongodb://host/db?collection=…` or `mongodb+srv://…`; what else stands in the query goes to the driver."""
 
     scheme: ClassVar[str] = "mongodb"
@@ -74,12 +76,9 @@ class MongoDBSink(Sink):
     options: MongoDBOptions
 
     def __init__(self, url: str, documents: Documents | None = None) -> None:
-        self._uri, self.database_name, self.options = _parse(url)
+        self._uri, self.database_name, options = _parse(url)
+        super().__init__(options, AdaptiveLimit(options.concurrency))
         self.documents = documents or Interactions()
-        self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s)
-        self.limit = AdaptiveLimit(self.options.concurrency)
-        self._rate = RateLimit(self.options.rate)
         self._client: AsyncMongoClient[Document] | None = None
         self._asked: dict[reach.Address, reach.Cause | None] = {}  # what servers are that did not answer the driver
         self.checkpoints: CheckpointStore = _Checkpoints(self)
@@ -186,10 +185,14 @@ class MongoDBSink(Sink):
         except errors.ConfigurationError as error:
             raise reach.srv_error(error) from error
 
-    async def write(self, chunk: Chunk) -> Written:
-        wanted = await asyncio.to_thread(chunk.last_of_each_key)
+    def prepare(self, chunk: Chunk) -> Ints:
+        """The rows to store."""
+        return chunk.last_of_each_key()
+
+    async def write(self, chunk: Chunk, prepared: Ints) -> Written:
+        wanted = prepared
         dead: list[DeadRow] = []
-        size = self._rate.piece(_BATCH_ROWS)
+        size = self.rate.piece(_BATCH_ROWS)
         queue = BoundedQueue[dict[int, bytes]](self.options.concurrency)
         async with task_group() as workers:
             for _ in range(min(self.options.concurrency, -(-len(wanted) // size))):
@@ -225,7 +228,7 @@ class MongoDBSink(Sink):
         with suppress(Closed):
             while True:
                 batch = await queue.get()
-                await self._rate.take(len(batch))
+                await self.rate.take(len(batch))
                 for row, why in (await self.put(batch)).items():
                     dead.append(chunk.dead_row(row, self.name, why.code, why.reason))
 
@@ -318,7 +321,12 @@ class MongoDBSink(Sink):
 
         return [VideoInteraction.model_validate(document) for document in await self.call(find)]
 
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
+        from ingest_service.sinks.readback import all_expected
+
+        return all_expected(frame, schema)
+
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
         from ingest_service.sinks.readback import STORED_SCHEMA
@@ -327,7 +335,7 @@ class MongoDBSink(Sink):
         for first in range(0, len(users), _PIECE_USERS):
             ranges = [{"_id": {"$gte": f"{user}#", "$lt": f"{user}$"}} for user in users[first : first + _PIECE_USERS]]
             found: list[Document] = await self.call(lambda: self.collection.find({"$or": ranges}).to_list())  # noqa: B023
-            rows += [_stored_row(document) for document in found]
+            rows += [_stored_row(document, schema) for document in found]
         return await asyncio.to_thread(pl.DataFrame, rows, schema=STORED_SCHEMA, orient="row")
 
     @asynccontextmanager
@@ -350,14 +358,13 @@ class MongoDBSink(Sink):
                     await client.close()
 
 
-def _stored_row(document: Document) -> tuple[str, str, str]:
+def _stored_row(document: Document, schema: Schema) -> tuple[str, str, str]:
     """User, event key and value of a document; fields that are not ours make it another value."""
-    from ingest_service.sinks.readback import VALUE_COLUMNS, value_text
+    from ingest_service.sinks.readback import value_text
 
     del document["_id"]
-    user, key = str(document.pop("user_id", "")), str(document.pop("event_key", ""))
-    texts = [str(document.pop(name, "")) for name in VALUE_COLUMNS]
-    return user, key, value_text(texts, document)
+    user, key = str(document.pop("user_id", "")), str(document.pop(EVENT_KEY, ""))
+    return user, key, value_text(schema, document)
 
 
 class _Checkpoints(CheckpointStore):

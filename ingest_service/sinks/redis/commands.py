@@ -1,27 +1,39 @@
 """Rows as RESP commands (redis.io, "Redis serialization protocol specification"), grouped by user."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from ingest_service.rows.arrays import Bools, Ints
-from ingest_service.rows.columns import Columns, stable_order
+from ingest_service.rows.columns import Columns
 from ingest_service.rows.parse import Bytes
+from ingest_service.rows.schema import Field, Schema
 from ingest_service.rows.texts import Piece, Texts, concatenate, decimals, lengths, write
-from ingest_service.sinks.fields import json_escaped, own_number_texts, own_texts
+from ingest_service.sinks.fields import json_safe, number_texts
 
-# Adds rows, of which those with a key that is there already replace what is there. The member holds all of a row, its
-# key first and a tag, if any, further behind, so a later version of a row is another member, of the same score.
+# Adds rows, of which those with a key that is there already replace what is there. The member holds all of a row, so a
+# later version of a row is another member, of the same score. A member is compared if it has just the fields of these
+# rows; where no text is escaped, its key is found without taking the JSON apart.
 # KEYS: a user's set; ARGV: how many to keep, for how many seconds, then score and member of each row.
-_REPLACE = b"""
+_REPLACE = r"""
+local shape, fields, key_fields = '<shape>', {<fields>}, {<key_fields>}
 local function key_of(member)
-  local key = string.match(member, '^{"video_id":"[^"]*","timestamp":"[^"]*"')
-  if key and string.find(member, ',"tag":"', 1, true) then
-    local whole, content = pcall(cjson.decode, member)
-    if whole and type(content) == 'table' then key = key .. tostring(content.tag) end
+  if not string.find(member, '\\', 1, true) then
+    local key = {string.match(member, shape)}
+    return key[1] and table.concat(key, '\n') or member
   end
-  return key or member
+  local whole, content = pcall(cjson.decode, member)
+  if not whole or type(content) ~= 'table' then return member end
+  local n, key = 0, {}
+  for _ in pairs(content) do n = n + 1 end
+  for _, name in ipairs(fields) do
+    if content[name] == nil or n ~= #fields then return member end
+  end
+  for i, name in ipairs(key_fields) do key[i] = tostring(content[name]) end
+  return table.concat(key, '\n')
 end
 local latest, looked_at = {}, {}
 for i = 4, #ARGV, 2 do
@@ -42,6 +54,26 @@ redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[1] - 1)
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1
 """
+
+
+_LUA_MAGIC = re.compile(r"[-^$().%*+?\[\]]")
+
+
+@lru_cache
+def _replacing(schema: Schema) -> bytes:
+    """The script for records of a schema."""
+    key = [field.name for field in schema.described if field.name in schema.key]
+    shape = ",".join(_lua_pattern(field, is_key=field.name in schema.key) for field in schema.described)
+    script = _REPLACE.replace("<shape>", f"^{{{shape}}}$")
+    script = script.replace("<fields>", ", ".join(f"'{field.name}'" for field in schema.described))
+    return script.replace("<key_fields>", ", ".join(f"'{name}'" for name in key)).encode()
+
+
+def _lua_pattern(field: Field, *, is_key: bool) -> str:
+    """Matches a field of a member in which nothing is escaped; the value of a part of the key is captured."""
+    value = "[^,}]*" if field.is_number else '"([^"]*)"' if is_key else '"[^"]*"'
+    name = _LUA_MAGIC.sub(r"%\g<0>", field.name)
+    return f'"{name}":{value}'
 
 
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # spreads numbers over 64 bits, and no two into one
@@ -76,14 +108,9 @@ class Batch:
     @classmethod
     def of(cls, columns: Columns, rows: Ints) -> "Batch":
         """The rows of a chunk's columns, at least one; users in any order, each one's rows in that of the file."""
-        users = columns.key[0][rows]
-        rows = rows[stable_order(users)]
-        free = {"session_id": columns.texts["session_id"], **own_texts(columns)}
-        escaped = {name: json_escaped(texts) for name, texts in free.items()}
-        columns = replace(columns, texts={**columns.texts, **escaped}).take(rows)
-        users = columns.key[0]
-        starts = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
-        return cls(columns, rows, starts)
+        columns = json_safe(columns).take(rows)
+        order, starts = columns.by_owner()
+        return cls(columns.take(order), rows[order], starts)
 
     @property
     def n_users(self) -> int:
@@ -92,7 +119,10 @@ class Batch:
     @property
     def users(self) -> Ints:
         """A number for each user, the same in every batch, and another one for another source's user of that number."""
-        return self.columns.key[0][self.starts] * _ODD ^ self.user_ids.prefixes().view(np.int64)
+        numbers = self.user_ids.prefixes().view(np.int64)
+        for part in self.columns.owner:
+            numbers = (numbers ^ part[self.starts]) * _ODD
+        return numbers
 
     def sets(self, dead: Sequence[int]) -> Ints:
         """The users who have a set once this is written, in order; `dead` are the rows that found something else."""
@@ -101,7 +131,11 @@ class Batch:
 
     @property
     def user_ids(self) -> Texts:
-        return self.columns.texts["user_id"].take(self.starts)
+        return self._owners.take(self.starts)
+
+    @property
+    def _owners(self) -> Texts:
+        return self.columns.texts[self.columns.schema.owner]
 
     def part(self, users: Sequence[int]) -> "Batch":
         """These users by themselves."""
@@ -134,7 +168,8 @@ class Batch:
 
     def replies(self, piece: tuple[int, int], are_sets: Bools) -> Ints:
         """How many each user's `commands` have."""
-        return 2 + are_sets[slice(*piece)] if self.columns.follow_from_key else np.ones(piece[1] - piece[0], np.int64)
+        is_one = not self.columns.schema.follows_from_key
+        return np.ones(piece[1] - piece[0], np.int64) if is_one else 2 + are_sets[slice(*piece)]
 
     def commands(self, piece: tuple[int, int], keeping: Keeping, are_sets: Bools) -> Bytes:
         """RESP commands that add the rows of a piece, trim its users' sets and renew their expiry, user by user.
@@ -148,9 +183,9 @@ class Batch:
         columns = self.columns.take(slice(start, start + n_rows))
         begins = self.starts[first:last] - start
         ends = np.append(begins[1:], n_rows)
-        user_ids = columns.texts["user_id"].take(begins)
+        user_ids = self._owners.take(self.starts[first:last])
         key = _bulk(keeping.key_pieces(user_ids))
-        if columns.follow_from_key:
+        if columns.schema.follows_from_key:
             head = [b"*", decimals(2 + 2 * (ends - begins)), b"\r\n$4\r\nZADD\r\n", *key]
             lowest = str(-keeping.limit - 1).encode()
             tail = [b"*4\r\n$15\r\nZREMRANGEBYRANK\r\n", *key, b"$1\r\n0\r\n", *_bulk([lowest])]
@@ -158,14 +193,14 @@ class Batch:
             tail.append(replace(expiries, widths=np.where(are_sets[first:last], expiries.widths, 0)))
         else:
             numbers = [*_bulk([str(keeping.limit).encode()]), *_bulk([str(keeping.ttl_s).encode()])]
-            script = [b"\r\n$4\r\nEVAL\r\n", *_bulk([_REPLACE]), b"$1\r\n1\r\n"]
+            script = [b"\r\n$4\r\nEVAL\r\n", *_bulk([_replacing(columns.schema)]), b"$1\r\n1\r\n"]
             head = [b"*", decimals(6 + 2 * (ends - begins)), *script, *key, *numbers]
             tail = []
         return _laid_out(_pairs(columns), begins, ends, head, tail)
 
     def expiries(self, users: Ints, keeping: Keeping) -> Bytes:
         """RESP commands that renew these users' expiry: once a set is known to be one."""
-        return _expiries(self.columns.texts["user_id"].take(self.starts[users]), keeping).buffer
+        return _expiries(self._owners.take(self.starts[users]), keeping).buffer
 
 
 def _expiries(user_ids: Texts, keeping: Keeping) -> Texts:
@@ -191,18 +226,16 @@ def _laid_out(rows: Sequence[Piece], begins: Ints, ends: Ints, head: Sequence[Pi
 
 def _pairs(columns: Columns) -> list[Piece]:
     """Score and member of each row, as two bulk strings."""
-    return [*_bulk([decimals(columns.numbers["epoch_ms"])]), *_bulk(member(columns))]
+    return [*_bulk([decimals(columns.epoch_ms)]), *_bulk(member(columns))]
 
 
 def member(columns: Columns) -> list[Piece]:
-    """Compact JSON in the contract's order of keys."""
-    names = ("video_id", "timestamp", "event_type", "device", "session_id", *own_texts(columns))
+    """Compact JSON in the schema's order of fields; its free texts are escaped already."""
+    numbers = number_texts(columns)
     pieces: list[Piece] = []
-    for name in names:
-        pieces += [f'{{"{name}":"'.encode() if not pieces else f'","{name}":"'.encode(), columns.texts[name]]
-    pieces.append(b'"')
-    for name, numbers in own_number_texts(columns).items():
-        pieces += [f',"{name}":'.encode(), numbers]
+    for field in columns.schema.described:
+        name = f'{"," if pieces else "{"}"{field.name}":'.encode()
+        pieces += [name, numbers[field.name]] if field.is_number else [name + b'"', columns.texts[field.name], b'"']
     return [*pieces, b"}"]
 
 

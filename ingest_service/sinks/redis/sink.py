@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 from uuid import UUID
@@ -16,11 +16,12 @@ from ingest_service.errors import ConfigurationError, IngestError, Retry
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Piece, concatenate, decimals
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.base import Finding, Sink, Written, parse_options
+from ingest_service.sinks.base import Finding, Sink, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
-from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
+from ingest_service.sinks.fields import json_safe
 from ingest_service.sinks.redis.about import limits_of
 from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
 from ingest_service.sinks.redis.address import with_database
@@ -29,14 +30,12 @@ from ingest_service.sinks.redis.commands import Batch, Keeping, member
 from ingest_service.sinks.redis.errors import PASSING, errors_translated, refusal
 from ingest_service.sinks.redis.nodes import RedisNodes, connection_of
 from ingest_service.sinks.redis.writing import Writing
-from ingest_service.sinks.retry import Retrier
+from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
     import polars as pl
 
 _PIECE_USERS = 1_000  # asked for in one pipeline
-_MEMBER_TAG = ',"tag":"'  # a quote within a text has a backslash
-_MEMBER_KEY = r'^\{"video_id":"([^"]*)","timestamp":"([^"]*)"'
 
 # KEYS: a user's set; ARGV: a member to take out. Where something else is, the member never got in.
 _REMOVE = """
@@ -55,23 +54,21 @@ _CLAIM_KEY = "ingest:trial"
 _DATABASES = 16  # what a server has unless it is told otherwise
 
 
-class RedisSink(Sink):
+class RedisSink(Sink[Batch | None]):
     """`redis://[user:password@]host[:port][/db]`, `rediss://` for TLS, `redis+unix:///path`, or
     `redis+sentinel://host[:port][,host…]/service[/db]`, also with `rediss`.
     """
 
     scheme: ClassVar[str] = "redis"
+    is_prepared_whole: ClassVar[bool] = True
     is_apart: ClassVar[bool] = True  # rows expire and may be evicted, checkpoints of old would stay
     options: RedisOptions
 
     def __init__(self, url: str) -> None:
-        parts, self.options = parse_options(url, RedisOptions)
+        parts, options = parse_options(url, RedisOptions)
+        super().__init__(options)
         self.nodes = RedisNodes(parts, self.options)
-        self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s)
-        self.limit = AdaptiveLimit(self.options.consumers)
         self.keeping = Keeping(self.options.prefix, self.options.recent_limit, self.options.recent_ttl_s)
-        self._rate = RateLimit(self.options.rate)
         self.checkpoints: CheckpointStore = RedisCheckpoints(self.nodes, self.retrier, self.options)
         self._guard = Guard(self.name, self.nodes, self.retrier, self.checkpoints, self.options)
         self._sets = np.empty(0, np.int64)  # the users of the last chunk whose keys are
@@ -87,18 +84,14 @@ class RedisSink(Sink):
         if evicted := sum(one.evicted for one in servers):
             self.forgets += f", and {evicted:,} keys were evicted since the server started ({limits_of(servers)})"
 
-    def prepare(self, chunk: Chunk) -> "_Grouped":
+    def prepare(self, chunk: Chunk) -> Batch | None:
         rows = chunk.last_of_each_key()
-        batch = Batch.of(chunk.columns, rows) if len(rows) else None
-        parts = {part.name: getattr(chunk, part.name) for part in fields(Chunk)}
-        parts["columns"] = Columns(chunk.columns.key, {}, {})  # the batch has the texts
-        return _Grouped(**parts, batch=batch)
+        return Batch.of(chunk.columns, rows) if len(rows) else None
 
-    async def write(self, chunk: Chunk) -> Written:
-        grouped = chunk if isinstance(chunk, _Grouped) else await asyncio.to_thread(self.prepare, chunk)
-        if grouped.batch is None:
+    async def write(self, chunk: Chunk, prepared: Batch | None) -> Written:
+        if prepared is None:
             return Written(0)
-        pending = grouped.batch
+        pending = prepared
         n_rows = len(pending.rows)
         dead: list[int] = []
 
@@ -116,7 +109,7 @@ class RedisSink(Sink):
                 raise outcome.fault
 
         await self.retrier.call(attempt, moves_rows=True)
-        self._sets = await asyncio.to_thread(grouped.batch.sets, dead)
+        self._sets = await asyncio.to_thread(prepared.sets, dead)
         reason = "The user's key holds something that is no sorted set."
         rows = [chunk.dead_row(row, self.name, "wrong_type", reason) for row in sorted(dead)]
         return Written(n_rows - len(rows), chunk.accepted - n_rows, rows)
@@ -148,7 +141,7 @@ class RedisSink(Sink):
 
     async def _exchange(self, node: ConnectionPool, batch: Batch) -> dict[int, str]:
         """All of a batch over one connection: the first error of each user that had one."""
-        writing = await asyncio.to_thread(Writing, batch, self.keeping, self._rate, self._sets)
+        writing = await asyncio.to_thread(Writing, batch, self.keeping, self.rate, self._sets)
         with errors_translated():
             async with connection_of(node) as connection:
                 replies = await connection.exchange(writing.payloads, self.options.timeout_s, self.retrier.answered)
@@ -159,7 +152,7 @@ class RedisSink(Sink):
 
     async def remove(self, columns: Columns) -> None:
         ready = Batch.of(columns, np.arange(len(columns))).columns  # as they were written
-        users, members = ready.texts["user_id"].to_list(), concatenate(member(ready)).to_list()
+        users, members = ready.texts[ready.schema.owner].to_list(), concatenate(member(ready)).to_list()
         for user, text in zip(users, members, strict=True):
             key = self.keeping.key(user)
             await self.command("EVAL", _REMOVE, 1, key, text, key=key)
@@ -200,16 +193,18 @@ class RedisSink(Sink):
         return [Finding("writes", True, "permitted")]
 
     def preview(self, columns: Columns) -> list[str]:
-        key: list[Piece] = [b"ZADD ", *self.keeping.key_pieces(columns.texts["user_id"]), b" "]
-        return concatenate([*key, decimals(columns.numbers["epoch_ms"]), b" ", *member(columns)]).to_list()
+        columns = json_safe(columns)
+        key: list[Piece] = [b"ZADD ", *self.keeping.key_pieces(columns.texts[columns.schema.owner]), b" "]
+        return concatenate([*key, decimals(columns.epoch_ms), b" ", *member(columns)]).to_list()
 
-    def expected(self, frame: "pl.DataFrame") -> "pl.DataFrame":
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         """Each user's newest, in the order that Redis gives them: by score, then by member."""
         import polars as pl
 
-        from ingest_service.sinks.readback import event_key_of, member_of
+        from ingest_service.sinks.readback import event_key_of
+        from ingest_service.sinks.redis.readback import member_of
 
-        frame = frame.with_columns(event_key_of(frame), member_of(frame), pl.lit(False).alias("expired"))
+        frame = frame.with_columns(event_key_of(schema), member_of(frame, schema), pl.lit(False).alias("expired"))
         frame = frame.with_columns(pl.concat_str("epoch_ms", pl.lit(" "), "member").alias("value"))
         is_crowded = pl.len().over("user_id") > self.options.recent_limit
         if frame.select(is_crowded.any()).item():
@@ -217,36 +212,19 @@ class RedisSink(Sink):
             frame = frame.filter(~is_crowded | (newest <= self.options.recent_limit))
         return frame.drop("member")
 
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
         from ingest_service.sinks.readback import STORED_SCHEMA
+        from ingest_service.sinks.redis.readback import stored_frame
 
-        pieces = [users[first : first + _PIECE_USERS] for first in range(0, len(users), _PIECE_USERS)]
-        return pl.concat([pl.DataFrame(schema=STORED_SCHEMA), *[await self._stored_piece(piece) for piece in pieces]])
-
-    async def _stored_piece(self, users: Sequence[str]) -> "pl.DataFrame":
-        import polars as pl
-
-        keys = [self.keeping.key(user) for user in users]
-        sets = await self.retrier.call(lambda: self.nodes.sorted_sets(keys))
-        owners: list[str] = []
-        members: list[str] = []
-        scores: list[float] = []
-        for user, found in zip(users, sets, strict=True):
-            owners += [user] * len(found)
-            members += [member for member, _ in found]
-            scores += [score for _, score in found]
-        kinds = {"user_id": pl.String, "member": pl.String, "score": pl.Float64}
-        frame = pl.DataFrame({"user_id": owners, "member": members, "score": scores}, schema=kinds)
-        score, member = pl.col("score"), pl.col("member")
-        # A score of ours is a whole number; what is no member of ours has no key, and is compared all the same.
-        whole = pl.when(score == score.round()).then(score.cast(pl.Int64, strict=False).cast(pl.String))
-        key = pl.concat_str(member.str.extract(_MEMBER_KEY, 2), pl.lit("#"), member.str.extract(_MEMBER_KEY, 1))
-        tag = pl.when(member.str.contains(_MEMBER_TAG, literal=True)).then(member.str.json_path_match("$.tag"))
-        key = pl.when(tag.is_null()).then(key).otherwise(pl.concat_str(key, pl.lit("#"), tag))
-        value = pl.concat_str(whole.otherwise(score.cast(pl.String)), pl.lit(" "), member)
-        return frame.select("user_id", key.fill_null("").alias("event_key"), value.alias("value"))
+        frames = [pl.DataFrame(schema=STORED_SCHEMA)]
+        for first in range(0, len(users), _PIECE_USERS):
+            piece = users[first : first + _PIECE_USERS]
+            keys = [self.keeping.key(user) for user in piece]
+            sets = await self.retrier.call(lambda: self.nodes.sorted_sets(keys))  # noqa: B023
+            frames.append(await asyncio.to_thread(stored_frame, piece, sets, schema))
+        return pl.concat(frames)
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
         """A user's newest interactions, newest first."""
@@ -297,13 +275,6 @@ def _sort_out(errors: dict[int, str]) -> tuple[list[int], list[int], str]:
         else:
             raise refusal(error)
     return refused, again, code
-
-
-@dataclass(frozen=True)
-class _Grouped(Chunk):
-    """A chunk with what is to be written of it, if anything, by user."""
-
-    batch: Batch | None = None
 
 
 @dataclass(slots=True)

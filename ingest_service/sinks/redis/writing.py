@@ -62,7 +62,7 @@ class Writing:
             if len(renewed):
                 self._note(renewed, np.ones(len(renewed), np.int64))
                 yield expiries.data, len(renewed)
-            if batch.columns.follow_from_key:
+            if batch.columns.schema.follows_from_key:
                 unanswered.append(rows)
         while unanswered:
             await replies.reach(unanswered[0].end)

@@ -11,10 +11,12 @@ import numpy as np
 
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.parse import Bytes
+from ingest_service.rows.schema import FieldKind
 from ingest_service.rows.texts import Texts, decimals, write
-from ingest_service.sinks.fields import field_texts, own_number_texts, own_numbers
+from ingest_service.sinks.fields import field_texts, number_texts
 
 _BLOB_BYTES = 1 << 23
+_KINDS = dict.fromkeys(FieldKind, "TEXT") | {FieldKind.INT: "INTEGER", FieldKind.FLOAT: "REAL"}
 _LENGTH_BASE = 10**9  # added to the length of a text: it then has ten digits
 
 
@@ -29,22 +31,22 @@ class Insertion:
 
 def values(columns: Columns) -> dict[str, Texts]:
     """What is stored, by the table's columns; numbers as decimal texts."""
-    return field_texts(columns) | own_number_texts(columns)
+    return field_texts(columns) | number_texts(columns)
 
 
 def insertions(columns: Columns) -> Iterator[Insertion]:
     """What inserts or replaces the rows: one statement, or more where a few texts are huge."""
     if not len(columns):
         return
-    kinds = {name: "REAL" if numbers.dtype.kind == "f" else "INTEGER" for name, numbers in own_numbers(columns).items()}
-    yield from _insertions(values(columns), kinds)
+    yield from _insertions(values(columns), {field.name: _KINDS[field.kind] for field in columns.schema.fields})
 
 
 def _insertions(texts: dict[str, Texts], kinds: dict[str, str]) -> Iterator[Insertion]:
-    one = {name: column for name, column in texts.items() if name != "user_id" and _is_one(column)}
+    first = next(iter(texts))  # the owner, of whom there are many
+    one = {name: column for name, column in texts.items() if name != first and _is_one(column)}
     fixed = {name: column for name, column in texts.items() if name not in one and _width(column) is not None}
     varying = {name: column for name, column in texts.items() if name not in one and name not in fixed}
-    n = len(texts["user_id"])
+    n = len(texts[first])
     # Each row takes as many bytes as the longest would, so that all places are known.
     lengths = [decimals(np.asarray(column.widths) + _LENGTH_BASE) for column in varying.values()]
     stride = sum(_longest(column) for column in [*fixed.values(), *varying.values(), *lengths])

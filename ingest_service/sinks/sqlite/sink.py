@@ -23,15 +23,15 @@ from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns, stable_order
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.schema import Schema
 from ingest_service.runtime import fault
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written, parse_options
+from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
-from ingest_service.sinks.fields import FIELDS, own_numbers, own_texts
-from ingest_service.sinks.pacing import AdaptiveLimit, RateLimit
-from ingest_service.sinks.retry import Retrier
+from ingest_service.sinks.fields import EVENT_KEY, stored_texts
 from ingest_service.sinks.sqlite.file import DatabaseFile
 from ingest_service.sinks.sqlite.rows import Insertion, insertions, values
-from ingest_service.sinks.sqlite.tables import TABLES, add_columns, columns_of, make_key, survey
+from ingest_service.sinks.sqlite.tables import FIELDS, TABLES, add_columns, columns_of, make_key, survey
+from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,23 +52,20 @@ _REASONS = {
 _NO_REASON = "cannot be used as a database; check its path and rights"
 
 
-class SQLiteSink(Sink):
+class SQLiteSink(Sink[Ints]):
     """`sqlite:///relative.db` or `sqlite:////absolute.db`; the file and its tables are made when missing."""
 
     scheme: ClassVar[str] = "sqlite"
 
     def __init__(self, url: str) -> None:
-        parts, self.options = parse_options(url, SinkOptions)
+        parts, options = parse_options(url, SinkOptions)
+        super().__init__(options, can_hang=False)
         path = unquote(parts.path.removeprefix("/"))
         if parts.netloc or not path:
             raise ConfigurationError("A SQLite URL has three slashes and a path: sqlite:///interactions.db.")
         self.path = Path(path)
         if str(self.path) == ":memory:":
             raise ConfigurationError("A database in memory ends with the run, and its rows with it; name a file.")
-        self.name = self.options.name or self.scheme
-        self.retrier = Retrier(self.name, self.options.retry_budget_s, can_hang=False)
-        self.limit = AdaptiveLimit(1)
-        self._rate = RateLimit(self.options.rate)
         # One thread owns the connection: SQLite has one writer anyway, and chunks queue up here.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._file = DatabaseFile(self.path)
@@ -84,12 +81,18 @@ class SQLiteSink(Sink):
     async def survey(self, columns: Columns) -> list[Finding]:
         if self._file.connection is None:
             return []  # there is no file yet
-        names = [*FIELDS, *own_texts(columns), *own_numbers(columns)]
+        names = [*stored_texts(columns.schema), *columns.schema.numbers]
         return await self.run(lambda: survey(self.connected(), names))
 
-    async def write(self, chunk: Chunk) -> Written:
-        rows = await asyncio.to_thread(_in_key_order, chunk)
-        size = self._rate.piece(_PIECE_ROWS)
+    def prepare(self, chunk: Chunk) -> Ints:
+        """The rows to store, user by user as in the primary key: so fewer pages are touched."""
+        rows = chunk.last_of_each_key()
+        users = chunk.columns.texts[chunk.columns.schema.owner].take(rows).prefixes() >> np.uint64(32)
+        return rows[stable_order(users)]
+
+    async def write(self, chunk: Chunk, prepared: Ints) -> Written:
+        rows = prepared
+        size = self.rate.piece(_PIECE_ROWS)
         pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
 
         async def made_of(number: int) -> list[Insertion]:
@@ -101,7 +104,7 @@ class SQLiteSink(Sink):
                 assert ahead is not None, "there is one ahead of each piece"
                 made = await ahead
                 ahead = asyncio.create_task(made_of(number)) if number < len(pieces) else None
-                await self._rate.take(len(piece))
+                await self.rate.take(len(piece))
                 await self.run(lambda made=made: self._insert(made))  # type: ignore[misc]
         finally:
             if ahead is not None:
@@ -185,20 +188,25 @@ class SQLiteSink(Sink):
         stored = {name: texts.to_list() for name, texts in values(columns).items()}
         return [str(dict(zip(stored, row, strict=True))) for row in zip(*stored.values(), strict=True)]
 
-    async def stored(self, users: Sequence[str]) -> "pl.DataFrame":
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
+        from ingest_service.sinks.readback import all_expected
+
+        return all_expected(frame, schema)
+
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
         from ingest_service.sinks.readback import STORED_SCHEMA
 
-        own = await self.run(lambda: sorted(columns_of(self.connected()) - set(FIELDS)))
-        columns = ", ".join((*FIELDS, *(f'"{name}"' for name in own)))
+        names = await self.run(lambda: sorted(columns_of(self.connected())))
+        columns = ", ".join(f'"{name}"' for name in names)
         frames = [pl.DataFrame(schema=STORED_SCHEMA)]
         for first in range(0, len(users), _PIECE_USERS):
             piece = users[first : first + _PIECE_USERS]
             where = f"WHERE user_id IN ({', '.join('?' * len(piece))})"
             select = f"SELECT {columns} FROM interactions {where}"
             rows = await self.run(lambda: self.connected().execute(select, piece).fetchall())  # noqa: B023
-            frames.append(await asyncio.to_thread(_stored_frame, rows, own))
+            frames.append(await asyncio.to_thread(_stored_frame, rows, names, schema))
         return pl.concat(frames)
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:
@@ -237,26 +245,17 @@ class SQLiteSink(Sink):
             self._thread.shutdown(wait=False)
 
 
-def _in_key_order(chunk: Chunk) -> Ints:
-    """The rows to store, user by user as in the primary key: so fewer pages are touched."""
-    rows = chunk.last_of_each_key()
-    users = chunk.columns.texts["user_id"].take(rows).prefixes() >> np.uint64(32)
-    return rows[stable_order(users)]
-
-
-def _stored_frame(rows: Sequence[tuple[Any, ...]], own: Sequence[str]) -> "pl.DataFrame":
-    """Rows of `FIELDS` and of a data set's own columns, which are null in rows of another one."""
+def _stored_frame(rows: Sequence[tuple[Any, ...]], names: Sequence[str], schema: Schema) -> "pl.DataFrame":
+    """Rows with columns of these names. Those of another data set are null."""
     import polars as pl
 
     from ingest_service.sinks.readback import STORED_SCHEMA, value_text
 
-    n = len(FIELDS)
     stored = []
     for row in rows:
-        # A value that is no text was not written by this program; as text it compares as another one.
-        user, key, *texts = ["" if value is None else str(value) for value in row[:n]]
-        others = {name: value for name, value in zip(own, row[n:], strict=True) if value is not None}
-        stored.append((user, key, value_text(texts, others)))
+        fields = dict(zip(names, row, strict=True))
+        user, key = fields.pop("user_id"), fields.pop(EVENT_KEY)
+        stored.append((str(user or ""), str(key or ""), value_text(schema, fields)))
     return pl.DataFrame(stored, schema=STORED_SCHEMA, orient="row")
 
 

@@ -7,9 +7,11 @@ from typing import Any
 from uuid import uuid4
 
 from ingest_service.errors import ConfigurationError
+from ingest_service.rows.interaction import INTERACTION
 from ingest_service.sinks.base import Finding
-from ingest_service.sinks.fields import FIELDS
+from ingest_service.sinks.fields import stored_texts
 
+FIELDS = stored_texts(INTERACTION)  # the columns that a new table has; others are added when they are written
 TABLES = (
     f"""CREATE TABLE IF NOT EXISTS interactions ({", ".join(f"{name} TEXT NOT NULL" for name in FIELDS)},
         PRIMARY KEY (user_id, event_key)) WITHOUT ROWID""",
@@ -164,7 +166,7 @@ def columns_of(connection: sqlite3.Connection) -> set[str]:
 
 
 def add_columns(connection: sqlite3.Connection, names: Sequence[str]) -> None:
-    """Give the table what a data set has beyond `FIELDS`, where it has not got it yet."""
+    """Give the table what a data set has beyond these, where it has not got it yet."""
     there = columns_of(connection)
     for name in names:
         if name.lower() not in there:
