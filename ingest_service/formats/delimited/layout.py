@@ -136,6 +136,8 @@ def _place_of(column: Column, found: Sequence[str], own: str | None, by_position
     """At which field a column stands, -1 if at none: by the user's own name or position for it, or by its names."""
     wanted = frozenset({_bare_name(own)}) if own else column.names
     named = next((index for index, name in enumerate(found) if name in wanted), -1)
+    if named < 0 and own is None and found and found[0].startswith("#") and found[0].lstrip("# ") in column.names:
+        named = 0  # numpy puts its mark of a comment before a header
     position = _POSITION.fullmatch(own or "")
     if named >= 0 or position is None or not by_position:
         return named

@@ -129,8 +129,13 @@ class DynamoDBSink(Sink[Ints]):
         self._capacity = RateLimit(self.options.wcu)
 
     async def open(self) -> None:
-        await self.retrier.call(self.client.open)
+        await self._connect()
         await self._tables.require()
+
+    async def _connect(self) -> None:
+        await self.retrier.call(self.client.open)
+        if not self.place.server:
+            self.place = Place(self.table, self.client.region)
 
     def prepare(self, chunk: Chunk) -> Ints:
         """The rows to store, each request's from all over the chunk."""
@@ -263,7 +268,7 @@ class DynamoDBSink(Sink[Ints]):
         return str(table.get("TableId") or table["CreationDateTime"])
 
     async def check(self, *, create: bool) -> list[Finding]:
-        await self.retrier.call(self.client.open)
+        await self._connect()
         return await self._tables.check(create=create)
 
     async def survey(self, columns: Columns) -> list[Finding]:

@@ -11,6 +11,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.runtime.tls_causes import answer, speaks_tls
 from ingest_service.sinks.redis.about import About
 from ingest_service.sinks.redis.address import (
     Address,
@@ -30,7 +31,6 @@ from ingest_service.sinks.redis.errors import (
     ONLY_TLS,
     errors_translated,
 )
-from ingest_service.sinks.redis.probe import speaks_plainly, speaks_tls
 from ingest_service.sinks.redis.sentinels import Sentinels
 
 _PATIENCE_S = 1.0  # before it is asked who listens there
@@ -91,10 +91,11 @@ class RedisNodes:
         """One side that waits for TLS and one that does not look like any other silence, or hang up."""
         if self._place.is_socket or self._sentinels is not None:
             return
-        if self._place.is_encrypted and await speaks_plainly(self._seed):
+        if not self._place.is_encrypted:
+            if await asyncio.to_thread(speaks_tls, *self._seed):
+                raise ConfigurationError(ONLY_TLS)
+        elif (await asyncio.to_thread(answer, *self._seed, b"*1\r\n$4\r\nPING\r\n"))[:1] in (b"+", b"-"):
             raise ConfigurationError(NO_TLS)
-        if not self._place.is_encrypted and await speaks_tls(self._seed):
-            raise ConfigurationError(ONLY_TLS)
 
     async def refresh(self) -> bool:
         """Look again at a cluster that has changed, or for a primary that has failed; whether that was so."""
