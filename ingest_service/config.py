@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,12 +18,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from ingest_service.datasets import DATASETS, dataset_named
+from ingest_service.datasets import dataset_named, dataset_names
 from ingest_service.datasets.base import Dataset
 from ingest_service.datasets.schema_file import load_dataset
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import MEMORY_MB, MIN_MEMORY_MB
-from ingest_service.runtime.supervised import PARENT_PID
+from ingest_service.runtime.plugins import registered
+from ingest_service.runtime.process import PARENT_PID
 
 if TYPE_CHECKING:
     from ingest_service.sources.allowed import Allowed
@@ -109,19 +110,6 @@ class Settings(BaseSettings):
     sinks: dict[Annotated[str, Field(pattern=_NAME)], SecretStr] = {}
     serve: ServeSettings = ServeSettings()
 
-    gcs_bucket_name: str = Field("", validation_alias="GCS_BUCKET_NAME")
-    movielens_url: str = Field(
-        "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip", validation_alias="MOVIELENS_URL"
-    )
-    movielens_zip_filename: str = Field("", validation_alias="MOVIELENS_ZIP_FILENAME")
-    movielens_sha256: str = Field("", pattern=r"^([0-9a-fA-F]{64})?$")
-    movie_id_map: str = Field("movie_id_map.json", min_length=1)
-    hf_model_name: str = Field("sentence-transformers/all-MiniLM-L6-v2", min_length=1, validation_alias="HF_MODEL_NAME")
-    hf_device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]+)?)$", validation_alias="HF_DEVICE")
-    embedding_batch_size: int = Field(32, ge=1, le=4096, validation_alias="EMBEDDING_BATCH_SIZE")
-    embedding_engine: Literal["onnx", "sentence-transformers"] = "onnx"
-    embedding_format: Literal["list", "vector"] = "list"
-
     def dataset_named(self, name: str = "") -> Dataset:
         """A data set by its name, here or in a package, or by the path of its schema file; by default `dataset`.
 
@@ -186,12 +174,14 @@ def _named(url: str, name: str) -> str:
 def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
     """Flags that are None count as not given. ConfigurationError names what is wrong."""
     _load_dotenv(Path(".env"))
-    _refuse_unknown_variables()
+    kinds = _settings_of_all()
+    known = sorted(kinds.model_fields)
+    _refuse_unknown_variables(known)
     toml_file = file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     if toml_file is not None:
         _check_toml(toml_file)
 
-    class _Loaded(Settings):
+    class _Loaded(kinds):  # type: ignore[valid-type, misc]
         @classmethod
         def settings_customise_sources(
             cls,
@@ -206,18 +196,23 @@ def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = No
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file)
 
     try:
-        settings = _Loaded(**{name: value for name, value in (flags or {}).items() if value is not None})
+        settings: Settings = _Loaded(**{name: value for name, value in (flags or {}).items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden" and len(first["loc"]) > 1:
             raise ConfigurationError(f"There is no setting {name!r}; see docs/COMMANDS.md.") from None
         if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(Settings.model_fields))
-            raise ConfigurationError(f"There is no setting {name!r}; there are: {known}.") from None
+            raise ConfigurationError(f"There is no setting {name!r}; there are: {', '.join(known)}.") from None
         raise ConfigurationError(f"Setting {name!r} is wrong: {first['msg']}.") from None
     _refuse_unknown_roles(settings, (flags or {}).get("columns") or {})
     return settings
+
+
+def _settings_of_all() -> type[Settings]:
+    """A run's settings, and those of the steps that packages bring (pipeline/steps.py)."""
+    own = [entry.load().settings for entry in registered("steps").values()]
+    return type("AllSettings", (*own, Settings), {}) if own else Settings
 
 
 def _refuse_unknown_roles(settings: Settings, asked: Mapping[str, str]) -> None:
@@ -226,7 +221,7 @@ def _refuse_unknown_roles(settings: Settings, asked: Mapping[str, str]) -> None:
         settings.dataset_named().require_roles(asked)
     if not settings.columns:
         return
-    datasets = (*DATASETS.values(), settings.dataset_named())
+    datasets = [*map(dataset_named, dataset_names()), settings.dataset_named()]
     roles = {column.role for dataset in datasets for column in dataset.columns}
     for role in settings.columns:
         if role not in roles:
@@ -242,8 +237,7 @@ def _load_dotenv(path: Path) -> None:
             os.environ.setdefault(name, value)
 
 
-def _refuse_unknown_variables() -> None:
-    known = set(Settings.model_fields)
+def _refuse_unknown_variables(known: Sequence[str]) -> None:
     for variable in os.environ:
         name = variable.removeprefix(PREFIX).lower().partition("__")[0]
         if not variable.startswith(PREFIX) or variable.startswith("INGEST_TEST_") or variable == PARENT_PID:
@@ -251,7 +245,7 @@ def _refuse_unknown_variables() -> None:
         if name not in known:
             raise ConfigurationError(
                 f"The environment variable {variable} is no setting; there are: "
-                f"{', '.join(PREFIX + name.upper() for name in sorted(known))}."
+                f"{', '.join(PREFIX + name.upper() for name in known)}."
             )
 
 

@@ -19,13 +19,20 @@
 Messages are one sentence that says what to do. They never hold row contents or secrets.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+GO_ON = "run the same command again to go on"
 
 
 class IngestError(Exception):
-    """Anything that ends a run. `exit_code` is what the process returns for it."""
+    """Anything that ends a run. `exit_code` is what the process returns for it.
+
+    `resumable` of what may pass by itself: the same run, started again later, goes on.
+    """
 
     exit_code: ClassVar[int] = 70
+    resumable: ClassVar[bool] = False
 
 
 class UsageError(IngestError):
@@ -42,10 +49,12 @@ class SourceNotFound(IngestError, FileNotFoundError):
 
 class SinkUnavailable(IngestError):
     exit_code = 69
+    resumable = True
 
 
 class LeaseHeld(IngestError):
     exit_code = 73
+    resumable = True
 
 
 class LocalIOError(IngestError):
@@ -54,6 +63,12 @@ class LocalIOError(IngestError):
 
 class Stopped(IngestError):
     exit_code = 75
+    resumable = True
+
+    @classmethod
+    def on_request(cls, then: str = GO_ON) -> Self:
+        """As all say it; `then` is what became of the work, or what to do."""
+        return cls(f"Stopped on request; {then}.")
 
 
 class ConfigurationError(IngestError):
@@ -76,11 +91,24 @@ class RowsGone(ConfigurationError):
     pass
 
 
+def family_of(exit_code: int) -> type[IngestError]:
+    """The family that a process which ended so speaks of; IngestError itself for what is no known end."""
+    return next((kind for kind in IngestError.__subclasses__() if kind.exit_code == exit_code), IngestError)
+
+
+CODES: dict[str, str] = {}  # what each code of a dead letter means; those of the modules that are imported
+
+
+def declare_codes(codes: Mapping[str, str]) -> None:
+    """A module says for what it refuses rows."""
+    CODES.update(codes)
+
+
 class RowError(Exception):
     """One row is refused.
 
-    `stage` is where ("parse", "validate" or a sink's name), `code` comes from the fixed list in
-    `dead_letter.CODES`, `reason` is one sentence.
+    `stage` is where ("parse", "validate" or a sink's name), `code` is one that its module has declared, `reason` is one
+    sentence.
     """
 
     def __init__(self, stage: str, code: str, reason: str) -> None:

@@ -22,13 +22,17 @@ _HOST = "127.0.0.1"
 
 @dataclass
 class ObjectServer:
-    """Objects by path. `cuts` replies break off halfway; each GET waits `wait_s` first; `ranges` were asked for."""
+    """Objects by path. `cuts` replies break off halfway, each GET waits `wait_s` first.
+
+    `ranges` were asked for, by `clients`.
+    """
 
     objects: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
     cuts: int = 0
     wait_s: float = 0.0
     ranges: list[tuple[str, int, int]] = field(default_factory=list)
+    clients: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         handler = type("Handler", (_Handler,), {"store": self})
@@ -63,6 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._get(body=False)
 
     def do_GET(self) -> None:
+        self.store.clients.add(self.client_address)
         time.sleep(self.store.wait_s)
         self._get(body=True)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import importlib
 import io
 import json
 import os
+import pkgutil
 import random
 import signal
 import sqlite3
@@ -20,6 +22,7 @@ import pymongo
 import pytest
 import redis
 
+import ingest_service
 from ingest_service.cli.app import main
 from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.pipeline import dead_letter
@@ -35,6 +38,14 @@ from tests.servers import CANARY_PASSWORD
 
 HEADER = "user,item,timestamp"
 UNREACHABLE = "127.0.0.1:1"  # nobody listens on this port
+
+
+def import_all() -> None:
+    """All modules, so that each has declared what is its own."""
+    for module in pkgutil.walk_packages(ingest_service.__path__, "ingest_service."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
 
 # --- files ----------------------------------------------------------------------------------------
 

@@ -6,19 +6,24 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from ingest_service.cli.app import app
-from ingest_service.config import Settings, load_settings
-from ingest_service.pipeline import dead_letter
+from ingest_service.config import load_settings
+from ingest_service.errors import CODES
+from ingest_service.movielens.settings import MovieLensSettings
+from ingest_service.pipeline.progress import Progress, SinkProgress
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb.sink import DynamoDBOptions
 from ingest_service.sinks.mongodb.sink import MongoDBOptions
 from ingest_service.sinks.redis.sink import RedisOptions
 from ingest_service.telemetry.prometheus import Exposition
+from tests.helpers import import_all
 from tests.movielens.conftest import pack, ratings_text
 from tests.servers import ROOT
 from tests.telemetry.test_prometheus import progress
@@ -99,23 +104,41 @@ def test_every_command_is_documented() -> None:
 
 def test_every_setting_and_option_is_documented() -> None:
     """Each setting and each option of a sink URL stands in docs/COMMANDS.md."""
-    for name in Settings.model_fields:
+    for name in MovieLensSettings.model_fields:
         assert f"`{name}`" in COMMANDS or f"[{name}]" in COMMANDS
     for options in (SinkOptions, RedisOptions, DynamoDBOptions, MongoDBOptions):
         for name in options.model_fields:
             assert f"`{name}`" in COMMANDS
 
 
+@pytest.mark.parametrize("event", [Progress, SinkProgress])
+def test_every_field_of_progress_is_documented(event: type) -> None:
+    """The tables in docs/COMMANDS.md are those of the definition, in its order."""
+    fields = TypeAdapter(event).json_schema()["properties"]
+    assert "\n".join(f"| `{name}` | {field['description']} |" for name, field in fields.items()) in COMMANDS
+
+
+def test_the_page_reads_fields_that_there_are() -> None:
+    """What its modules read of an event is a field of it, its run or time, or what they put beside it."""
+    page = ROOT / "ingest_service" / "service" / "page"
+    known = {field.name for kind in (Progress, SinkProgress) for field in fields(kind)}
+    known |= {"run", "timestamp", "name", "queued"}
+    for module in ("running.js", "rates.js"):
+        read = set(re.findall(r"\b(?:event|sink)\.([a-z0-9_]+)", (page / module).read_text()))
+        assert read and read <= known
+
+
 def test_every_metric_is_documented() -> None:
     """Each stands in docs/COMMANDS.md, and no other."""
     exposition = Exposition(memory_mb=350)
-    exposition.update({**progress(), "eta_s": 3.0})
+    exposition.update(replace(progress(), eta_s=3.0))
     names = {sample.name for family in exposition.collect() for sample in family.samples}
     assert names == set(re.findall(r"`(ingest_[a-z_]+)`", COMMANDS)) - {"ingest_checkpoints"}
 
 
 def test_every_place_of_a_crash_test_is_documented() -> None:
     """Each stands in docs/RELIABILITY.md with what is so there."""
+    import_all()
     page = (ROOT / "docs" / "RELIABILITY.md").read_text()
     for name, what in fault.POINTS.items():
         assert f"| `{name}` | {what} |" in page
@@ -131,8 +154,9 @@ def test_the_table_of_faults_is_that_of_the_tests() -> None:
 
 def test_every_code_of_a_dead_letter_is_documented() -> None:
     """Each code stands in docs/DATA.md."""
+    import_all()
     data = (ROOT / "docs" / "DATA.md").read_text()
-    for code in dead_letter.CODES:
+    for code in CODES:
         assert f"`{code}`" in data
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.formats.delimited import blocks, records
-from ingest_service.pipeline import load
+from ingest_service.pipeline import lane, load
 from ingest_service.pipeline.checkpoint import decode
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import Silent
@@ -110,7 +110,7 @@ async def test_a_watermark_promises_only_what_is_kept(
             sink.synced = letters.stat().st_size
 
     monkeypatch.setattr(os, "fsync", watched)
-    monkeypatch.setattr(load, "CHECKPOINT_EVERY_S", 0.002)
+    monkeypatch.setattr(lane, "CHECKPOINT_EVERY_S", 0.002)
     job = Job(FileSource(path), "rows", MICROLENS, tmp_path / "state", block_bytes=128)
     with patch.object(records, "MAX_RECORD_BYTES", 64), patch.object(blocks, "MAX_RECORD_BYTES", 64):
         with pytest.raises(RuntimeError, match="fails here"):

@@ -79,6 +79,23 @@ def edited(data: bytes, rng: Random) -> bytes:
     return data
 
 
+PREAMBLE = (b"", b" ", b"# exported", b"#", b"sep=;", b"sep=,", b'"sep=\t"', b"# user,item,timestamp")
+
+
+def shaped(data: bytes, rng: Random) -> bytes:
+    """Now and then as spreadsheets and scripts leave files: lines before the header, which may come again; CR LF."""
+    header, newline, rows = data.partition(b"\n")
+    if rng.random() < 0.2 and newline:
+        lines = rows.split(b"\n")
+        lines.insert(rng.randrange(len(lines) + 1), header)
+        rows = b"\n".join(lines)
+    if rng.random() < 0.2:
+        before = [rng.choice(PREAMBLE) for _ in range(rng.randrange(1, 4))]
+        header = b"\n".join([*before, header])
+    data = header + newline + rows
+    return data.replace(b"\n", b"\r\n") if rng.random() < 0.1 else data
+
+
 def encoded(data: bytes, rng: Random) -> bytes:
     """Mostly as it is, now and then as another program would have saved it."""
     text = data.decode("latin-1")
@@ -196,7 +213,7 @@ def test_every_input_is_accounted_for_or_refused(base: bytes, seed: int) -> None
         patch.object(compression, "MAX_RATIO", 100),
     ):
         for _ in range(VARIANTS):
-            data = packed(encoded(edited(base, rng), rng), rng)
+            data = packed(encoded(edited(shaped(base, rng), rng), rng), rng)
             is_whole = rng.random() < 0.5
             if not is_whole:
                 data = damaged(data, rng)
@@ -216,7 +233,9 @@ def test_all_three_ends_are_reached() -> None:
     rng = Random(1)
     with small_records(MAX_RECORD, 200):
         ends = [
-            assert_accounted_for(damaged(packed(encoded(edited(base, rng), rng), rng), rng), is_whole=False)
+            assert_accounted_for(
+                damaged(packed(encoded(edited(shaped(base, rng), rng), rng), rng), rng), is_whole=False
+            )
             for _ in range(500)
         ]
     assert min(ends.count(end) for end in ("rows", "header", "packing")) > 25
@@ -229,7 +248,7 @@ def test_a_run_accounts_for_them_too(tmp_path: Path, seed: int) -> None:
     base = b"user,item,timestamp\n" + b"".join(
         rng.choice((b"%d,%d,%d\n", b'"%d","%d","%d"\r\n')) % (n % 7, n, 1_583_366_400_000 + n) for n in range(60)
     )
-    data = packed(encoded(edited(base, rng), rng), rng)
+    data = packed(encoded(edited(shaped(base, rng), rng), rng), rng)
     data = damaged(data, rng) if seed % 2 else data
     cli = Cli(tmp_path)
     outcome = cli.here("run", cli.file("input", data), "--json")

@@ -27,9 +27,9 @@ def main() -> None:
         while (block := reader.next()) is not None:
             chunk = reader.chunk(block)
             batch = Batch.of(chunk.columns, chunk.last_of_each_key())
+            have_sets = np.ones(batch.n_users, np.bool_)
             for piece in batch.pieces(1 << 14):
-                file.write(batch.commands(piece, keeping).data)
-                file.write(batch.expiries(np.arange(*piece), keeping).data)
+                file.write(batch.commands(piece, keeping, have_sets).data)
     reader.close()
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import polars as pl
 
 from ingest_service.audit.spill import Spill
-from ingest_service.errors import IngestError, Stopped, UsageError
+from ingest_service.errors import Stopped, UsageError, family_of
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import opened, sinks_of
@@ -35,7 +35,7 @@ from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.readback import STORED_SCHEMA
 
 KILLS_A_PASS = 10  # then a pass may run to its end
-_STOPPED = "Stopped on request; what the trial had made was removed."
+_WHEN_STOPPED = "what the trial had made was removed"
 _RECORD = list(STORED_SCHEMA)
 Progress = Callable[..., None]
 
@@ -297,13 +297,12 @@ class _Trial:
             output, _ = await ending
             stopping.cancel()
         if self.stop.is_set():
-            raise Stopped(_STOPPED)
+            raise Stopped.on_request(_WHEN_STOPPED)
         assert process.returncode is not None
         if process.returncode not in (0, -signal.SIGKILL):
             said = (place.folder / "log").read_text(errors="replace").strip().splitlines()
             last = said[-1] if said and said[-1].startswith("ingest-service: ") else ""
-            families = {family.exit_code: family for family in IngestError.__subclasses__()}
-            family = families.get(process.returncode, IngestError)
+            family = family_of(process.returncode)
             raise family(f"A run ended by itself with exit code {process.returncode}. {last}".strip())
         return process.returncode, output
 
@@ -349,7 +348,7 @@ class _Trial:
             partitions = iter(self.users)
             while (some := await asyncio.to_thread(next, partitions, None)) is not None:
                 if self.stop.is_set():
-                    raise Stopped(_STOPPED)
+                    raise Stopped.on_request(_WHEN_STOPPED)
                 for one, other in zip(wanted, found, strict=True):
                     await self._compare_sinks(some["user_id"].unique().to_list(), one, other)
         letters, others = _letters(clean), _letters(place)

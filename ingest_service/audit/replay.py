@@ -8,7 +8,7 @@ since writes are idempotent.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,14 +29,14 @@ from ingest_service.formats.base import Rows
 from ingest_service.formats.opening import rows_of
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint, Lease, decode
-from ingest_service.pipeline.load import CHECKPOINT_EVERY_S, RELEASE_S
+from ingest_service.pipeline.lane import Held, beat, give_up
 from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.rows.chunk import DeadRow
-from ingest_service.runtime.tasks import task_group
+from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import CheckpointStore
 
-_STOPPED = "Stopped on request; what had landed is removed from the file, run the same command again for the rest."
+WHEN_STOPPED = "what had landed is noted, run the same command again for the rest"
 
 Letter = dict[str, Any]
 
@@ -54,17 +54,14 @@ class ReplayReport:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A sink with the lease of the stream, and the checkpoint that is not to change."""
+@dataclass(slots=True)
+class _Replayed(Held):
+    """A sink that letters go to. The checkpoint is not to change."""
 
-    sink: AnySink
-    lease: Lease
-    found: Checkpoint
     on_files: bool
 
-    async def keep(self, *, release: bool = False) -> None:
-        """Save what was there: it renews the lease, and fails where another runner has it. SQLite commits with it."""
+    async def save(self, *, release: bool = False) -> None:
+        """What was there. SQLite commits with it."""
         await self.lease.save(self.found.source, self.found.watermark, complete=self.found.complete, release=release)
         if self.on_files:
             await self.sink.flush()
@@ -90,23 +87,17 @@ async def replay(
     if source is None:
         return report
     async with AsyncExitStack() as opened:
-        held: list[Held] = []
+        held: list[_Replayed] = []
+        opened.push_async_callback(give_up, held, stop)
         for sink in wanted:
             one = await _hold(sink, stream_named(source), checkpoint_dir)
-            opened.push_async_callback(_give_up, one)
             held.append(one)
         async with task_group() as tasks:
-            heartbeat = tasks.create_task(_beat(held))
+            heartbeats = [tasks.create_task(beat(one)) for one in held]
             await _replay_file(path, held, dataset, columns, stop, progress, report)
-            heartbeat.cancel()
+            for heartbeat in heartbeats:
+                heartbeat.cancel()
     return report
-
-
-async def _give_up(held: Held) -> None:
-    """Give the lease back, if the sink still answers; a process that is gone holds none anyway."""
-    with suppress(IngestError, TimeoutError):
-        async with asyncio.timeout(RELEASE_S):
-            await held.keep(release=True)
 
 
 def _look_through(path: Path) -> tuple[str | None, set[str]]:
@@ -123,12 +114,12 @@ def _look_through(path: Path) -> tuple[str | None, set[str]]:
     return (sources.pop() if sources else None), stages
 
 
-async def _hold(sink: AnySink, stream: str, folder: Path | None) -> Held:
+async def _hold(sink: AnySink, stream: str, folder: Path | None) -> _Replayed:
     store = checkpoints_of(sink, folder)
     before = await checkpoint_of(stream, sink, store)
     lease = Lease(store, stream, sink.name)
     found = await lease.acquire(before.source, before.watermark, restart=False)
-    return Held(sink, lease, found, on_files=folder is not None)
+    return _Replayed(sink, lease, found, on_files=folder is not None)
 
 
 async def checkpoint_of(stream: str, sink: AnySink, store: CheckpointStore) -> Checkpoint:
@@ -141,16 +132,9 @@ async def checkpoint_of(stream: str, sink: AnySink, store: CheckpointStore) -> C
     return decode(text, stream, sink.name)
 
 
-async def _beat(held: Sequence[Held]) -> None:
-    while True:
-        await asyncio.sleep(CHECKPOINT_EVERY_S)
-        for one in held:
-            await one.keep()
-
-
 async def _replay_file(
     path: Path,
-    held: Sequence[Held],
+    held: Sequence[_Replayed],
     dataset: Dataset,
     columns: dict[str, str],
     stop: asyncio.Event,
@@ -165,20 +149,20 @@ async def _replay_file(
             slices = dead_letter.in_slices(letters)
             while some := await asyncio.to_thread(next, slices, []):
                 if stop.is_set():
-                    raise Stopped(_STOPPED)
+                    raise Stopped.on_request(WHEN_STOPPED)
                 left = await _replay_slice(some, held, ways, path.with_name(dead_letter.REPLAYED_NAME), report)
-                await asyncio.to_thread(rewriting.write, left)
+                await finish_in_thread(rewriting.write, left)
                 progress(letters=report.letters, landed=report.landed, left=report.left)
         except IngestError:
-            await asyncio.to_thread(rewriting.write, some)
-            await asyncio.to_thread(rewriting.write, letters)
-            await asyncio.to_thread(rewriting.commit)
+            await finish_in_thread(rewriting.write, some)
+            await finish_in_thread(rewriting.write, letters)
+            await finish_in_thread(rewriting.commit)
             raise
-        await asyncio.to_thread(rewriting.commit)
+        await finish_in_thread(rewriting.commit)
 
 
 async def _replay_slice(
-    letters: list[Letter], held: Sequence[Held], ways: dict[str, Rows], replayed: Path, report: ReplayReport
+    letters: list[Letter], held: Sequence[_Replayed], ways: dict[str, Rows], replayed: Path, report: ReplayReport
 ) -> list[Letter]:
     """The letters that stay, some with a new reason. Those that landed are on disk in `replayed` when this returns."""
     tries = [_Try(letter) for letter in letters]
@@ -225,14 +209,14 @@ class _Try:
         ]
 
 
-async def _write(held: Held, tries: list[_Try], way: Rows) -> None:
+async def _write(held: _Replayed, tries: list[_Try], way: Rows) -> None:
     if not tries:
         return
     chunk, rows, refused = await asyncio.to_thread(chunk_of_letters, [attempt.letter for attempt in tries], way)
     for index, error in refused:
         tries[index].refuse(error)
     written = await held.sink.store(chunk)
-    await held.keep()
+    await held.save()
     await held.sink.flush()
     dead: dict[int, DeadRow] = {row.offset: row for row in written.dead}
     for row, start in zip(rows, chunk.starts.tolist(), strict=True):

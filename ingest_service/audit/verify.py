@@ -40,7 +40,7 @@ from ingest_service.sinks.readback import event_key_of, frame_of
 FIRST_DIFFERENCES = 10  # shown of each kind, for each sink
 _KEY = ("user_id", "event_key")
 _RECORD = (*_KEY, "value")
-_STOPPED = "Stopped on request; nothing was changed."
+WHEN_STOPPED = "nothing was changed"
 
 Progress = Callable[..., None]
 
@@ -96,7 +96,7 @@ async def verify(
 
 def _check_stop(stop: asyncio.Event) -> None:
     if stop.is_set():
-        raise Stopped(_STOPPED)
+        raise Stopped.on_request(WHEN_STOPPED)
 
 
 # --- before reading -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ingest_service.cli.ending import code_of
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.serve import serve
 from ingest_service.errors import UsageError
-from ingest_service.runtime.signals import stop_on_signals
+from ingest_service.runtime.process import stop_on_signals
 from ingest_service.telemetry.stderr import open_all
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run(
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
     from ingest_service.pipeline.run import jobs_of, run, sinks_of
     from ingest_service.telemetry.listeners import listening
-    from ingest_service.telemetry.progress import observer_on_stderr
+    from ingest_service.telemetry.show import RunObserver, show_on_stderr
 
     jobs = jobs_of(sources, settings, restart=restart)
     sinks = sinks_of(settings.sink_urls())
@@ -116,8 +116,8 @@ async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -
     with listening("run", settings) as listeners:
         gc.enable()
         gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
-        with observer_on_stderr(listeners) as observer:
-            return await run(jobs, sinks, stop, observer)
+        with show_on_stderr() as show:
+            return await run(jobs, sinks, stop, RunObserver(show, listeners))
 
 
 @app.command()
@@ -258,16 +258,16 @@ def verify(
 
 
 async def _verify(sources: Sequence[str], settings: "Settings", sample: int | None) -> "Findings":
-    from ingest_service.audit.verify import verify
-    from ingest_service.pipeline.run import jobs_of, opened, sinks_of
-    from ingest_service.telemetry.ticker import Ticker
+    from ingest_service.audit.verify import WHEN_STOPPED, verify
+    from ingest_service.pipeline.run import ended_in_time, jobs_of, opened, sinks_of
+    from ingest_service.telemetry.show import show_on_stderr
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of(settings.sink_urls())
     stop = stop_on_signals()
-    with Ticker("verify") as progress:
-        async with opened(sinks):
-            return await verify(jobs, sinks, stop, progress, sample=sample)
+    with show_on_stderr() as show:
+        async with ended_in_time(stop, WHEN_STOPPED), opened(sinks):
+            return await verify(jobs, sinks, stop, show.counter("verify"), sample=sample)
 
 
 @app.command()
@@ -293,23 +293,22 @@ def replay(
 
 
 async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
-    from ingest_service.audit.replay import replay
-    from ingest_service.pipeline.run import opened, sinks_of, survey
+    from ingest_service.audit.replay import WHEN_STOPPED, replay
+    from ingest_service.pipeline.run import ended_in_time, opened, sinks_of, survey
+    from ingest_service.pipeline.steps import target_of
     from ingest_service.telemetry.listeners import listening
-    from ingest_service.telemetry.logs import warn_of_sink
-    from ingest_service.telemetry.ticker import Ticker
+    from ingest_service.telemetry.show import show_on_stderr
 
     stop = stop_on_signals()
-    with listening("replay", settings), Ticker("replay") as progress:
-        if settings.mongodb_uri is not None:
-            from ingest_service.movielens.ratings import are_ratings, replay_ratings
-
-            if await asyncio.to_thread(are_ratings, path, settings):
-                return await replay_ratings(path, settings, stop, progress)
-        sinks, dataset = sinks_of(settings.sink_urls()), settings.dataset_named()
-        async with opened(sinks):
-            await survey(sinks, dataset, warn_of_sink)
-            return await replay(path, sinks, dataset, settings.columns, settings.checkpoint_dir, stop, progress)
+    with listening("replay", settings), show_on_stderr() as show:
+        progress = show.counter("replay")
+        async with ended_in_time(stop, WHEN_STOPPED):
+            target = await asyncio.to_thread(target_of, path, settings)
+            sinks, dataset = target or (sinks_of(settings.sink_urls()), settings.dataset_named())
+            columns = settings.columns if target is None else {}
+            async with opened(sinks):
+                await survey(sinks, dataset, show.warning)
+                return await replay(path, sinks, dataset, columns, settings.checkpoint_dir, stop, progress)
 
 
 @app.command(name="crash-test")
@@ -350,13 +349,13 @@ async def _crash_test(
 
     from ingest_service.audit.crash_trial import crash_test
     from ingest_service.pipeline.run import jobs_of
-    from ingest_service.telemetry.ticker import Ticker
+    from ingest_service.telemetry.show import show_on_stderr
 
     jobs = jobs_of([source], settings)
     if len(jobs) != 1:
         raise UsageError(f"{source!r} names {len(jobs)} files; try them one at a time.")
     stop = stop_on_signals()
-    with Ticker("crash-test") as progress:
+    with show_on_stderr() as show:
         return await crash_test(
             jobs[0],
             settings.sink_urls(),
@@ -365,7 +364,7 @@ async def _crash_test(
             cycles=cycles,
             seed=secrets.randbelow(1 << 32) if seed is None else seed,
             stop=stop,
-            progress=progress,
+            progress=show.counter("crash-test"),
         )
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ingest_service.errors import LocalIOError
-from ingest_service.runtime.allocator import give_back_memory
 from ingest_service.runtime.escaped import escaped
+from ingest_service.runtime.process import give_back_memory
 from ingest_service.telemetry.stderr import Stderr, discard
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ import io
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import typer
 
 from ingest_service.errors import IngestError, LocalIOError, Stopped
 from ingest_service.runtime.escaped import escaped
-from ingest_service.runtime.supervised import end_with_parent, tell
+from ingest_service.runtime.process import Reason, end_with_parent, tell
 from ingest_service.telemetry.stderr import Stderr, discard
 
 # What makes no sense on the command line. Its class is public under no name that all versions of typer have.
@@ -42,7 +43,7 @@ def code_of(command: Callable[[], Any]) -> int:
 
 def _say(error: Exception, reason: str, text: str) -> None:
     """To the service that wanted this run, or to the user."""
-    tell("reason", {"reason": escaped(reason), "kind": type(error).__name__})
+    tell("reason", asdict(Reason(escaped(reason), type(error).__name__)))
     Stderr().write(text)
 
 

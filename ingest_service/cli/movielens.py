@@ -11,13 +11,13 @@ import typer
 
 from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
 from ingest_service.errors import Stopped, UsageError
-from ingest_service.runtime.signals import stop_on_signals
+from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
     from ingest_service.pipeline.report import Report
     from ingest_service.sinks.base import Finding
-    from ingest_service.telemetry.progress import Listener
+    from ingest_service.telemetry.show import Listener, Show
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ def check(
 
 async def _check(settings: "Settings", *, create: bool) -> "list[tuple[str, Finding]]":
     from ingest_service.datasets.movielens import MOVIELENS
-    from ingest_service.movielens.ratings import ratings_sink
+    from ingest_service.movielens.steps.ratings import ratings_sink
     from ingest_service.pipeline.run import examine
 
     return [("movielens", one) for one in await examine(ratings_sink(settings, {}), MOVIELENS, create=create)]
@@ -144,13 +144,13 @@ def _popular_options(
 class _Steps:
     """The steps as the command line runs them: shown on stderr, stopped by signals, each with a line of results."""
 
-    def __init__(self, settings: "Settings", stop: asyncio.Event, listeners: "Sequence[Listener]") -> None:
-        from ingest_service.telemetry.steps import step_progress
-
+    def __init__(
+        self, settings: "Settings", stop: asyncio.Event, show: "Show", listeners: "Sequence[Listener]"
+    ) -> None:
         self._settings = settings
         self._stop = stop
         self._listeners = listeners
-        self._progress = step_progress()
+        self._show = show
         self.results: dict[str, Any] = {}
         self.texts: list[str] = []
         self.reports: list[Report] = []
@@ -158,14 +158,14 @@ class _Steps:
     async def download(self) -> None:
         from ingest_service.movielens import download
 
-        done = await self._unless_stopped(download(self._settings, self._progress))
+        done = await self._unless_stopped(download(self._settings, self._show))
         text = f"{done.archive} is there already." if done.was_there else f"{done.archive}: {done.size:,} bytes."
         self._tell("download", done.as_json(), text)
 
     async def movies(self) -> None:
         from ingest_service.movielens import movies
 
-        done = await self._unless_stopped(movies(self._settings, self._progress))
+        done = await self._unless_stopped(movies(self._settings, self._show))
         text = f"{done.read:,} movies: {done.stored:,} embedded and stored, {done.unchanged:,} unchanged"
         if done.refused:
             text += f", {done.refused:,} refused ({done.dead_letters})"
@@ -173,12 +173,12 @@ class _Steps:
 
     async def ratings(self, restart: bool, create_indexes: bool) -> None:
         from ingest_service.movielens import ratings
-        from ingest_service.telemetry.progress import observer_on_stderr
+        from ingest_service.telemetry.show import RunObserver
 
-        with observer_on_stderr(self._listeners) as observer:
-            report = await ratings(
-                self._settings, restart=restart, create_indexes=create_indexes, stop=self._stop, observer=observer
-            )
+        observer = RunObserver(self._show, self._listeners)
+        report = await ratings(
+            self._settings, restart=restart, create_indexes=create_indexes, stop=self._stop, observer=observer
+        )
         self.results["ratings"] = report.as_json()
         self.reports.append(report)
 
@@ -205,8 +205,6 @@ class _Steps:
         structlog.get_logger().info("report", step=step, **result)
 
     async def _unless_stopped(self, job: Coroutine[Any, Any, T]) -> T:
-        from ingest_service.pipeline.load import STOPPED
-
         running = asyncio.create_task(job)
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -214,7 +212,7 @@ class _Steps:
             if not running.done():
                 running.cancel()
                 await asyncio.wait((running,))
-                raise Stopped(STOPPED)
+                raise Stopped.on_request()
             return running.result()
         finally:
             stopping.cancel()
@@ -222,13 +220,14 @@ class _Steps:
 
 def _do(name: str, flags: dict[str, Any], config: Path | None, as_json: bool, start: Any) -> None:
     from ingest_service.telemetry.listeners import listening
+    from ingest_service.telemetry.show import show_on_stderr
 
     settings = settings_of(flags, config)
 
     async def run() -> _Steps:
         stop = stop_on_signals()
-        with listening(f"movielens {name}", settings) as listeners:
-            steps = _Steps(settings, stop, listeners)
+        with listening(f"movielens {name}", settings) as listeners, show_on_stderr() as show:
+            steps = _Steps(settings, stop, show, listeners)
             await start(steps)
         return steps
 

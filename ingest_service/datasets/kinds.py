@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from ingest_service.errors import RowError
+from ingest_service.errors import RowError, declare_codes
 from ingest_service.rows import interaction, parse
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Values, taken
@@ -26,6 +26,13 @@ from ingest_service.rows.interaction import END_S, WHITESPACE, TimeUnit, micros_
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Texts
 
+declare_codes(
+    {
+        "bad_number": "not a number, or not a whole one",
+        "bad_value": "none of the values that the schema has",
+        "missing_value": "nothing, where something must be",
+    }
+)
 T = TypeVar("T")
 
 _UUID_BYTES, _DASHES = 36, frozenset({8, 13, 18, 23})

@@ -18,7 +18,7 @@ from ingest_service.datasets.identity import numbers_of
 from ingest_service.datasets.kinds import ID, TEXT, Kind, Time
 from ingest_service.datasets.times import texts_and_dates
 from ingest_service.datasets.uuids import UuidDictionary
-from ingest_service.errors import RowError
+from ingest_service.errors import RowError, declare_codes
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns, Values
 from ingest_service.rows.interaction import (
@@ -37,6 +37,7 @@ from ingest_service.rows.texts import Texts, concatenate, decimals
 _users = UuidDictionary("movielens_user_")
 _movies = UuidDictionary("movielens_movie_")
 
+declare_codes({"bad_rating": "not 0.5 to 5.0 stars in halves"})
 _SECONDS = Time("s")
 _STARS = re.compile(r"([0-5])(?:\.([05])0*)?")
 _ZERO = ord("0")

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError
+from ingest_service.movielens.settings import MovieLensSettings
 
 Vectors = NDArray[np.float32]
 
@@ -31,7 +31,7 @@ class Embedder(Protocol):
         """float32[len(texts), dimensions] in the texts' order. `advance` is told how many more are done."""
 
 
-def embedder_of(settings: Settings) -> Embedder:
+def embedder_of(settings: MovieLensSettings) -> Embedder:
     """Load the model that the settings name. Blocks."""
     if settings.embedding_engine == "sentence-transformers":
         return _SentenceTransformer(settings)
@@ -104,7 +104,7 @@ class OnnxEmbedder:
 class _SentenceTransformer:
     """The library itself, from the extra `torch`: for GPUs, and for models that the other engine refuses."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: MovieLensSettings) -> None:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:

@@ -8,8 +8,8 @@ from urllib.parse import quote, urlsplit
 
 from bson import ObjectId
 
-from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFound
+from ingest_service.movielens.settings import MovieLensSettings
 from ingest_service.rows.interaction import parse_id
 from ingest_service.sources.archive import ObjectZipMemberSource
 from ingest_service.sources.object_store import Address, address_of, get_whole, put_whole
@@ -19,7 +19,7 @@ INTERACTIONS_COLLECTION: Final = "interactions"
 POPULAR_KEY: Final = "rec:fallback:popular"
 
 
-def archive_url(settings: Settings) -> str:
+def archive_url(settings: MovieLensSettings) -> str:
     """The archive in the bucket; a bucket without a scheme is one of Google's."""
     bucket = settings.gcs_bucket_name
     if not bucket:
@@ -30,11 +30,11 @@ def archive_url(settings: Settings) -> str:
     return f"{bucket if '://' in bucket else f'gs://{bucket}'}".rstrip("/") + "/" + quote(name)
 
 
-def archive_address(settings: Settings) -> Address:
+def archive_address(settings: MovieLensSettings) -> Address:
     return Address.of(archive_url(settings))
 
 
-def member(settings: Settings, name: str) -> ObjectZipMemberSource:
+def member(settings: MovieLensSettings, name: str) -> ObjectZipMemberSource:
     """A file in the archive."""
     return ObjectZipMemberSource(archive_url(settings), name)
 
@@ -49,7 +49,7 @@ def movie_object_id(movie_id: int) -> ObjectId:
     return object_id("movielens", "movie", movie_id)
 
 
-def write_movie_ids(settings: Settings, movie_ids: Iterable[int]) -> str:
+def write_movie_ids(settings: MovieLensSettings, movie_ids: Iterable[int]) -> str:
     """movieId → `_id` as hex, one JSON object, replaced as a whole. Returns where. Blocks."""
     address = address_of(settings.movie_id_map)
     content = {str(movie_id): str(movie_object_id(movie_id)) for movie_id in movie_ids}
@@ -57,7 +57,7 @@ def write_movie_ids(settings: Settings, movie_ids: Iterable[int]) -> str:
     return address.uri
 
 
-def read_movie_ids(settings: Settings) -> Mapping[int, ObjectId]:
+def read_movie_ids(settings: MovieLensSettings) -> Mapping[int, ObjectId]:
     """Blocks. SourceNotFound and LocalIOError name the command that makes the file."""
     address = address_of(settings.movie_id_map)
     advice = "make it with: ingest-service movielens movies."

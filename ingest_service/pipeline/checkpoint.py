@@ -26,6 +26,18 @@ from ingest_service.runtime import fault
 from ingest_service.runtime.durable import sync_folder, take_lock
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 
+fault.declare(
+    {
+        "checkpoint-temporary": "a checkpoint file's temporary file is written, not synced",
+        "checkpoint-synced": "the temporary file is synced, not renamed",
+        "checkpoint-renamed": "it is renamed, the folder not synced",
+        "checkpoint-folder-synced": "the folder is synced",
+        "checkpoint-swap": "a checkpoint is about to be stored",
+        "checkpoint-swapped": "the checkpoint is stored, the lease does not know yet",
+        "checkpoint-saved": "the checkpoint is stored",
+    }
+)
+
 VERSION = 1
 LEASE_S = 15.0
 _POLL_S = 0.25

@@ -15,32 +15,19 @@ from ingest_service.rows.chunk import DeadRow
 from ingest_service.runtime import fault
 from ingest_service.runtime.durable import sync_folder, take_lock
 
+fault.declare(
+    {
+        "dead-letters-written": "dead letters are written, not yet synced",
+        "dead-letters-synced": "dead letters are synced, their chunk is not offered",
+    }
+)
+
 FILE_NAME = "dead-letters.jsonl"
 REPLAYED_NAME = "replayed.jsonl"  # beside it: the letters that a replay could store, with the sinks that took them
 SLICE_BYTES = 8 << 20  # of letters in memory at once
 ROW_STAGES = ("parse", "validate")  # refused before any sink; every other stage is a sink's name
 _ROWS_AT_ONCE = 1 << 12  # made into lines before they are written: bounds the text in memory
 _NEEDED = {"source": str, "line": int, "offset": int, "raw": str, "stage": str, "code": str}
-
-CODES = {
-    "wrong_arity": "fewer or more fields than the header",
-    "header_again": "the header once more, in the middle: files that were put together",
-    "unclosed_quote": "a quoted field that never ends",
-    "bad_quote": "text after a closing quote",
-    "invalid_utf8": "bytes that are not UTF-8",
-    "nul_byte": "a NUL byte",
-    "record_too_long": "longer than 1 MiB",
-    "bad_id": "an id that is not a 64-bit integer",
-    "bad_timestamp": "neither ISO 8601 nor Unix time, or a date that does not exist",
-    "timestamp_out_of_range": "before 1970 or after 2261",
-    "bad_rating": "not 0.5 to 5.0 stars in halves",
-    "wrong_type": "the sink holds something else under the row's key",
-    "item_too_large": "larger than the sink takes",
-    "bad_key": "a key that the sink does not take",
-    "duplicate_key": "another document has the row's value in a unique index of the sink",
-    "unknown_movie": "a movie that was not loaded",
-    "refused": "the sink refused the row for a reason of its own",
-}
 
 
 class DeadLetters:

@@ -10,48 +10,34 @@ A stage that fails fails the run: the task group cancels the others, so nothing 
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ingest_service.errors import IngestError, LineContinued, RowsGone, SourceChanged, Stopped, TooManyRejects
+from ingest_service.errors import IngestError, LineContinued, SourceChanged, Stopped, TooManyRejects
 from ingest_service.formats.base import Block, Reader
-from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease
 from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.ordering import KeyOrder
-from ingest_service.pipeline.placed import checkpoints_of, is_apart
+from ingest_service.pipeline.lane import Lane, beat, give_up
 from ingest_service.pipeline.rejects import FIRST_ROWS, Refusals, rejected_among_first
 from ingest_service.pipeline.report import SinkReport, StreamReport
-from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
+from ingest_service.pipeline.tracker import Counts, Watermark
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.runtime import fault
-from ingest_service.runtime.queues import BoundedQueue, Closed
-from ingest_service.runtime.tasks import task_group
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.queues import Closed
+from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.base import AnySink, Written
 from ingest_service.sources.base import Source
 
-QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
-CHECKPOINT_EVERY_S = 1.0
-RELEASE_S = 3.0
-_LAST_TRY_S = 1.0  # the same where the end is near already: the sink was given up, or its process is to stop
-STOPPED = "Stopped on request; run the same command again to go on."
-
-
-@dataclass(slots=True)
-class Lane:
-    """One sink's way: what is queued, in flight, settled and checkpointed."""
-
-    sink: AnySink
-    lease: Lease
-    tracker: Tracker
-    found: Checkpoint
-    queue: BoundedQueue[tuple[Chunk, Any]]  # with what the sink has prepared
-    order: KeyOrder = field(default_factory=KeyOrder)
-    in_flight_rows: int = 0
+fault.declare(
+    {
+        "before-write": "a chunk is about to be written to a sink",
+        "after-write": "the sink has acknowledged the chunk, it is not settled",
+        "settled": "the chunk is settled, no checkpoint says so",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -107,10 +93,10 @@ async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer
             reader = await _open_reader(job)
         opened.push_async_callback(asyncio.to_thread, reader.close)
         lanes: list[Lane] = []
-        opened.push_async_callback(_give_up_leases, lanes, job, reader, stop)
+        opened.push_async_callback(give_up, lanes, stop)
         for sink in sinks:
-            lane = await _open_lane(job, sink, reader)
-            lanes.append(lane)
+            lane = await Lane.open(job, sink, reader)
+            lanes.append(lane)  # one by one: those that are open are given up if the next one cannot be
         for lane in lanes:
             reader.require(lane.found.source.header)
         await _take_back_continued(lanes, job, reader)
@@ -125,11 +111,11 @@ async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer
         await _run_stages(state, stop, observer)
         for lane in lanes:
             _refuse_wrong_sink(state, lane, at_end=reader.is_done)
-            await _release_lease(lane, job, reader)
+            await lane.save(release=True)
         report = _report(state)
         observer.report(report)
         if stop.is_set() and not reader.is_done:
-            raise Stopped(STOPPED)
+            raise Stopped.on_request()
         if not report.balanced:
             raise IngestError("The rows do not add up; please report this with the report above.")
         return report
@@ -138,7 +124,7 @@ async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer
 async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> None:
     async with task_group() as stages:
         helpers = [stages.create_task(_show(state, observer))]
-        helpers += [stages.create_task(_checkpoint(lane, state.job, state.reader)) for lane in state.lanes]
+        helpers += [stages.create_task(beat(lane)) for lane in state.lanes]
         consumers = [
             stages.create_task(_consume(state, lane))
             for lane in state.lanes
@@ -162,40 +148,6 @@ async def _open_reader(job: Job) -> Reader[Any]:
         if opening.exception() is None:
             opening.result().close()
         raise
-
-
-async def _open_lane(job: Job, sink: AnySink, reader: Reader[Any]) -> Lane:
-    store = checkpoints_of(sink, job.checkpoint_dir)
-    epoch, place = (await sink.epoch(), sink.place) if is_apart(sink, job.checkpoint_dir) else ("", None)
-    lease = Lease(store, job.stream, sink.name, epoch, place)
-    found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
-    if found.watermark.position.offset < reader.first.offset:
-        # The header had no line end yet when an earlier run saw it.
-        found = replace(found, watermark=Watermark(reader.first))
-    row = found.watermark.position.row
-    fault.point("lease-taken", sink.name, row, row)
-    return Lane(sink, lease, Tracker(found.watermark), found, BoundedQueue(QUEUE_CHUNKS))
-
-
-async def _give_up_leases(lanes: Sequence[Lane], job: Job, reader: Reader[Any], stop: asyncio.Event) -> None:
-    """After a failure, where a sink still answers: keep what it has settled, if that is there; the next run may begin.
-
-    Side by side, since each may be one that has fallen silent.
-    """
-
-    async def give_up(lane: Lane) -> None:
-        hurries = stop.is_set() or lane.sink.retrier.is_spent
-        with suppress(IngestError, TimeoutError):
-            async with asyncio.timeout(_LAST_TRY_S if hurries else RELEASE_S):
-                try:
-                    await _release_lease(lane, job, reader)
-                except RowsGone:
-                    await lane.lease.give_back()
-
-    async with task_group() as tasks:
-        for lane in lanes:
-            if not lane.lease.is_released:
-                tasks.create_task(give_up(lane))
 
 
 def _lowest(lanes: Sequence[Lane]) -> Watermark:
@@ -223,51 +175,10 @@ async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: Reader[A
             continue
         assert mark.unended is not None
         async with task_group() as tasks:
-            heartbeat = tasks.create_task(_checkpoint(lane, job, reader))
+            heartbeat = tasks.create_task(beat(lane))
             await take_back(job, lane.sink, mark)
             heartbeat.cancel()
-        lane.found = replace(lane.found, watermark=mark.unended, complete=False)
-        lane.tracker = Tracker(mark.unended)
-        await _save(lane, job, reader, takes_back=True)
-
-
-async def _release_lease(lane: Lane, job: Job, reader: Reader[Any]) -> None:
-    await _save(lane, job, reader, complete=_is_complete(lane, reader), release=True)
-
-
-async def _save(
-    lane: Lane,
-    job: Job,
-    reader: Reader[Any],
-    *,
-    complete: bool = False,
-    release: bool = False,
-    takes_back: bool = False,
-) -> None:
-    watermark = lane.tracker.watermark
-    with span("checkpoint", sink=lane.sink.name, offset=watermark.position.offset):
-        await _assure_rows(lane, job)
-        source = _fingerprint(job, reader)
-        await lane.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
-
-
-async def _assure_rows(lane: Lane, job: Job) -> None:
-    """Before a checkpoint says so: what was written is there; if kept elsewhere, durable and of this place, too."""
-    await lane.sink.assure()
-    if is_apart(lane.sink, job.checkpoint_dir):
-        await lane.sink.flush()
-        lane.lease.require_epoch(await lane.sink.epoch())
-
-
-def _fingerprint(job: Job, reader: Reader[Any]) -> Fingerprint:
-    return Fingerprint(job.source.uri, reader.rows.recipe, reader.source_size, job.source.etag)
-
-
-def _is_complete(lane: Lane, reader: Reader[Any]) -> bool:
-    """Whether the sink has all rows of the source as it was at the end of this run."""
-    if lane.tracker.watermark.position == lane.found.watermark.position and not reader.reached_end:
-        return lane.found.complete
-    return reader.reached_end and lane.tracker.watermark.position.offset == reader.position.offset
+        await lane.fall_back(mark.unended)
 
 
 async def _produce(state: State, stop: asyncio.Event) -> None:
@@ -376,13 +287,6 @@ async def _keep(state: State, rows: Sequence[DeadRow]) -> None:
             await asyncio.to_thread(state.refusals.add, rows)
 
 
-async def _checkpoint(lane: Lane, job: Job, reader: Reader[Any]) -> None:
-    """Save the sink's watermark every second, progress or not: it is the lease's heartbeat too."""
-    while True:
-        await asyncio.sleep(CHECKPOINT_EVERY_S)
-        await _save(lane, job, reader)
-
-
 async def _show(state: State, observer: Observer) -> None:
     while True:
         await asyncio.sleep(observer.every_s)
@@ -435,7 +339,7 @@ def _report(state: State) -> StreamReport:
         reports[lane.sink.name] = SinkReport(
             watermark.counts,
             watermark.position.offset,
-            _is_complete(lane, state.reader),
+            lane.is_complete,
             watermark.counts.read - lane.found.watermark.counts.read,
             lane.sink.retrier.retries,
             lane.sink.retrier.throttled,

@@ -1,9 +1,10 @@
 """What a run did, so that the rows add up: read = accepted + rejected, accepted = written + merged + dead a sink."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ingest_service.pipeline.tracker import Counts
+from ingest_service.pipeline.tracker import Count, Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,11 +12,11 @@ class SinkReport:
     """One sink, over all runs of the stream so far. `rows_now` were settled in this run."""
 
     counts: Counts
-    offset: int
+    offset: Count
     complete: bool
-    rows_now: int
-    retries: int
-    throttled: int
+    rows_now: Count
+    retries: Count
+    throttled: Count
     warnings: list[str] = field(default_factory=list)
 
 
@@ -71,6 +72,11 @@ class StreamReport:
                 for name, sink in self.sinks.items()
             },
         }
+
+    @staticmethod
+    def fields(told: Mapping[str, Any]) -> dict[str, Any]:
+        """By their names here, as they stand in the JSON."""
+        return {**told, "sinks": {name: {**sink, "counts": sink} for name, sink in told["sinks"].items()}}
 
 
 @dataclass(frozen=True, slots=True)

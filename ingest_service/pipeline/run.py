@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets.base import Dataset
-from ingest_service.errors import ConfigurationError, IngestError, Stopped, UsageError
+from ingest_service.errors import GO_ON, ConfigurationError, IngestError, Stopped, UsageError
 from ingest_service.formats.memory import block_bytes_within
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.load import STOPPED, Observer, State, load
+from ingest_service.pipeline.load import Observer, State, load
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
-from ingest_service.runtime.allocator import give_back_memory
-from ingest_service.runtime.supervised import is_supervised
+from ingest_service.runtime.process import give_back_memory, is_supervised
+from ingest_service.runtime.tasks import task_group
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.abilities import Probed
 from ingest_service.sinks.base import AnySink, Finding
@@ -25,7 +25,7 @@ from ingest_service.sources.base import Source
 
 EXAMINE_S = 5.0
 DRAIN_S = 7.0  # how long a run goes on after a stop, at most; a container has 8 to 10 seconds
-_CLOSING_S = 1.5  # how much of that is left for leases and connections once chunks in flight are given up
+_CLOSING_S = 2.0  # how much of that is left for leases and connections once chunks in flight are given up
 
 
 class Silent:
@@ -55,13 +55,16 @@ def sinks_of(urls: Sequence[str]) -> list[AnySink]:
 
 @asynccontextmanager
 async def opened(sinks: Sequence[AnySink]) -> AsyncIterator[None]:
-    """The sinks, open inside and closed after."""
-    async with AsyncExitStack() as stack:
+    """The sinks, open inside and closed after: side by side, since each may be one that has fallen silent."""
+    try:
         for sink in sinks:
-            stack.push_async_callback(sink.close)
             with span("open sink", sink=sink.name):
                 await sink.open()
         yield
+    finally:
+        async with task_group() as closing:
+            for sink in sinks:
+                closing.create_task(sink.close())
 
 
 async def examine(sink: AnySink, dataset: Dataset | None = None, *, create: bool = False) -> list[Finding]:
@@ -125,24 +128,27 @@ def _sources_named(name: str, settings: Settings) -> list[Source]:
 
 
 async def run(jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> Report:
-    """Load the jobs in turn. The sinks are opened and closed here.
+    """Load the jobs in turn. The sinks are opened and closed here."""
+    async with ended_in_time(stop), opened(sinks):
+        for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
+            await survey(sinks, dataset, observer.warning)
+        return Report([await load(job, sinks, stop, observer) for job in jobs])
 
-    Once `stop` is set, what is in flight has `DRAIN_S`, and so has a sink that is still being waited for.
-    """
+
+@asynccontextmanager
+async def ended_in_time(stop: asyncio.Event, then: str = GO_ON) -> AsyncIterator[None]:
+    """Once `stop` is set, what is inside has `DRAIN_S`, closing included: whatever it waits for, Stopped ends it."""
     try:
         async with asyncio.timeout(None) as deadline:
             alarm = asyncio.create_task(_drain_in_time(stop, deadline))
             try:
-                async with opened(sinks):
-                    for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
-                        await survey(sinks, dataset, observer.warning)
-                    return Report([await load(job, sinks, stop, observer) for job in jobs])
+                yield
             finally:
                 alarm.cancel()
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise Stopped(STOPPED) from None
+        raise Stopped.on_request(then) from None
 
 
 async def survey(sinks: Sequence[AnySink], dataset: Dataset, warn: Callable[[str, str], None]) -> None:

@@ -6,20 +6,25 @@ unbroken run of settled spans from the start; everything before it is stored, ke
 
 from collections import deque
 from dataclasses import dataclass, replace
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
 
 from ingest_service.rows.chunk import Position
+
+Count: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What became of rows: read = accepted + rejected, and accepted = written + merged + dead."""
 
-    read: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    written: int = 0
-    merged: int = 0
-    dead: int = 0
+    read: Count = 0
+    accepted: Count = 0
+    rejected: Count = 0
+    written: Count = 0
+    merged: Count = 0
+    dead: Count = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(

@@ -12,8 +12,16 @@ from uuid import UUID, uuid5
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from ingest_service.errors import RowError
+from ingest_service.errors import RowError, declare_codes
 from ingest_service.rows.schema import Field, FieldKind, Schema
+
+declare_codes(
+    {
+        "bad_id": "an id that is not a 64-bit integer",
+        "bad_timestamp": "neither ISO 8601 nor Unix time, or a date that does not exist",
+        "timestamp_out_of_range": "before 1970 or after 2261",
+    }
+)
 
 NAMESPACE = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")  # uuid.NAMESPACE_DNS
 WHITESPACE = " \t\n\r\v\f"  # ASCII only: a no-break space is not trimmed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingest_service.pipeline.run import DRAIN_S
-from ingest_service.runtime.supervised import EVENTS_FD
+from ingest_service.runtime.process import EVENTS_FD, Reason
 
 _KILL_S = DRAIN_S + 0.5
 _LINE_BYTES = 1 << 20
@@ -25,8 +25,7 @@ class Child:
     _pipe: asyncio.ReadTransport
     stop_asked: bool = False
     progress: dict[str, Any] | None = None
-    reason: str | None = None
-    kind: str = ""  # the class of the error that ended it
+    reason: Reason | None = None
 
     @classmethod
     async def start(cls, arguments: Sequence[str], environment: Mapping[str, str]) -> "Child":

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.runtime.supervised import PARENT_PID
-from ingest_service.service.runs import Run
+from ingest_service.runtime.process import PARENT_PID
+from ingest_service.service.runs import LOADS, Run
 
 _NOT_PASSED_ON = ("INGEST_SERVE__TOKEN", "INGEST_SERVE__TOKEN_FILE", "INGEST_TO", "INGEST_DATASET", "INGEST_LIMIT")
 
@@ -24,9 +24,9 @@ class Commands:
 
     def arguments(self, run: Run) -> list[str]:
         options = ["--json", *self._config]
-        if run.task.kind == "movielens":
+        if run.task.kind not in LOADS:
             step, *own = shlex.split(run.task.name)
-            return [*_PROGRAM, "movielens", step, *options, *own]
+            return [*_PROGRAM, run.task.kind, step, *options, *own]
         if run.task.restart and run.progress is None:  # else it has begun anew already, and goes on
             options.append("--restart")
         return [*_PROGRAM, run.task.kind, *options, "--", run.task.name]
@@ -34,7 +34,7 @@ class Commands:
     def environment(self, run: Run) -> dict[str, str]:
         """ConfigurationError if a sink that the run needs is configured no more."""
         environment = {**self._environment, PARENT_PID: str(os.getpid())}
-        if run.task.kind == "movielens":
+        if run.task.kind not in LOADS:
             return environment
         missing = [name for name in run.task.sinks if name not in self._urls]
         if missing:

@@ -14,7 +14,8 @@ from ingest_service.config import Settings
 from ingest_service.datasets.schema_file import SUFFIXES
 from ingest_service.errors import ConfigurationError, SourceNotFound
 from ingest_service.pipeline import dead_letter
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.pipeline.steps import steps
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.live import Live
 from ingest_service.service.runs import LIVE, STATES, Run, Runs, State, Task
@@ -22,7 +23,6 @@ from ingest_service.service.waiting import Waiting
 from ingest_service.service.workers import Workers
 from ingest_service.sources import source_allowed
 
-STEPS = ("download", "movies", "ratings", "popular", "all")
 _KEPT: tuple[State, ...] = ("queued", "running", "done")
 
 
@@ -77,8 +77,9 @@ class Desk:
         return await self._announce(task, _identity("replay", stream), LIVE)
 
     async def step(self, command: str, origin: str) -> tuple[Run, bool]:
-        """A run of a step such as `movielens popular`, unless the last one from there is not over yet."""
-        task = Task("movielens", step_of(command), step_of(command), origin=origin)
+        """A run of a step, unless the last one from there is not over yet."""
+        name, step = step_of(command)
+        task = Task(name, step, step, origin=origin)
         return await self._announce(task, _identity("step", origin), LIVE)
 
     async def cancel(self, number: int) -> Run | None:
@@ -115,16 +116,17 @@ class Desk:
         return run, is_new
 
 
-def step_of(command: str) -> str:
-    """`movielens popular --days 7` without its first word. ConfigurationError if it is no such step."""
+def step_of(command: str) -> tuple[str, str]:
+    """The name of the steps and what follows it. ConfigurationError if it is no such step."""
     try:
         words = shlex.split(command)
     except ValueError:
         words = []
-    if len(words) < 2 or words[0] != "movielens" or words[1] not in STEPS:
-        steps = ", ".join(f"movielens {step}" for step in STEPS)
-        raise ConfigurationError(f"A schedule cannot run {command!r}; it runs: {steps}.")
-    return shlex.join(words[1:])
+    known = [(name, step) for name, one in steps().items() for step in one.commands]
+    if tuple(words[:2]) not in known:
+        names = ", ".join(" ".join(one) for one in known)
+        raise ConfigurationError(f"A schedule cannot run {command!r}; it runs: {names}.")
+    return words[0], shlex.join(words[1:])
 
 
 def _identity(*parts: object) -> str:

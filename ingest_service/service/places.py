@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFound
 from ingest_service.runtime.durable import sync_folder
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.service.runs import Run, now
 from ingest_service.sources.local import file_version, is_same_content, version_of
 from ingest_service.sources.object_store import Address, errors_translated

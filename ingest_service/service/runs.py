@@ -18,12 +18,12 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from ingest_service.errors import ConfigurationError, IngestError, LocalIOError
 from ingest_service.runtime.escaped import escaped
-from ingest_service.runtime.threads import finish_in
+from ingest_service.runtime.tasks import finish_in
 from ingest_service.service.store_file import connect, open_file, translated
 
 FILE_NAME = "service.db"
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-Kind = Literal["run", "replay", "movielens"]
+LOADS = ("run", "replay")  # the kinds of tasks that load rows into sinks; others are steps, by whose name they are
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 LIVE: tuple[State, ...] = ("queued", "running")
 MOST_DEATHS = 3  # of the service in a row, while one run was at work
@@ -90,7 +90,7 @@ class Task:
     configuration, and `restart` says not to go on where an earlier run stopped.
     """
 
-    kind: Kind
+    kind: str
     source: str
     name: str
     sinks: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from fastapi import FastAPI
 
 from ingest_service.config import ServeSettings, Settings
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, Stopped
-from ingest_service.runtime.signals import stop_on_signals
+from ingest_service.runtime.process import stop_on_signals
 from ingest_service.runtime.tasks import task_group
 from ingest_service.service import schedule
 from ingest_service.service.commands import Commands

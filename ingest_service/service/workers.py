@@ -14,7 +14,10 @@ from typing import Any, ParamSpec
 
 import structlog
 
-from ingest_service.errors import IngestError, LocalIOError, SourceChanged
+from ingest_service.errors import IngestError, LocalIOError, SourceChanged, family_of
+from ingest_service.pipeline.progress import StepProgress
+from ingest_service.pipeline.report import StreamReport
+from ingest_service.runtime.process import Reason
 from ingest_service.runtime.tasks import task_group
 from ingest_service.service.child import Child, lines
 from ingest_service.service.commands import Commands
@@ -24,7 +27,6 @@ from ingest_service.service.runs import Run, Runs, at
 from ingest_service.telemetry.prometheus import Exposition
 
 MAX_FAILURES = 10  # of the kind that may pass; with the waits below that takes a quarter of an hour
-_RESUMABLE = (69, 73, 75)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 600.0
 _LOOK_EVERY_S = 1.0  # for runs whose time to be tried again has come
 _STORE_AGAIN_S, _STORE_AT_LEAST_EVERY_S = 5.0, 60.0
@@ -154,14 +156,16 @@ class Workers:
                 self._log.warning("event dropped", run=run.id, error=type(error).__qualname__)
 
     def _hear(self, run: Run, child: Child, line: bytes) -> None:
-        kind, event = understood(line)
-        if kind == "reason":
-            child.reason, child.kind = event["reason"], event.get("kind", "")
+        told = understood(line)
+        event = told.event
+        if isinstance(event, Reason):
+            child.reason = event
             return
-        if kind == "progress":
-            child.progress = event
-            self._live.progressed(run.number, event)
-        self._exposition.update(event)
+        if not isinstance(event, StreamReport):
+            child.progress = {**event.as_json(), "timestamp": told.at}
+            self._live.progressed(run.number, child.progress)
+        if not isinstance(event, StepProgress):
+            self._exposition.update(event)
 
     async def _log_of(self, run: Run, child: Child) -> None:
         """Put the run's log into ours: it is text, whatever it looks like."""
@@ -174,14 +178,17 @@ class Workers:
         """What becomes of a run whose process ended with `code`: below 0, by that signal."""
         stored = await self._stored(self._runs.get, run.number)
         cancelled = stored is not None and stored.cancel
-        reason = child.reason or (f"The run's process was ended by signal {-code}." if code < 0 else None)
+        reason = f"The run's process was ended by signal {-code}." if code < 0 else None
+        kind = ""
+        if child.reason is not None:
+            reason, kind = child.reason.reason, child.reason.kind
         if code != 0 and self._stop.is_set() and child.stop_asked:
             return  # it goes back to the queue with all others
-        may_pass = (code in _RESUMABLE or code < 0) and run.failures + 1 < MAX_FAILURES
+        may_pass = (family_of(code).resumable or code < 0) and run.failures + 1 < MAX_FAILURES
         if code != 0 and may_pass and not cancelled:
             await self._again(run, code, reason, child.progress)
             return
-        if child.kind == SourceChanged.__name__ and _is_of_inbox(run) and not run.task.restart and not cancelled:
+        if kind == SourceChanged.__name__ and _is_of_inbox(run) and not run.task.restart and not cancelled:
             self._tell(await self._stored(self._runs.begin_anew, run.number, exit_code=code, reason=reason))
             return
         ended = await self._stored(

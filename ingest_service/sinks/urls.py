@@ -1,12 +1,12 @@
 """Sinks by URL: its parts, the options in its query, and the class that is registered for its scheme."""
 
-from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from ingest_service.errors import ConfigurationError
+from ingest_service.runtime.plugins import registered
 from ingest_service.sinks.base import AnySink
 
 
@@ -45,7 +45,7 @@ def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]
 def sink_at(url: str) -> AnySink:
     """The sink that a URL names, not yet open."""
     scheme = split_url(url).scheme
-    known = {entry.name: entry for entry in entry_points(group="ingest_service.sinks")}
+    known = registered("sinks")
     if scheme not in known:
         raise ConfigurationError(
             f"There is no sink for {scheme or 'that'}:// URLs; there are: {', '.join(sorted(known))}."

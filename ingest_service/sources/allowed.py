@@ -9,8 +9,7 @@ import os
 import re
 import socket
 import stat
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -151,27 +150,18 @@ def _normal_host(parts: SplitResult) -> str:
     return host
 
 
-def connect(host: str, port: int, timeout_s: float) -> socket.socket:
-    """Connect to a host of an allowed URL, at an address that was looked at: not to this machine, nor to metadata.
+def addresses_of(host: str, port: int) -> Iterator[str]:
+    """Where a host of an allowed URL may be connected to, each looked at: not this machine, nor metadata.
 
-    A name may have many addresses: the time is for all of them.
     Loopback is for those who have listed it as an address; no name leads there. SourceRefused, or OSError.
     """
-    failure: OSError = OSError("the name has no address")
-    until_s = time.monotonic() + timeout_s
     is_listed_address = _is_address(host)
     for _, _, _, _, found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         address = ipaddress.ip_address(str(found[0]).partition("%")[0])
         plain = _unwrapped(address)
         if is_never_allowed(address) or (plain.is_loopback and not is_listed_address):
             raise SourceRefused(f"{host} leads to an address that is not allowed.")
-        try:
-            return socket.create_connection((str(address), port), timeout=max(0.1, until_s - time.monotonic()))
-        except OSError as error:
-            failure = error
-        if time.monotonic() >= until_s:
-            break
-    raise failure
+        yield str(address)
 
 
 def is_never_allowed(address: _IPv4 | _IPv6) -> bool:

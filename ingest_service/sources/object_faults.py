@@ -5,18 +5,25 @@ Beside the address and times it has the status, and a part for debugging that na
 
 import re
 from typing import Final
+from urllib.parse import urlsplit
 
+from ingest_service.runtime.tls_causes import TlsCause, speaks_tls, tls_cause
+
+_TLS: Final = {
+    TlsCause.OTHER_NAME: "its certificate is for another name",
+    TlsCause.EXPIRED: "its certificate has expired",
+    TlsCause.NOT_VALID_YET: "its certificate is not valid yet",
+    TlsCause.UNTRUSTED: "its certificate is of no authority that is trusted here; name that with SSL_CERT_FILE",
+    TlsCause.INVALID: "its certificate is not valid",
+    TlsCause.CLIENT_UNTRUSTED: "it wants a client certificate, which cannot be given here",
+    TlsCause.CLIENT_UNNAMED: "it wants a client certificate, which cannot be given here",
+    TlsCause.NO_VERSION: "its versions of TLS are not ours",
+    TlsCause.NO_TLS: "it speaks no TLS; an address without is http://",
+}
+_WANTS_TLS: Final = "it wants TLS: https://"
 # What waiting cannot mend. A place that may only be read through what a service allows has Python's own errors.
 _LASTING: Final = (
-    (
-        r"InvalidCertificate\(\s*UnknownIssuer|SSLCertVerificationError",
-        "its certificate is of no authority that is trusted here; name that with SSL_CERT_FILE",
-    ),
-    (r"InvalidCertificate\(\s*NotValidForName", "its certificate is for another name"),
-    (r"InvalidCertificate\(\s*Expired", "its certificate has expired"),
-    (r"InvalidCertificate", "its certificate is not valid"),
-    (r"InvalidMessage\(|WRONG_VERSION_NUMBER|SSLError", "it speaks no TLS; an address without is http://"),
-    (r"HTTPS port", "it wants TLS: https://"),
+    (r"HTTPS port", _WANTS_TLS),
     (r"ExpiredToken", "the credentials have expired; renew them"),
     (
         r"AuthorizationHeaderMalformed|PermanentRedirect|without LOCATION|status code: 301\b",
@@ -27,14 +34,12 @@ _LASTING: Final = (
         "there are no credentials for it here; give them as its own tools take them",
     ),
 )
+_HANGS_UP: Final = r"IncompleteMessage|Parse\(|BadStatusLine|RemoteDisconnected|RemoteProtocolError|ConnectionReset"
 _PASSING: Final = (
     (r"dns error|gaierror", "no host of that name is known"),
     (r"tcp connect error|ConnectionRefusedError", "nobody listens there"),
     (r"TimedOut|timed out|TimeoutError", "it does not answer in time"),
-    (
-        r"IncompleteMessage|Parse\(|BadStatusLine|RemoteDisconnected",
-        "it hangs up; it may want https://, or be another kind of server",
-    ),
+    (_HANGS_UP, "it hangs up"),
 )
 _STATUS: Final = re.compile(r"non-2xx status code: (\d{3})\b")
 
@@ -45,7 +50,18 @@ def status_of(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
-def lasting_cause(error: Exception) -> str | None:
+def lasting_cause(error: Exception, url: str) -> str | None:
+    """What waiting cannot mend of a store at this address. One that hangs up is asked what it speaks. Blocks."""
+    tls = tls_cause(str(error))
+    if tls is not None:
+        return _TLS[tls]
+    parts = urlsplit(url)
+    if (
+        parts.scheme == "http"
+        and re.search(_HANGS_UP, str(error))
+        and speaks_tls(parts.hostname or "", parts.port or 80)
+    ):
+        return _WANTS_TLS
     return _meaning(_LASTING, error)
 
 

@@ -84,7 +84,7 @@ def errors_translated(uri: str, what: str = "read") -> Iterator[None]:
     except exceptions.PreconditionError as error:
         raise SourceChanged(f"{uri} was replaced while it was read; run again.") from error
     except (exceptions.BaseError, OSError) as error:
-        if (cause := lasting_cause(error)) is not None:
+        if (cause := lasting_cause(error, uri)) is not None:
             raise ConfigurationError(f"{uri} cannot be {what}: {cause}.") from error
         raise LocalIOError(f"{uri} cannot be {what} ({passing_cause(error)}); run again to go on.") from error
 

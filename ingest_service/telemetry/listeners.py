@@ -8,8 +8,8 @@ import structlog
 from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError
 from ingest_service.runtime import tracing
-from ingest_service.runtime.supervised import is_supervised
-from ingest_service.telemetry.progress import Listener
+from ingest_service.runtime.process import is_supervised
+from ingest_service.telemetry.show import Listener
 
 NO_PROMETHEUS = "--metrics-port needs an extra; install it with: pip install 'ingest-service[serve]'."
 NO_OTEL = "OpenTelemetry's variables are set, but nothing is sent; install it with: pip install 'ingest-service[otel]'."

@@ -10,11 +10,6 @@ from ingest_service.runtime.escaped import all_escaped
 from ingest_service.telemetry.stderr import Stderr
 
 
-def warn_of_sink(sink: str, text: str) -> None:
-    """What the user of a run should know of a sink before a row is sent."""
-    structlog.get_logger().warning("sink", sink=sink, reason=text)
-
-
 def _escape(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Names of files and texts of servers stand in it, and somebody looks at it on a terminal."""
     return {key: all_escaped(value) for key, value in event.items()}

@@ -28,8 +28,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ingest_service.errors import Stopped
 from ingest_service.runtime import tracing
-from ingest_service.telemetry.progress import Listener
 from ingest_service.telemetry.prometheus import Exposition
+from ingest_service.telemetry.show import Listener
 
 NAME = "ingest-service"
 SHUTDOWN_S = 1.0  # for the last spans; a collector that is away must not keep a stopped run from its end

@@ -7,17 +7,18 @@
 Needs the extra `serve`. Gauges of a source are there while it is loaded; its counters stay a while longer.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ingest_service.errors import ConfigurationError
+from ingest_service.pipeline.progress import Event, Progress, SinkProgress
+from ingest_service.pipeline.report import StreamReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_SOURCES = 100  # whose series are kept: a service sees a new source with every file
@@ -30,16 +31,33 @@ COUNTERS = {
     "retries": "Requests to a sink that were tried again.",
     "throttled": "Requests that a sink refused for now, or took in part.",
 }
-SOURCE_GAUGES = {  # name: help, field of the event, units of the field in one of the metric's
-    "read_offset_bytes": ("How far a source was read, in bytes of the decompressed stream.", "offset", 1.0),
-    "progress_ratio": ("How much of a source its slowest sink has, from 0 to 1.", "percent", 100.0),
-    "eta_seconds": ("When the slowest sink will have all of a source, from now.", "eta_s", 1.0),
-    "resident_memory_bytes": ("Resident memory of the process that loads a source.", "rss_mb", 1e-6),
+_OfSource = Callable[[Progress], float | None]
+_OfSink = Callable[[SinkProgress], float]
+SOURCE_GAUGES: dict[str, tuple[str, _OfSource, float]] = {  # name: help, value, units of it in one of the metric's
+    "read_offset_bytes": (
+        "How far a source was read, in bytes of the decompressed stream.",
+        lambda event: event.offset,
+        1.0,
+    ),
+    "progress_ratio": (
+        "How much of a source its slowest sink has, from 0 to 1.",
+        lambda event: event.percent,
+        100.0,
+    ),
+    "eta_seconds": ("When the slowest sink will have all of a source, from now.", lambda event: event.eta_s, 1.0),
+    "resident_memory_bytes": (
+        "Resident memory of the process that loads a source.",
+        lambda event: event.rss_mb,
+        1e-6,
+    ),
 }
-SINK_GAUGES = {
-    "in_flight_rows": ("Rows that are being written to a sink.", "in_flight", 1.0),
-    "concurrency": ("Requests to a sink that may be in flight at once.", "concurrency", 1.0),
-    "watermark_bytes": ("The byte of a source up to which a sink has settled every row.", "watermark", 1.0),
+SINK_GAUGES: dict[str, tuple[str, _OfSink]] = {
+    "in_flight_rows": ("Rows that are being written to a sink.", lambda sink: sink.in_flight),
+    "concurrency": ("Requests to a sink that may be in flight at once.", lambda sink: sink.concurrency),
+    "watermark_bytes": (
+        "The byte of a source up to which a sink has settled every row.",
+        lambda sink: sink.watermark,
+    ),
 }
 QUEUE_DEPTH = "Chunks of a source that wait for a sink."
 LATENCY = "How long the latest requests to a sink took, at two quantiles."
@@ -65,7 +83,7 @@ class _Stream:
     """One source: its counters by name and further labels, and its latest `progress` while it is loaded."""
 
     counts: dict[tuple[str, ...], _Count] = field(default_factory=dict)
-    now: Mapping[str, Any] | None = None
+    now: Progress | None = None
 
     def count(self, value: float, *key: str, from_zero: bool = False) -> None:
         self.counts.setdefault(key, _Count()).see(value, from_zero=from_zero)
@@ -84,19 +102,16 @@ class Exposition(Collector):
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
-    def update(self, event: Mapping[str, Any]) -> None:
-        """Take in a `progress` or `report` event; one that is of no source, as of a step of MovieLens, says nothing."""
-        source = event.get("source")
-        if source is None:
-            return
+    def update(self, event: Event) -> None:
+        """Take in what is told of a source."""
         with self._lock:
-            stream = self._streams[source] = self._streams.pop(source, _Stream())
-            if "balanced" in event:
-                _count_report(stream, event)
-                stream.now = None
-            else:
+            stream = self._streams[event.source] = self._streams.pop(event.source, _Stream())
+            if isinstance(event, Progress):
                 _count_progress(stream, event)
                 stream.now = event
+            else:
+                _count_report(stream, event)
+                stream.now = None
             while len(self._streams) > MOST_SOURCES:
                 del self._streams[next(iter(self._streams))]
 
@@ -136,55 +151,60 @@ class Exposition(Collector):
         return families.values()
 
 
-def _count_progress(stream: _Stream, event: Mapping[str, Any]) -> None:
-    stream.count(event["rows_read"], "rows_read")
-    stream.count(event["rows_rejected"], "rows_rejected")
-    for sink, numbers in event["sinks"].items():
-        _count_sink(stream, sink, numbers, numbers["rows_written"])
+def _count_progress(stream: _Stream, event: Progress) -> None:
+    stream.count(event.rows_read, "rows_read")
+    stream.count(event.rows_rejected, "rows_rejected")
+    for name, sink in event.sinks.items():
+        _count_rows(stream, name, sink.rows_written, sink.merged, sink.dead)
+        _count_requests(stream, name, sink.retries, sink.throttled)
 
 
-def _count_report(stream: _Stream, event: Mapping[str, Any]) -> None:
-    sinks = event["sinks"]
-    stream.count(max((numbers["read"] for numbers in sinks.values()), default=0), "rows_read")
-    stream.count(max((numbers["rejected"] for numbers in sinks.values()), default=0), "rows_rejected")
-    for sink, numbers in sinks.items():
-        _count_sink(stream, sink, numbers, numbers["written"])
+def _count_report(stream: _Stream, report: StreamReport) -> None:
+    counts = [sink.counts for sink in report.sinks.values()]
+    stream.count(max((one.read for one in counts), default=0), "rows_read")
+    stream.count(max((one.rejected for one in counts), default=0), "rows_rejected")
+    for name, sink in report.sinks.items():
+        _count_rows(stream, name, sink.counts.written, sink.counts.merged, sink.counts.dead)
+        _count_requests(stream, name, sink.retries, sink.throttled)
 
 
-def _count_sink(stream: _Stream, sink: str, numbers: Mapping[str, Any], written: int) -> None:
+def _count_rows(stream: _Stream, sink: str, written: int, merged: int, dead: int) -> None:
     stream.count(written, "rows", sink, "written")
-    stream.count(numbers["merged"], "rows", sink, "merged")
-    stream.count(numbers["dead"], "rows", sink, "dead")
-    stream.count(numbers["retries"], "retries", sink, from_zero=True)
-    stream.count(numbers["throttled"], "throttled", sink, from_zero=True)
+    stream.count(merged, "rows", sink, "merged")
+    stream.count(dead, "rows", sink, "dead")
 
 
-def _gauges_of_sources(events: list[Mapping[str, Any]]) -> Iterator[Metric]:
-    for name, (text, key, per_unit) in SOURCE_GAUGES.items():
+def _count_requests(stream: _Stream, sink: str, retries: int, throttled: int) -> None:
+    stream.count(retries, "retries", sink, from_zero=True)
+    stream.count(throttled, "throttled", sink, from_zero=True)
+
+
+def _gauges_of_sources(events: list[Progress]) -> Iterator[Metric]:
+    for name, (text, value_of, per_unit) in SOURCE_GAUGES.items():
         gauge = GaugeMetricFamily(f"ingest_{name}", text, labels=("source",))
         for event in events:
-            if event[key] is not None:
-                gauge.add_metric((event["source"],), event[key] / per_unit)
+            if (value := value_of(event)) is not None:
+                gauge.add_metric((event.source,), value / per_unit)
         yield gauge
 
 
-def _gauges_of_sinks(events: list[Mapping[str, Any]]) -> Iterator[Metric]:
-    sinks = [(event["source"], sink, numbers) for event in events for sink, numbers in event["sinks"].items()]
-    for name, (text, key, per_unit) in SINK_GAUGES.items():
-        gauge = GaugeMetricFamily(f"ingest_{name}", text, labels=("source", "sink"))
-        for source, sink, numbers in sinks:
-            gauge.add_metric((source, sink), numbers[key] / per_unit)
+def _gauges_of_sinks(events: list[Progress]) -> Iterator[Metric]:
+    sinks = [(event.source, name, sink) for event in events for name, sink in event.sinks.items()]
+    for metric, (text, value_of) in SINK_GAUGES.items():
+        gauge = GaugeMetricFamily(f"ingest_{metric}", text, labels=("source", "sink"))
+        for source, name, sink in sinks:
+            gauge.add_metric((source, name), value_of(sink))
         yield gauge
     depth = GaugeMetricFamily("ingest_queue_depth", QUEUE_DEPTH, labels=("source", "sink"))
     for event in events:
-        for sink, chunks in event["queue_depth"].items():
-            depth.add_metric((event["source"], sink), chunks)
+        for name, chunks in event.queue_depth.items():
+            depth.add_metric((event.source, name), chunks)
     yield depth
     latency = GaugeMetricFamily("ingest_request_latency_seconds", LATENCY, labels=("source", "sink", "quantile"))
-    for source, sink, numbers in sinks:
-        for quantile, key in (("0.5", "p50_ms"), ("0.99", "p99_ms")):
-            if numbers[key] is not None:
-                latency.add_metric((source, sink, quantile), numbers[key] / 1e3)
+    for source, name, sink in sinks:
+        for quantile, ms in (("0.5", sink.p50_ms), ("0.99", sink.p99_ms)):
+            if ms is not None:
+                latency.add_metric((source, name, quantile), ms / 1e3)
     yield latency
 
 

@@ -21,6 +21,7 @@ from tests.helpers import (
     dynamodb_client,
     dynamodb_items,
     finish,
+    import_all,
     wait_for_event,
     write_pairs,
 )
@@ -162,6 +163,7 @@ def test_a_stopped_trial_leaves_nothing(cli: Cli, dynamodb_url: str, table: str,
 @pytest.mark.fault(1)
 def test_every_place_is_passed(cli: Cli, redis_db_url: str, dynamodb_url: str, table: str, mongodb_db_url: str) -> None:
     """No name in the list of places has gone stale: a load into all sinks passes each, and can be ended at each."""
+    import_all()
     to = dynamodb_at(dynamodb_url, table)
     asyncio.run(create_tables(to))
     cli.file("pairs.csv", f"{HEADER}\nbad\n1,2,{FIRST_MS}\n")

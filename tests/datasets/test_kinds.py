@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest_service.datasets import DATASETS
+from ingest_service.datasets import dataset_named, dataset_names
 from ingest_service.datasets.kinds import (
     ID,
     TEXT,
@@ -98,7 +98,9 @@ def test_usual_values_are_taken_from_the_block(kind: Kind, fields: list[str]) ->
 
 def test_every_kind_in_use_is_tried_here() -> None:
     """A data set's own kind as well."""
-    used = {type(column.kind) for dataset in (*DATASETS.values(), MOVIES) for column in dataset.columns}
+    used = {
+        type(column.kind) for dataset in (*map(dataset_named, dataset_names()), MOVIES) for column in dataset.columns
+    }
     assert used <= {type(kind) for kind in KINDS}
 
 

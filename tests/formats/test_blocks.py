@@ -17,12 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets.microlens import MICROLENS
-from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
+from ingest_service.errors import CODES, ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.delimited import blocks, records
 from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.formats.delimited.layout import Layout, bind, specify
 from ingest_service.formats.memory import BLOCK_BYTES, MEMORY_MB, MIN_MEMORY_MB, block_bytes_within
-from ingest_service.pipeline.dead_letter import CODES
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.sources.base import Source, Stream

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ingest_service.datasets.microlens import MICROLENS
@@ -66,6 +67,14 @@ def test_lines_before_the_header_are_passed_over(lines: list[bytes], end: bytes)
 def test_a_header_that_looks_like_a_comment_is_one() -> None:
     """A line that can be the header is never passed over."""
     assert users_of(reader_of(b"#user,item,timestamp\n1,2,3\n", user="#user")) == [1]
+
+
+def test_the_header_of_numpy_is_one() -> None:
+    """np.savetxt puts its mark of a comment before it."""
+    text = io.BytesIO()
+    np.savetxt(text, np.array([[7, 2, 3], [8, 5, 6]]), fmt="%d", delimiter=",", header="user,item,timestamp")
+    assert text.getvalue().startswith(b"# user,item,timestamp\n7,2,3\n")
+    assert users_of(reader_of(text.getvalue())) == [7, 8]
 
 
 @pytest.mark.parametrize("data", [b"\n\n", b"# only\n# comments", b"sep=;\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])

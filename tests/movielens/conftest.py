@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ingest_service.config import Settings, load_settings
+from ingest_service.config import load_settings
+from ingest_service.movielens.settings import MovieLensSettings
 from tests.movielens.model import make_model
 from tests.servers import ROOT
 
@@ -32,8 +33,8 @@ class World:
     folder: Path
     fields: dict[str, Any]
 
-    def settings(self, **changes: Any) -> Settings:
-        return load_settings(self.fields | changes)
+    def settings(self, **changes: Any) -> MovieLensSettings:
+        return MovieLensSettings.of(load_settings(self.fields | changes))
 
     @property
     def environment(self) -> dict[str, str]:

@@ -13,9 +13,10 @@ from pathlib import Path
 import obstore
 import pytest
 
-from ingest_service.config import Settings, load_settings
+from ingest_service.config import load_settings
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, SourceNotFound
-from ingest_service.movielens.download import Downloaded, download
+from ingest_service.movielens.settings import MovieLensSettings
+from ingest_service.movielens.steps.download import Downloaded, download
 from ingest_service.sources import sources_named
 from ingest_service.sources.object_store import Address, put_whole
 from tests.buckets import Moto, ObjectServer, find_s3
@@ -74,11 +75,13 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def settings(bucket: str, published: ObjectServer) -> Settings:
-    return load_settings({"gcs_bucket_name": bucket, "movielens_url": f"{published.url}/datasets/{NAME}"})
+def settings(bucket: str, published: ObjectServer) -> MovieLensSettings:
+    return MovieLensSettings.of(
+        load_settings({"gcs_bucket_name": bucket, "movielens_url": f"{published.url}/datasets/{NAME}"})
+    )
 
 
-def stored(settings: Settings) -> bytes | None:
+def stored(settings: MovieLensSettings) -> bytes | None:
     """What is in the bucket under the archive's name."""
     bucket = settings.gcs_bucket_name
     address = Address.of(f"{bucket if '://' in bucket else f'gs://{bucket}'}/{NAME}")
@@ -88,7 +91,7 @@ def stored(settings: Settings) -> bytes | None:
         return None
 
 
-async def test_the_archive_is_copied_once(settings: Settings, published: ObjectServer, archive: bytes) -> None:
+async def test_the_archive_is_copied_once(settings: MovieLensSettings, published: ObjectServer, archive: bytes) -> None:
     """Byte by byte, by ranges; a second run says that it is there, and fetches nothing."""
     first = await download(settings)
     assert (first.was_there, first.size, first.sha256) == (False, len(archive), hashlib.sha256(archive).hexdigest())
@@ -99,7 +102,7 @@ async def test_the_archive_is_copied_once(settings: Settings, published: ObjectS
     assert published.ranges == []
 
 
-async def test_a_member_is_read_by_its_ranges(settings: Settings, archive: bytes) -> None:
+async def test_a_member_is_read_by_its_ranges(settings: MovieLensSettings, archive: bytes) -> None:
     """Of an archive in a bucket only the member and the directory are fetched."""
     where = await download(settings)
     (source,) = sources_named(f"{where.archive}#movies.csv")
@@ -128,7 +131,7 @@ def test_other_members_are_not_fetched(published: ObjectServer, archive: bytes) 
 
 @pytest.mark.parametrize("cuts", [1, 4])
 async def test_a_broken_transfer_goes_on(
-    settings: Settings, published: ObjectServer, archive: bytes, cuts: int
+    settings: MovieLensSettings, published: ObjectServer, archive: bytes, cuts: int
 ) -> None:
     """Replies that break off are asked for again by range; what was there stays."""
     published.cuts = cuts
@@ -148,7 +151,7 @@ async def test_a_broken_transfer_goes_on(
     ids=["short", "half", "a page", "empty"],
 )
 async def test_what_is_no_archive_is_not_stored(
-    settings: Settings, published: ObjectServer, archive: bytes, spoil: Callable[[bytes], bytes], message: str
+    settings: MovieLensSettings, published: ObjectServer, archive: bytes, spoil: Callable[[bytes], bytes], message: str
 ) -> None:
     """What is published broken is an error and leaves nothing; once it is mended, the same run ends well."""
     published.objects[f"/datasets/{NAME}"] = spoil(archive)
@@ -160,7 +163,7 @@ async def test_what_is_no_archive_is_not_stored(
     assert stored(settings) == archive
 
 
-async def test_a_wrong_checksum_is_not_stored(settings: Settings, archive: bytes) -> None:
+async def test_a_wrong_checksum_is_not_stored(settings: MovieLensSettings, archive: bytes) -> None:
     """With INGEST_MOVIELENS_SHA256 only that archive is taken."""
     right = hashlib.sha256(archive).hexdigest()
     wrong = settings.model_copy(update={"movielens_sha256": "0" * 64})
@@ -172,7 +175,7 @@ async def test_a_wrong_checksum_is_not_stored(settings: Settings, archive: bytes
 
 
 @pytest.mark.parametrize("bucket", ["file"], indirect=True)
-async def test_a_source_that_stays_broken_is_an_error(settings: Settings, published: ObjectServer) -> None:
+async def test_a_source_that_stays_broken_is_an_error(settings: MovieLensSettings, published: ObjectServer) -> None:
     """A source that always breaks off ends the step, and nothing is there."""
     published.cuts = 1000
     with pytest.raises(LocalIOError, match="run again"):
@@ -180,7 +183,7 @@ async def test_a_source_that_stays_broken_is_an_error(settings: Settings, publis
     assert stored(settings) is None
 
 
-async def test_what_is_not_published_is_said(settings: Settings, published: ObjectServer) -> None:
+async def test_what_is_not_published_is_said(settings: MovieLensSettings, published: ObjectServer) -> None:
     """A wrong MOVIELENS_URL is exit code 66."""
     published.objects.clear()
     with pytest.raises(SourceNotFound, match=NAME):

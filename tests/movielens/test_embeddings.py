@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,14 @@ import pytest
 from ingest_service.config import load_settings
 from ingest_service.errors import ConfigurationError
 from ingest_service.movielens.embeddings import OnnxEmbedder, Vectors, embedder_of
+from ingest_service.movielens.settings import MovieLensSettings
 from tests.movielens.model import make_model
 
 TEXTS = ["toy story", "a", "heat 1995 action crime thriller " * 3, "", "b c d", "toy story"]
+
+
+def settings_of(fields: dict[str, Any]) -> MovieLensSettings:
+    return MovieLensSettings.of(load_settings(fields))
 
 
 def vectors(folder: Path, texts: list[str], batch_size: int = 4) -> Vectors:
@@ -28,7 +34,7 @@ def test_vectors_are_those_of_sentence_transformers(real_model: Path, engine: st
             pytest.skip("NO WEIGHTS: this copy of the model has none for torch; name another with INGEST_TEST_MODEL")
     rows = json.loads((real_model / "reference.json").read_text())["rows"]
     fields = {"hf_model_name": str(real_model), "embedding_engine": engine, "embedding_batch_size": 7}
-    found = embedder_of(load_settings(fields)).embed([row["text"] for row in rows], lambda _: None)
+    found = embedder_of(settings_of(fields)).embed([row["text"] for row in rows], lambda _: None)
     wanted = np.array([row["embedding"] for row in rows])
     cosines = (found * wanted).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
     assert cosines.min() >= 0.9999
@@ -76,7 +82,7 @@ def test_a_wrong_folder_is_explained(tmp_path: Path, file: str, content: bytes |
     if content is not None:
         (folder / file).write_bytes(content)
     with pytest.raises(ConfigurationError, match=file.rpartition("/")[2]):
-        embedder_of(load_settings({"hf_model_name": str(folder)}))
+        embedder_of(settings_of({"hf_model_name": str(folder)}))
 
 
 @pytest.mark.parametrize(
@@ -92,19 +98,19 @@ def test_another_recipe_is_refused(tmp_path: Path, file: str, key: str, value: o
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(content | {key: value} if key else value))
     with pytest.raises(ConfigurationError, match=message):
-        embedder_of(load_settings({"hf_model_name": str(folder)}))
+        embedder_of(settings_of({"hf_model_name": str(folder)}))
 
 
 def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub() -> None:
     """A path is a path."""
     with pytest.raises(ConfigurationError, match="no model folder"):
-        embedder_of(load_settings({"hf_model_name": "/nowhere/model"}))
+        embedder_of(settings_of({"hf_model_name": "/nowhere/model"}))
 
 
 def test_a_gpu_that_is_not_there_is_said(tiny_model: Path) -> None:
     """HF_DEVICE is not ignored where it cannot be followed."""
     with pytest.raises(ConfigurationError, match="GPU"):
-        embedder_of(load_settings({"hf_model_name": str(tiny_model), "hf_device": "cuda:0"}))
+        embedder_of(settings_of({"hf_model_name": str(tiny_model), "hf_device": "cuda:0"}))
 
 
 def test_pooling_by_the_first_token(tmp_path: Path) -> None:
@@ -123,6 +129,10 @@ def test_the_library_itself_is_an_extra(tiny_model: Path) -> None:
         import sentence_transformers  # noqa: F401
     except ImportError:
         with pytest.raises(ConfigurationError, match=r"ingest-service\[torch\]"):
-            embedder_of(load_settings({"hf_model_name": "x/y", "embedding_engine": "sentence-transformers"}))
+            embedder_of(
+                MovieLensSettings.of(
+                    load_settings({"hf_model_name": "x/y", "embedding_engine": "sentence-transformers"})
+                )
+            )
     else:
         pytest.skip("sentence-transformers is installed")

@@ -17,8 +17,8 @@ from bson import ObjectId
 from bson.binary import Binary
 
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFound
-from ingest_service.movielens.movies import Movie, movies
 from ingest_service.movielens.places import movie_object_id
+from ingest_service.movielens.steps.movies import Movie, movies
 from tests.helpers import COMMAND, Cli, dead_letters, finish, mongodb_documents
 from tests.movielens.conftest import MOVIES, World
 from tests.movielens.model import make_model

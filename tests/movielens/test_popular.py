@@ -12,8 +12,8 @@ import redis
 
 from ingest_service.errors import ConfigurationError
 from ingest_service.movielens.places import POPULAR_KEY, movie_object_id, write_movie_ids
-from ingest_service.movielens.popular import popular
-from ingest_service.movielens.ratings import ratings
+from ingest_service.movielens.steps.popular import popular
+from ingest_service.movielens.steps.ratings import ratings
 from tests.movielens.conftest import World, pack, ratings_text
 
 NEWEST = 1_500_000_000 + 1_000 * 300 + 1  # the last rating of a movie that is known

@@ -15,9 +15,9 @@ from bson import ObjectId
 
 from ingest_service.config import load_settings
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceChanged, SourceNotFound
-from ingest_service.movielens.movies import movies
 from ingest_service.movielens.places import movie_object_id, write_movie_ids
-from ingest_service.movielens.ratings import ratings
+from ingest_service.movielens.steps.movies import movies
+from ingest_service.movielens.steps.ratings import ratings
 from tests.helpers import Cli, dead_letters, finish, mongodb_documents
 from tests.movielens.conftest import World, pack, ratings_text
 from tests.servers import Secantus, ServerMissingError

@@ -12,7 +12,7 @@ import pymongo
 import pytest
 
 from ingest_service.pipeline.checkpoint import FileCheckpoints, _checksum
-from ingest_service.sinks.checkpoints import EPOCH
+from ingest_service.sinks.checkpoints import EPOCH, Place
 from ingest_service.sinks.testing.rows import FIRST_MS
 from ingest_service.sinks.urls import sink_at
 from tests.helpers import HEADER, Cli, create_tables, dynamodb_at, dynamodb_client, opened
@@ -192,3 +192,24 @@ def test_a_place_holds_no_secrets(url: str) -> None:
     place = sink_at(url).place
     assert place.name or place.server
     assert "secret" not in f"{place.name}{place.server}"
+
+
+@pytest.mark.parametrize("named_by", ["URL", "AWS_REGION", "AWS_DEFAULT_REGION", "profile"])
+async def test_a_region_is_part_of_the_place_whoever_names_it(
+    dynamodb_url: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named_by: str
+) -> None:
+    """In a folder of checkpoints a table of another region is another place."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", dynamodb_url)
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    if named_by == "profile":
+        (tmp_path / "config").write_text("[profile p]\nregion = eu-west-3\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_PROFILE", "p")
+    elif named_by != "URL":
+        monkeypatch.setenv(named_by, "eu-west-3")
+    url = f"dynamodb://{table}?checkpoint_table={table}_checkpoints"
+    url += "&region=eu-west-3" if named_by == "URL" else ""
+    await create_tables(url)
+    async with opened(url) as sink:
+        assert sink.place == Place(table, "eu-west-3")

@@ -7,17 +7,17 @@ import pytest
 
 SCRIPT = """
 import asyncio, os, signal
-from ingest_service.runtime import signals
+from ingest_service.runtime import process
 
 async def main():
-    stop = signals.stop_on_signals()
-    signals._SAME_S = 60
+    stop = process.stop_on_signals()
+    process._SAME_S = 60
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
         os.kill(os.getpid(), number)
         await stop.wait()
         await asyncio.sleep(0.05)
     print("draining", flush=True)
-    signals._SAME_S = 0
+    process._SAME_S = 0
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(60)
     print("asleep", flush=True)

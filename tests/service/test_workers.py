@@ -1,6 +1,7 @@
 """Runs at work: whatever their process says, or is, the service and the other runs go on."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ingest_service.runtime.supervised import EVENTS_FD
+from ingest_service.pipeline.progress import Progress, SinkProgress, StepProgress
+from ingest_service.pipeline.report import SinkReport, StreamReport
+from ingest_service.pipeline.tracker import Counts
+from ingest_service.runtime.process import EVENTS_FD, Reason
 from ingest_service.service.commands import Commands
 from ingest_service.service.heard import understood
 from ingest_service.service.live import Live
@@ -19,9 +23,10 @@ from ingest_service.service.workers import Workers
 from ingest_service.telemetry.prometheus import Exposition
 
 PROGRESS = (
-    '{"event": "progress", "source": "s", "timestamp": "", "offset": 1, "size": 2, "percent": 50.0, "rows_read": 1,'
+    '{"source": "s", "offset": 1, "size": 2, "percent": 50.0, "rows_read": 1,'
     ' "rows_rejected": 0,'
-    ' "rows_per_s": 1, "eta_s": null, "queue_depth": {}, "rss_mb": 1.5, "sinks": {}}'
+    ' "rows_per_s": 1, "eta_s": null, "queue_depth": {}, "rss_mb": 1.5, "sinks": {}, "event": "progress",'
+    ' "timestamp": ""}'
 )
 NO_EVENTS = (
     "",
@@ -39,9 +44,10 @@ NO_EVENTS = (
     PROGRESS.replace('"offset": 1', '"offset": -1'),
     PROGRESS.replace("1.5", "NaN"),
     PROGRESS.replace('"s"', "null"),
-    '{"event": "report", "source": "s", "balanced": true, "sinks": []}',
-    '{"event": "reason"}',
-    '{"event": "reason", "reason": 5}',
+    '{"event": "report", "source": "s", "balanced": true, "sinks": [], "timestamp": ""}',
+    '{"event": "progress", "step": "movies", "timestamp": ""}',
+    '{"event": "reason", "timestamp": ""}',
+    '{"event": "reason", "reason": 5, "timestamp": ""}',
     "[" * 100_000,
 )
 
@@ -51,8 +57,28 @@ def test_what_is_no_event_is_not_understood(line: str) -> None:
     """A ValueError, which says nothing of the line; what is one comes back whole."""
     with pytest.raises(ValueError, match=r"^[A-Za-z ]*$"):
         understood(line.encode())
-    kind, event = understood(PROGRESS.encode())
-    assert (kind, event["source"], "event" in event) == ("progress", "s", False)
+    told = understood(PROGRESS.encode())
+    assert isinstance(told.event, Progress)
+    assert {**told.event.as_json(), "event": "progress", "timestamp": told.at} == json.loads(PROGRESS)
+
+
+def test_what_a_run_tells_is_heard_as_it_was() -> None:
+    """Each kind of event comes back equal, and again as the same JSON in the same order."""
+    sink = SinkProgress(9, 1, 0, 3, 2, 1, 8, "growing", None, 2.5, 100)
+    counts = Counts(11, 10, 1, 9, 1, 0)
+    report = StreamReport("s", "s-1", 1.5, "/d", {"a": SinkReport(counts, 100, True, 11, 2, 1, ["w"])}, ["v"])
+    events: list[tuple[str, Progress | StepProgress | StreamReport]] = [
+        ("progress", Progress("s", 120, None, 12.5, 11, 1, 9, 3.5, {"a": 1}, 80.5, {"a": sink})),
+        ("progress", StepProgress("movies", "movies", 3, 9, 33.3, 2, None)),
+        ("progress", StepProgress("download", "bytes", 0, 0, None, 0, None)),
+        ("report", report),
+    ]
+    for kind, event in events:
+        text = json.dumps({**event.as_json(), "event": kind, "timestamp": "t"})
+        told = understood(text.encode())
+        assert (told.event, told.at) == (event, "t")
+        assert not isinstance(told.event, Reason)
+        assert json.dumps({**told.event.as_json(), "event": kind, "timestamp": "t"}) == text
 
 
 class Scripts(Commands):
@@ -105,7 +131,7 @@ progress = {PROGRESS!r}
 sys.stderr.write(progress.replace('"s"', '"forged"') + "\\ningest-service: forged\\nError: forged\\n\\x1b[31m\\n")
 for line in {NO_EVENTS[:-1]!r}:
     os.write(pipe, line.encode() + b"\\n")
-os.write(pipe, progress.encode() + b"\\n" + b'{{"event": "reason", "reason": "true"}}\\n')
+os.write(pipe, progress.encode() + b"\\n" + b'{{"event": "reason", "reason": "true", "timestamp": ""}}\\n')
 for _ in range(40):
     os.write(pipe, b"x" * (1 << 16))
 sys.exit(78)
@@ -139,12 +165,12 @@ async def test_a_run_hands_its_pipe_to_nobody(tmp_path: Path) -> None:
     """The real program takes the pipe's number out of its environment, and what it starts does not have it."""
     script = f"""
 import os, subprocess, sys
-from ingest_service.runtime import supervised
+from ingest_service.runtime import process
 pipe = int(os.environ[{EVENTS_FD!r}])
-supervised.end_with_parent()
+process.end_with_parent()
 assert {EVENTS_FD!r} not in os.environ
 found = subprocess.run(["test", "-e", f"/proc/self/fd/{{pipe}}"], close_fds=False)
-supervised.tell("reason", {{"reason": f"child: {{found.returncode}}"}})
+process.tell("reason", {{"reason": f"child: {{found.returncode}}"}})
 sys.exit(78)
 """
     async with working(tmp_path, Scripts(script)) as floor:

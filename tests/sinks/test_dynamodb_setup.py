@@ -87,21 +87,19 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+def bundled(authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
     """A private authority, whose certificate AWS_CA_BUNDLE names."""
-    found = trustme.CA()
-    found.cert_pem.write_to_path(tmp_path / "ca.pem")
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    return found
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(ca_file))
+    return authority
 
 
 @pytest.mark.fault(43)
 async def test_a_run_goes_through_the_proxy(
-    dynamodb_url: str, table: str, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+    dynamodb_url: str, table: str, bundled: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With HTTPS_PROXY every request takes it, those with rows too, with its login; and the user is told so."""
     async with (
-        TlsProxy(dynamodb_url, authority, "dynamodb.example") as tls,
+        TlsProxy(dynamodb_url, bundled, "dynamodb.example") as tls,
         ConnectProxy(tls.port, "user:pass word") as proxy,
     ):
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:pass%20word@{proxy.address}")
@@ -116,10 +114,10 @@ async def test_a_run_goes_through_the_proxy(
 
 
 async def test_no_proxy_goes_direct(
-    dynamodb_url: str, table: str, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+    dynamodb_url: str, table: str, bundled: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NO_PROXY is honoured with rows as with all else, and the bulk transport stays."""
-    async with TlsProxy(dynamodb_url, authority, "127.0.0.1") as tls:
+    async with TlsProxy(dynamodb_url, bundled, "127.0.0.1") as tls:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{UNREACHABLE}")
         url = dynamodb_at(f"https://127.0.0.1:{tls.port}", table)
         await create_tables(url)
@@ -129,7 +127,7 @@ async def test_no_proxy_goes_direct(
 
 
 async def test_a_proxy_that_refuses_is_told_at_once(
-    table: str, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+    table: str, bundled: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login that the proxy does not take will not be taken later."""
     async with ConnectProxy(1, "user:right") as proxy:
@@ -140,10 +138,10 @@ async def test_a_proxy_that_refuses_is_told_at_once(
 
 
 async def test_both_transports_trust_the_bundle(
-    dynamodb_url: str, table: str, authority: trustme.CA, transport: str
+    dynamodb_url: str, table: str, bundled: trustme.CA, transport: str
 ) -> None:
     """AWS_CA_BUNDLE names the authorities for rows as for all else."""
-    async with TlsProxy(dynamodb_url, authority) as tls:
+    async with TlsProxy(dynamodb_url, bundled) as tls:
         url = dynamodb_at(f"https://127.0.0.1:{tls.port}", table, transport=transport)
         await create_tables(url)
         async with opened(url) as sink:
@@ -283,8 +281,9 @@ async def test_a_session_token_that_has_expired(
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("unknown authority", "certificate does not hold (unable to get local issuer certificate)"),
-        ("another name", "certificate does not hold"),
+        ("unknown authority", "certificate does not hold (its authority is not trusted)"),
+        ("another name", "certificate does not hold (it is for another host)"),
+        ("TLS only", "speaks TLS on this port; write https://"),
         ("no TLS", "does not speak TLS"),
         ("not HTTP", "does not answer as DynamoDB does"),
         ("another server", "does not answer as DynamoDB does"),
@@ -294,20 +293,19 @@ async def test_a_session_token_that_has_expired(
 )
 @pytest.mark.fault(45)
 async def test_what_waiting_cannot_mend_is_said_at_once(
-    dynamodb_url: str, table: str, tmp_path: Path, kind: str, said: str
+    dynamodb_url: str, table: str, tmp_path: Path, authority: trustme.CA, ca_file: Path, kind: str, said: str
 ) -> None:
     """By its cause: the budget is not waited for."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     (tmp_path / "text.pem").write_text("no certificate")
     name = "elsewhere.example" if kind == "another name" else "127.0.0.1"
     answer = b"-ERR unknown command\r\n" if kind == "not HTTP" else _PAGE
     async with TlsProxy(dynamodb_url, authority, name) as tls, _server(answer) as other:
         places: dict[str, dict[str, object]] = {
             "no TLS": {"endpoint": dynamodb_url.replace("http:", "https:")},
+            "TLS only": {"endpoint": f"http://127.0.0.1:{tls.port}"},
             "not HTTP": {"endpoint": other},
             "another server": {"endpoint": other},
-            "another name": {"ca_file": tmp_path / "ca.pem"},
+            "another name": {"ca_file": ca_file},
             "missing file": {"ca_file": tmp_path / "nowhere.pem"},
             "no certificate": {"ca_file": tmp_path / "text.pem"},
         }

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import redis
+from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from ingest_service.errors import ConfigurationError
 from ingest_service.sinks.base import Written
-from ingest_service.sinks.redis.nodes import slot_of
 from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
 from ingest_service.sinks.urls import sink_at
 from tests.helpers import HEADER, Cli, check, expected_sets, redis_sets, sqlite_rows, until, write_pairs
@@ -106,7 +106,7 @@ def cluster(running: Cluster) -> Cluster:
 def test_slots_are_those_that_the_server_computes(cluster: Cluster) -> None:
     """With braces, without, with empty ones."""
     for key in ("plain", "recent:{tag}", "{}empty", "a{b}{c}", "a{b", "ingest:checkpoint:{pairs.csv-1a2b}"):
-        assert slot_of(key) == cluster.ask(cluster.nodes[0], "CLUSTER", "KEYSLOT", key)
+        assert key_slot(key.encode()) == cluster.ask(cluster.nodes[0], "CLUSTER", "KEYSLOT", key)
 
 
 def test_a_file_goes_to_all_nodes(cluster: Cluster, cli: Cli) -> None:
@@ -138,7 +138,7 @@ async def test_slots_that_moved_are_followed(cluster: Cluster) -> None:
     """Nodes that answer MOVED make the sink look again; every row lands, once."""
     rows = [interaction(user, 1, FIRST_MS + user) for user in range(300)]
     sink = sink_at(cluster.url)
-    moved = [slot_of(f"recent:{{{row.user_id}}}") for row in rows[:150]]
+    moved = [key_slot(f"recent:{{{row.user_id}}}".encode()) for row in rows[:150]]
     try:
         await sink.open()
         for slot in moved:

@@ -1,6 +1,7 @@
 """Redis: a later row of a key replaces the earlier one, and keys of another kind are left alone."""
 
 import json
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import redis
 from ingest_service.sinks.base import Written
 from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
 from tests.helpers import Cli, opened, redis_sets
+
+_TRIM = "ZREMRANGEBYRANK"
 
 
 async def test_a_later_version_replaces_the_earlier(redis_db_url: str) -> None:
@@ -53,14 +56,33 @@ async def test_a_key_of_another_kind_is_left_as_it_was(redis_db_url: str, follow
         client.set(culprits[0], "for ever")
         client.set(culprits[1], "for a while", px=1_000_000)
         async with opened(redis_db_url) as sink:
-            written = await sink.store(chunk_of(rows, follows_from_key=follows))
-        assert (written.written, {row.code for row in written.dead}) == (196, {"wrong_type"})
+            for _ in range(2):  # the second time the others are known to have sets
+                written = await sink.store(chunk_of(rows, follows_from_key=follows))
+                assert (written.written, {row.code for row in written.dead}) == (196, {"wrong_type"})
         assert [client.get(key) for key in culprits] == ["for ever", "for a while"]
         assert client.ttl(culprits[0]) == -1
         assert 0 < client.ttl(culprits[1]) <= 1_000
         others = [key for key in client.scan_iter("recent:*") if key not in culprits]
         assert len(others) == 98
         assert all(86_000 < client.ttl(key) <= 86_400 for key in others)
+
+
+async def test_an_expiry_goes_with_the_rows_where_there_was_a_set(redis_db_url: str) -> None:
+    """A chunk ago; in the others' case after the replies. Each chunk renews it once for each of its users."""
+    old, new = interactions(30, users=10), [interaction(100 + i, i) for i in range(10)]
+    with redis.Redis.from_url(redis_db_url, decode_responses=True) as client, client.monitor() as monitor:
+        async with opened(redis_db_url) as sink:
+            await sink.store(chunk_of(old))
+            await sink.store(chunk_of([*old, *new]))
+        client.echo("the end")
+        said = takewhile(lambda command: "the end" not in command["command"], monitor.listen())
+        words = [command["command"].partition(" recent:{") for command in said]
+    words = [(name, rest.partition("}")[0]) for name, _, rest in words if rest]
+    first, second, late = words[:30], words[30:-10], words[-10:]
+    assert [name for name, _ in first] == ["ZADD", _TRIM] * 10 + ["EXPIRE"] * 10
+    with_rows = [key for before, (name, key) in pairwise(second) if (name, before) == ("EXPIRE", (_TRIM, key))]
+    assert sorted(with_rows) == sorted({str(row.user_id) for row in old})
+    assert sorted(late) == sorted(("EXPIRE", str(row.user_id)) for row in new)
 
 
 @pytest.mark.fault(38)

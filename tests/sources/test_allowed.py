@@ -1,9 +1,11 @@
 """Which sources the service may read, in all the spellings in which others may be asked for."""
 
+import contextlib
 import ipaddress
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 
 from ingest_service.errors import LocalIOError, SourceChanged, SourceNotFound
 from ingest_service.sources import source_allowed
-from ingest_service.sources.allowed import Allowed, SourceRefused, connect, is_never_allowed, normal_url
+from ingest_service.sources.allowed import Allowed, SourceRefused, is_never_allowed, normal_url
+from ingest_service.sources.allowed_http import _Network
 from ingest_service.sources.base import Source
 from tests.buckets import ObjectServer
 
@@ -216,9 +219,11 @@ def test_no_name_leads_to_this_machine() -> None:
     """A name that resolves to loopback is refused at the time of the connection; a listed address of it is not."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
+        network = _Network()
+        network.until_s = time.monotonic() + 5
         with pytest.raises(SourceRefused):
-            connect("localhost", port, 5)
-        connect("127.0.0.1", port, 5).close()
+            network.connect_tcp("localhost", port)
+        network.connect_tcp("127.0.0.1", port).close()
 
 
 # --- objects over HTTP ----------------------------------------------------------------------------
@@ -239,6 +244,7 @@ def test_an_object_is_read_in_ranges_of_one_version(server: ObjectServer, monkey
     server.cuts = 1
     source = source_allowed(f"{server.url}/in/a.csv", allowed)
     assert content(source) == rows and len(server.ranges) > 3
+    assert len(server.clients) == 2  # one connection broke off, the other was kept
     assert source.version() == source_allowed(f"{server.url}/in/a.csv", allowed).version() != ""
     assert content(source_allowed(f"{server.url}/in/empty.csv", allowed)) == b""
     with pytest.raises(SourceNotFound):
@@ -249,6 +255,43 @@ def test_an_object_is_read_in_ranges_of_one_version(server: ObjectServer, monkey
         with pytest.raises(SourceChanged):
             while stream.read(1 << 20):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", "version"),
+        (b"HTTP/1.1 200 OK\r\nX: ", "open"),
+        (b"HTTP/1.1 206 OK\r\nContent-Range: bytes 0-999/1000\r\n\r\n", "open"),
+    ],
+    ids=["a question", "a head", "a body"],
+)
+def test_a_host_that_trickles_is_given_up(head: bytes, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then keeps nobody waiting beyond the time for the whole."""
+    monkeypatch.setattr("ingest_service.sources.allowed_http._HEAD_S", 0.5)
+    monkeypatch.setattr("ingest_service.sources.allowed_http._RANGE_S", 0.5)
+    monkeypatch.setattr("ingest_service.sources.object_file._TRIES", 1)
+    ended = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError), listener.accept()[0] as connection:
+                connection.sendall(head)
+                while not ended.wait(0.02):
+                    connection.sendall(b"7")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/in/a.csv"
+        source = source_allowed(url, Allowed.of([url]))
+        try:
+            with pytest.raises(LocalIOError, match="does not answer in time"):
+                getattr(source, name)()
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 class Redirecting(BaseHTTPRequestHandler):

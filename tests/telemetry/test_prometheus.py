@@ -4,12 +4,14 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ingest_service.pipeline.progress import Progress, SinkProgress
+from ingest_service.pipeline.report import SinkReport, StreamReport
+from ingest_service.pipeline.tracker import Counts
 from ingest_service.sinks.testing.rows import FIRST_MS
 from ingest_service.telemetry.prometheus import CONTENT_TYPE, MOST_SOURCES, Exposition
 from tests.helpers import HEADER, Cli, finish, wait_for_event
@@ -31,21 +33,20 @@ def shown(exposition: Exposition) -> dict[tuple[str, ...], float]:
     return samples(exposition.render().decode())
 
 
-def progress(source: str = "a.csv", rows: int = 100, retries: int = 0) -> dict[str, Any]:
-    """An event as `pipeline/progress.py` makes it."""
-    sink = {
-        "rows_written": rows - 4, "merged": 3, "dead": 1, "in_flight": 7, "retries": retries, "throttled": retries,
-        "concurrency": 8, "concurrency_reason": "growing", "p50_ms": 2.0, "p99_ms": 40.0, "watermark": rows * 10,
-    }  # fmt: skip
-    return {
-        "source": source, "offset": rows * 12, "percent": 25.0, "rows_read": rows + 5, "rows_rejected": 5,
-        "rows_per_s": 9, "eta_s": None, "queue_depth": {"redis": 1}, "rss_mb": 80.5, "sinks": {"redis": sink},
-    }  # fmt: skip
+def progress(source: str = "a.csv", rows: int = 100, retries: int = 0) -> Progress:
+    sink = SinkProgress(
+        rows_written=rows - 4, merged=3, dead=1, in_flight=7, retries=retries, throttled=retries,
+        concurrency=8, concurrency_reason="growing", p50_ms=2.0, p99_ms=40.0, watermark=rows * 10,
+    )  # fmt: skip
+    return Progress(
+        source=source, offset=rows * 12, size=None, percent=25.0, rows_read=rows + 5, rows_rejected=5,
+        rows_per_s=9, eta_s=None, queue_depth={"redis": 1}, rss_mb=80.5, sinks={"redis": sink},
+    )  # fmt: skip
 
 
-def report(source: str = "a.csv", rows: int = 100) -> dict[str, Any]:
-    sink = {"read": rows + 5, "rejected": 5, "written": rows - 4, "merged": 3, "dead": 1, "retries": 0, "throttled": 0}
-    return {"source": source, "balanced": True, "sinks": {"redis": sink}}
+def report(source: str = "a.csv", rows: int = 100) -> StreamReport:
+    counts = Counts(rows + 5, rows, 5, rows - 4, 3, 1)
+    return StreamReport(source, "a", 1.0, "", {"redis": SinkReport(counts, rows * 10, True, rows + 5, 0, 0)})
 
 
 def test_an_event_becomes_metrics_in_base_units() -> None:
@@ -102,12 +103,11 @@ def test_counters_never_fall() -> None:
 
 
 def test_the_number_of_series_is_bounded() -> None:
-    """Sources that were not heard of for long are forgotten; steps that load no source make no series."""
+    """Sources that were not heard of for long are forgotten."""
     exposition = Exposition()
     for number in range(MOST_SOURCES + 3):
         exposition.update(progress(f"{number}.csv"))
         exposition.update(progress("0.csv"))
-    exposition.update({"step": "movies", "movies_done": 3})
     sources = {key[-1] for key in shown(exposition) if key[0] == "ingest_rows_read_total"}
     assert len(sources) == MOST_SOURCES
     assert {"0.csv", f"{MOST_SOURCES + 2}.csv"} <= sources

@@ -10,13 +10,19 @@ from typing import Any
 import numpy as np
 
 from ingest_service.datasets.base import Column, Dataset
-from ingest_service.errors import ConfigurationError, RowError, UsageError
+from ingest_service.errors import ConfigurationError, RowError, UsageError, declare_codes
 from ingest_service.formats.base import Rows
 from ingest_service.formats.delimited.records import BLANKS, Dialect, Records, scan_record
 from ingest_service.rows import interaction, parse
 from ingest_service.rows.arrays import QUOTE, Bools, Ints
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.rows.columns import Values, chained
+
+declare_codes(
+    {
+        "header_again": "the header once more, in the middle: files that were put together",
+    }
+)
 
 DELIMITERS = b",\t;|"
 _ADVICE = {"invalid_utf8": "Write the file as UTF-8."}
@@ -152,6 +158,8 @@ def _place_of(column: Column, found: Sequence[str], own: str | None, by_position
     """At which field a column stands, -1 if at none: by the user's own name or position for it, or by its names."""
     wanted = frozenset({_bare_name(own)}) if own else column.names
     named = next((index for index, name in enumerate(found) if name in wanted), -1)
+    if named < 0 and own is None and found and found[0].startswith("#") and found[0].lstrip("# ") in column.names:
+        named = 0  # numpy puts its mark of a comment before a header
     position = _POSITION.fullmatch(own or "")
     if named >= 0 or position is None or not by_position:
         return named

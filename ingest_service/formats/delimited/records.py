@@ -20,9 +20,20 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.errors import RowError
+from ingest_service.errors import RowError, declare_codes
 from ingest_service.formats.memory import MAX_RECORD_BYTES as MAX_RECORD_BYTES
 from ingest_service.rows.arrays import QUOTE, Bools, Ints, trim
+
+declare_codes(
+    {
+        "wrong_arity": "fewer or more fields than the header",
+        "unclosed_quote": "a quoted field that never ends",
+        "bad_quote": "text after a closing quote",
+        "invalid_utf8": "bytes that are not UTF-8",
+        "nul_byte": "a NUL byte",
+        "record_too_long": "longer than 1 MiB",
+    }
+)
 
 BLANKS = b" \t\r\v\f"
 _PART_BYTES = 1 << 18

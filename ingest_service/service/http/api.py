@@ -2,13 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.service import letters as letters_
 from ingest_service.service.desk import Desk
 from ingest_service.service.health import Health
@@ -34,7 +34,7 @@ class RunView(BaseModel):
     """A run, and how it stands. Times are ISO 8601, UTC."""
 
     id: str
-    kind: Literal["run", "replay", "movielens"]
+    kind: Annotated[str, Field(description="`run`, `replay`, or the name of the steps of which it is one.")]
     source: str
     dataset: str
     sinks: list[str]

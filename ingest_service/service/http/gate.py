@@ -58,6 +58,7 @@ class Gate:
     async def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if not self._login.is_needed and not is_local_name(headers.get("host", "")):
+            # TrustedHostMiddleware of Starlette says 400 in plain text, redirects to www, and cannot list 127.0.0.0/8.
             raise Problem(403, "Without a token the service answers to localhost only.")
         if is_foreign(scope["method"], headers):
             raise Problem(403, "Another site's page may not do this.")

@@ -1,5 +1,8 @@
 """Who may come in: those who know the token, by a header or by a cookie that the page got for it.
 
+Sessions are kept here rather than in signed cookies (Starlette's `SessionMiddleware`), which nobody can end: a logout
+ends copies of its cookie too, and the streams that it opened.
+
 Without a token the service listens on loopback alone and takes requests for loopback names alone, so that no website
 can reach it through a name of its own.
 """

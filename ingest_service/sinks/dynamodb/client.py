@@ -4,6 +4,7 @@ Credentials and their refresh, region and endpoint are always aiobotocore's. The
 already JSON, signed here, where botocore would build, check and parse every item as Python objects.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 from ingest_service.errors import ConfigurationError, Retry
-from ingest_service.sinks.dynamodb.errors import Refused, fault_of, translated
+from ingest_service.sinks.dynamodb.errors import Refused, fault_of, require_same_language, translated
 from ingest_service.sinks.dynamodb.http_post import HttpPoster
 from ingest_service.sinks.dynamodb.sigv4 import Signer
 
@@ -61,6 +62,7 @@ class DynamoDBClient:
         self._client: Any = None
         self._credentials: Any = None
         self._transport: Transport | None = None
+        self._has_answered = False
         self.warning = ""  # what the user should know of the way that was taken
 
     async def open(self) -> None:
@@ -109,6 +111,11 @@ class DynamoDBClient:
         self._credentials = credentials
         self._transport = self._chosen_transport(tls)
 
+    @property
+    def region(self) -> str:
+        """The one in use, which may come from the environment or a profile."""
+        return str(self._client.meta.region_name)
+
     def _chosen_transport(self, tls: ssl.SSLContext) -> Transport:
         from botocore.utils import get_environ_proxies
 
@@ -135,17 +142,23 @@ class DynamoDBClient:
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """One call through aiobotocore, its errors translated; see `Transport.batch_write`."""
+        from botocore.exceptions import HTTPClientError
+
         try:
-            return cast("dict[str, Any]", await getattr(self._client, operation)(**parameters))
+            answered = cast("dict[str, Any]", await getattr(self._client, operation)(**parameters))
         except Exception as error:
             fault = self.fault_of(error)
             if fault is error:
                 raise
+            if isinstance(fault, Retry) and isinstance(error, HTTPClientError | OSError) and not self._has_answered:
+                await asyncio.to_thread(require_same_language, self._client.meta.endpoint_url)
             if isinstance(fault, Refused) and operation != "batch_write_item":
                 raise ConfigurationError(
                     f"DynamoDB takes no such request ({fault.code} at {operation}); check the table's name and keys."
                 ) from error
             raise fault from error
+        self._has_answered = True
+        return answered
 
     def fault_of(self, error: Exception) -> Exception:
         """An error that a call came to in our terms; one that is none of AWS's or the connection's stays what it is."""

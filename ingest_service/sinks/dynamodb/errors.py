@@ -7,8 +7,10 @@ import re
 import socket
 import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.runtime.tls_causes import TlsCause, answer, speaks_tls, tls_cause
 
 # AWS error codes by what follows from them. Everything else that is the client's fault is a setting to fix.
 THROTTLED = frozenset(
@@ -50,7 +52,20 @@ _OURS = re.compile(r"(BatchWrite|Get|Put)Item|Scan|Query|(Create|Delete|Describe
 # "Type mismatch for Index Key device Expected: N Actual: S", "… IndexName: by_session, IndexKey: session_id"
 _ATTRIBUTE = re.compile(r"\b[Kk]ey:? ([\w.-]{1,255})")
 _TYPES = re.compile(r"\b[Ee]xpected: ([SNB]),? [Aa]ctual: ([SNB])\b")
-_NO_TLS = re.compile(r"WRONG_VERSION|UNKNOWN_PROTOCOL|RECORD_LAYER|HTTP_REQUEST|PACKET_LENGTH|UNSUPPORTED_PROTOCOL")
+_NAME_IT = "name its authority with ca_file=… in the URL or AWS_CA_BUNDLE, and check the host in the endpoint"
+_NO_TLS = "The DynamoDB endpoint does not speak TLS; write http:// in endpoint=…."
+_ONLY_TLS = "The DynamoDB endpoint speaks TLS on this port; write https:// in endpoint=…."
+_TLS = {
+    TlsCause.OTHER_NAME: f"DynamoDB's certificate does not hold (it is for another host); {_NAME_IT}.",
+    TlsCause.EXPIRED: "DynamoDB's certificate does not hold (it has expired); renew it, or check this machine's clock.",
+    TlsCause.NOT_VALID_YET: "DynamoDB's certificate does not hold (it is not valid yet); check this machine's clock.",
+    TlsCause.UNTRUSTED: f"DynamoDB's certificate does not hold (its authority is not trusted); {_NAME_IT}.",
+    TlsCause.INVALID: f"DynamoDB's certificate does not hold; {_NAME_IT}.",
+    TlsCause.CLIENT_UNTRUSTED: "The DynamoDB endpoint wants a client certificate, which cannot be given here.",
+    TlsCause.CLIENT_UNNAMED: "The DynamoDB endpoint wants a client certificate, which cannot be given here.",
+    TlsCause.NO_VERSION: "The DynamoDB endpoint and this program have no version of TLS in common.",
+    TlsCause.NO_TLS: _NO_TLS,
+}
 _NO_CREDENTIALS = "No AWS credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret."
 
 
@@ -118,6 +133,17 @@ def fault_of(error: Exception, *, may_pass: bool) -> Exception:
     )
 
 
+def require_same_language(endpoint: str) -> None:
+    """ConfigurationError if one side waits for TLS and one does not, which looks like any other silence. Blocks."""
+    parts = urlsplit(endpoint)
+    is_tls = parts.scheme == "https"
+    address = parts.hostname or "", parts.port or (443 if is_tls else 80)
+    if not is_tls and speaks_tls(*address):
+        raise ConfigurationError(_ONLY_TLS)
+    if is_tls and answer(*address, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/") and not speaks_tls(*address):
+        raise ConfigurationError(_NO_TLS)
+
+
 def _answer(error: Any) -> Exception:
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -161,17 +187,9 @@ def _about_connection(error: Exception) -> Exception | None:
     from botocore import exceptions as aws
     from botocore.parsers import ResponseParserError
 
-    tls: Any = _inner(error, ssl.SSLError)
+    tls = tls_cause(str(_inner(error, ssl.SSLError) or ""))
     if tls is not None:
-        # aiohttp's own kind holds that of ssl.
-        tls = getattr(tls, "certificate_error", None) or getattr(tls, "os_error", None) or tls
-        if isinstance(tls, ssl.SSLCertVerificationError):
-            return ConfigurationError(
-                f"DynamoDB's certificate does not hold ({tls.verify_message}); name its authority with ca_file=… in "
-                "the URL or AWS_CA_BUNDLE, and check the host in the endpoint."
-            )
-        if _NO_TLS.search(getattr(tls, "reason", "") or ""):
-            return ConfigurationError("The DynamoDB endpoint does not speak TLS; write http:// in endpoint=….")
+        return ConfigurationError(_TLS[tls])
     status = getattr(_inner(error, _response_error()), "status", 0)
     if isinstance(error, aws.ProxyConnectionError) and status in (401, 403, 407):
         return ConfigurationError(

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import numpy as np
 from pydantic import Field
 
-from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.errors import ConfigurationError, Retry, declare_codes
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
@@ -53,6 +53,20 @@ from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
     import polars as pl
+
+fault.declare(
+    {
+        "dynamodb-request": "a batch is about to be sent to DynamoDB",
+        "dynamodb-reply": "DynamoDB has acknowledged a batch",
+    }
+)
+declare_codes(
+    {
+        "item_too_large": "larger than the sink takes",
+        "bad_key": "a key that the sink does not take",
+        "refused": "the sink refused the row for a reason of its own",
+    }
+)
 
 _SLICE_ROWS = 200 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
 _TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")
@@ -115,8 +129,13 @@ class DynamoDBSink(Sink[Ints]):
         self._capacity = RateLimit(self.options.wcu)
 
     async def open(self) -> None:
-        await self.retrier.call(self.client.open)
+        await self._connect()
         await self._tables.require()
+
+    async def _connect(self) -> None:
+        await self.retrier.call(self.client.open)
+        if not self.place.server:
+            self.place = Place(self.table, self.client.region)
 
     def prepare(self, chunk: Chunk) -> Ints:
         """The rows to store, each request's from all over the chunk."""
@@ -249,7 +268,7 @@ class DynamoDBSink(Sink[Ints]):
         return str(table.get("TableId") or table["CreationDateTime"])
 
     async def check(self, *, create: bool) -> list[Finding]:
-        await self.retrier.call(self.client.open)
+        await self._connect()
         return await self._tables.check(create=create)
 
     async def survey(self, columns: Columns) -> list[Finding]:

@@ -10,10 +10,19 @@ from typing import Protocol
 import numpy as np
 from pymongo import IndexModel
 
+from ingest_service.errors import declare_codes
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.texts import Texts, concatenate
 from ingest_service.sinks.fields import EVENT_KEY, field_texts
 from ingest_service.sinks.mongodb import bson_rows
+
+declare_codes(
+    {
+        "item_too_large": "larger than the sink takes",
+        "duplicate_key": "another document has the row's value in a unique index of the sink",
+        "refused": "the sink refused the row for a reason of its own",
+    }
+)
 
 # mongodb.com, "MongoDB Limits and Thresholds".
 MAX_DOCUMENT_BYTES = 16 << 20

@@ -5,7 +5,6 @@ What waiting cannot mend ends the run at once; all else is waited for, and is th
 
 import asyncio
 import re
-import ssl
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,24 +14,25 @@ import bson
 from pymongo import errors
 
 from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.runtime.tls_causes import TlsCause, answer, speaks_tls, tls_cause
 
-_ASK_S = 2.0
 _HEADER = struct.Struct("<iiii")  # MongoDB Wire Protocol, "Standard Message Header": length, id, answers, opcode
 _OP_MSG = 2013
 _MAX_REPLY_BYTES = 48_000_000
 
 # Parts of the driver's text, with what they mean. The text itself is not passed on.
-_LASTING = (
-    ("Hostname mismatch", "its certificate is not for the name in the URL"),
-    ("IP address mismatch", "its certificate is not for the address in the URL"),
-    ("certificate has expired", "its certificate has expired"),
-    ("certificate verify failed", "its certificate is of no authority that is trusted here; name that with tlsCAFile="),
-    ("WRONG_VERSION_NUMBER", "it speaks no TLS; leave tls=true out"),
-    ("CERTIFICATE_REQUIRED", "it wants a certificate of the client; name that with tlsCertificateKeyFile="),
-    ("ALERT_HANDSHAKE_FAILURE", "its TLS and ours do not go together; it may want tlsCertificateKeyFile="),
-    ("ALERT_UNKNOWN_CA", "it does not trust the client's certificate"),
-    ("wire version", "its version of MongoDB does not go with this driver's"),
-)
+_TLS = {
+    TlsCause.OTHER_NAME: "its certificate is not for the name or address in the URL",
+    TlsCause.EXPIRED: "its certificate has expired",
+    TlsCause.NOT_VALID_YET: "its certificate is not valid yet",
+    TlsCause.UNTRUSTED: "its certificate is of no authority that is trusted here; name that with tlsCAFile=",
+    TlsCause.INVALID: "its certificate is not valid",
+    TlsCause.CLIENT_UNTRUSTED: "it does not trust the client's certificate",
+    TlsCause.CLIENT_UNNAMED: "it wants a certificate of the client; name that with tlsCertificateKeyFile=",
+    TlsCause.NO_VERSION: "its versions of TLS are not ours",
+    TlsCause.NO_TLS: "it speaks no TLS; leave tls=true out",
+}
+_WIRE = ("wire version", "its version of MongoDB does not go with this driver's")
 _PASSING = (
     ("Name or service not known", "no host of that name is known"),
     ("nodename nor servname", "no host of that name is known"),
@@ -115,9 +115,11 @@ def _cause(text: str | None, asked: Cause | None) -> Cause | None:
     if found := _SET.search(text):
         theirs = f"it is of the replica set {found[2]!r}" if found[2] != "None" else "it is of no replica set"
         return Cause(f"{theirs}, not of {found[1]!r}; check replicaSet=", lasts=True)
-    for part, meaning in (*_LASTING, *_PASSING):
+    if (tls := tls_cause(text)) is not None:
+        return Cause(_TLS[tls], lasts=True)
+    for part, meaning in (_WIRE, *_PASSING):
         if part in text:
-            return Cause(meaning, lasts=(part, meaning) in _LASTING)
+            return Cause(meaning, lasts=part is _WIRE[0])
     return Cause("it hangs up")
 
 
@@ -132,42 +134,17 @@ async def _ask(address: Address, *, with_tls: bool) -> Cause | None:
     if port is None:
         return None  # a socket of this machine
     has_tls, greeted, pinged = await asyncio.gather(
-        _has_tls(host, port), _answer(host, port, _hello()), _answer(host, port, b"PING\r\n\r\n")
+        asyncio.to_thread(speaks_tls, host, port),
+        asyncio.to_thread(answer, host, port, _hello()),
+        asyncio.to_thread(answer, host, port, b"PING\r\n\r\n"),
     )
     if with_tls and not has_tls and _is_message(greeted):
-        return Cause("it speaks no TLS; leave tls=true out", lasts=True)
+        return Cause(_TLS[TlsCause.NO_TLS], lasts=True)
     if not with_tls and has_tls and not _is_message(greeted):
         return Cause("it wants TLS; add tls=true", lasts=True)
     if not has_tls and any(reply and not _is_message(reply) for reply in (greeted, pinged)):
         return Cause("it does not speak MongoDB's protocol; check host and port", lasts=True)
     return None
-
-
-async def _has_tls(host: str, port: int) -> bool:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # only whether it is TLS is asked, and nothing is sent
-    try:
-        async with asyncio.timeout(_ASK_S):
-            _, writer = await asyncio.open_connection(host, port, ssl=context)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True
-
-
-async def _answer(host: str, port: int, request: bytes) -> bytes:
-    """The beginning of what is answered, nothing if nothing is."""
-    try:
-        async with asyncio.timeout(_ASK_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(request)
-                return await reader.read(64)
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return b""
 
 
 def _hello() -> bytes:

@@ -44,16 +44,22 @@ from ingest_service.sinks.urls import parse_options, split_url
 if TYPE_CHECKING:
     import polars as pl
 
+fault.declare(
+    {
+        "mongodb-reply": "MongoDB has acknowledged a batch",
+    }
+)
+
 T = TypeVar("T")
 Document = dict[str, Any]
 
 _BATCH_ROWS = 1_000
 _SLICE_ROWS = 16 * _BATCH_ROWS  # rows that are encoded at once
 _PIECE_USERS = 100  # asked for in one request
-_FINISH_S = 1.0
+_FINISH_S = 0.25
 _LOOK_S = 0.1  # between two looks at what the driver has found out
 _SILENT_S = 0.5  # of a server that says nothing, before it is asked what it is
-_CLOSE_S = 1.0  # the driver says good-bye to the server, which may be silent
+_CLOSE_S = 0.5  # the driver says good-bye to the server, which may be silent
 _NAMESPACE_EXISTS = 48
 _NAME = r"^[^.$\x00]+(\.[^.$\x00]+)*$"  # of a collection; the driver takes no other
 _REFUSED_LOGIN = frozenset({13, 18, 8000})  # Unauthorized, AuthenticationFailed, AtlasError

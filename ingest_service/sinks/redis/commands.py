@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from ingest_service.rows.arrays import Ints
+from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.schema import Field, Schema
@@ -76,6 +76,9 @@ def _lua_pattern(field: Field, *, is_key: bool) -> str:
     return f'"{name}":{value}'
 
 
+_ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # spreads numbers over 64 bits, and no two into one
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """How a user's set is kept: under which key, how many rows, for how long after the last write."""
@@ -114,6 +117,19 @@ class Batch:
         return len(self.starts)
 
     @property
+    def users(self) -> Ints:
+        """A number for each user, the same in every batch, and another one for another source's user of that number."""
+        numbers = self.user_ids.prefixes().view(np.int64)
+        for part in self.columns.owner:
+            numbers = (numbers ^ part[self.starts]) * _ODD
+        return numbers
+
+    def sets(self, dead: Sequence[int]) -> Ints:
+        """The users who have a set once this is written, in order; `dead` are the rows that found something else."""
+        users = np.sort(self.users)
+        return np.setdiff1d(users, self.only(np.array(dead)).users, assume_unique=True) if dead else users
+
+    @property
     def user_ids(self) -> Texts:
         return self._owners.take(self.starts)
 
@@ -150,15 +166,16 @@ class Batch:
         end = len(self.rows) if last == self.n_users else int(self.starts[last])
         return end - int(self.starts[first])
 
-    @property
-    def replies_per_user(self) -> int:
-        """Of `commands`: where rows may replace others one script does it all, else ZADD and ZREMRANGEBYRANK."""
-        return 2 if self.columns.schema.follows_from_key else 1
+    def replies(self, piece: tuple[int, int], are_sets: Bools) -> Ints:
+        """How many each user's `commands` have."""
+        is_one = not self.columns.schema.follows_from_key
+        return np.ones(piece[1] - piece[0], np.int64) if is_one else 2 + are_sets[slice(*piece)]
 
-    def commands(self, piece: tuple[int, int], keeping: Keeping) -> Bytes:
-        """RESP commands that add the rows of a piece and trim its users' sets, user by user.
+    def commands(self, piece: tuple[int, int], keeping: Keeping, are_sets: Bools) -> Bytes:
+        """RESP commands that add the rows of a piece, trim its users' sets and renew their expiry, user by user.
 
-        Where rows have all but their key in common nothing else need be looked at, and `expiries` follow.
+        Where rows have all but their key in common nothing else need be looked at: ZADD and ZREMRANGEBYRANK do, and
+        EXPIRE for users whose keys `are_sets`; for the others `expiries` follow. Else one script does it all.
         """
         first, last = piece
         start = int(self.starts[first])
@@ -166,11 +183,14 @@ class Batch:
         columns = self.columns.take(slice(start, start + n_rows))
         begins = self.starts[first:last] - start
         ends = np.append(begins[1:], n_rows)
-        key = _bulk(keeping.key_pieces(self._owners.take(self.starts[first:last])))
+        user_ids = self._owners.take(self.starts[first:last])
+        key = _bulk(keeping.key_pieces(user_ids))
         if columns.schema.follows_from_key:
             head = [b"*", decimals(2 + 2 * (ends - begins)), b"\r\n$4\r\nZADD\r\n", *key]
             lowest = str(-keeping.limit - 1).encode()
             tail = [b"*4\r\n$15\r\nZREMRANGEBYRANK\r\n", *key, b"$1\r\n0\r\n", *_bulk([lowest])]
+            expiries = _expiries(user_ids, keeping)
+            tail.append(replace(expiries, widths=np.where(are_sets[first:last], expiries.widths, 0)))
         else:
             numbers = [*_bulk([str(keeping.limit).encode()]), *_bulk([str(keeping.ttl_s).encode()])]
             script = [b"\r\n$4\r\nEVAL\r\n", *_bulk([_replacing(columns.schema)]), b"$1\r\n1\r\n"]
@@ -180,8 +200,12 @@ class Batch:
 
     def expiries(self, users: Ints, keeping: Keeping) -> Bytes:
         """RESP commands that renew these users' expiry: once a set is known to be one."""
-        key = _bulk(keeping.key_pieces(self._owners.take(self.starts[users])))
-        return concatenate([b"*3\r\n$6\r\nEXPIRE\r\n", *key, *_bulk([str(keeping.ttl_s).encode()])]).buffer
+        return _expiries(self._owners.take(self.starts[users]), keeping).buffer
+
+
+def _expiries(user_ids: Texts, keeping: Keeping) -> Texts:
+    key = _bulk(keeping.key_pieces(user_ids))
+    return concatenate([b"*3\r\n$6\r\nEXPIRE\r\n", *key, *_bulk([str(keeping.ttl_s).encode()])])
 
 
 def _laid_out(rows: Sequence[Piece], begins: Ints, ends: Ints, head: Sequence[Piece], tail: Sequence[Piece]) -> Bytes:

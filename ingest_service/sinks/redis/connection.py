@@ -16,6 +16,12 @@ from redis.exceptions import RedisError
 
 from ingest_service.runtime import fault
 
+fault.declare(
+    {
+        "redis-sending": "part of a chunk's commands is on its way to Redis",
+    }
+)
+
 _SLICE_BYTES = 1 << 18  # what is handed to the transport at once: bounds its copy of what waits
 _READ_BYTES = 1 << 18
 _CLOSE_S = 0.2

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from redis import exceptions
 
 from ingest_service.errors import ConfigurationError, IngestError, Retry
+from ingest_service.runtime.tls_causes import TlsCause, tls_cause
 
 # Error replies by their first word.
 MOVING = frozenset(("ASK", "CLUSTERDOWN", "MOVED"))  # the slots have gone, or go, to other nodes
@@ -32,15 +33,19 @@ _FORBIDDEN = {
 }
 _COMMAND = re.compile(r"(?:unknown command|permissions to run the) ['`\"]?([A-Za-z][A-Za-z|._-]*)")
 
-# How OpenSSL says why a certificate is refused (openssl-verification-options(1)).
-_CERTIFICATES = {
-    9: "is not valid yet",
-    10: "has expired",
-    62: "is for another host than the URL's",
-    64: "is for another address than the URL's",
+_SERVER = "The server cannot prove who it is: its certificate"
+_CLIENT = "name {} with ?cert_file= and ?key_file=."
+_TLS = {
+    TlsCause.OTHER_NAME: f"{_SERVER} is for another host than the URL's.",
+    TlsCause.EXPIRED: f"{_SERVER} has expired.",
+    TlsCause.NOT_VALID_YET: f"{_SERVER} is not valid yet.",
+    TlsCause.UNTRUSTED: f"{_SERVER} is of an authority that is not trusted; name it with ?ca_file=.",
+    TlsCause.INVALID: f"{_SERVER} is not valid.",
+    TlsCause.CLIENT_UNTRUSTED: f"The server does not trust the client certificate; {_CLIENT.format('another')}",
+    TlsCause.CLIENT_UNNAMED: f"The server wants a client certificate; {_CLIENT.format('one')}",
+    TlsCause.NO_VERSION: "The server has no version of TLS from 1.2 on.",
+    TlsCause.NO_TLS: NO_TLS,
 }
-_NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"))
-_NO_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "BAD_CERTIFICATE")
 
 
 def refusal(code: str, text: str = "") -> IngestError:
@@ -124,18 +129,5 @@ def _kind(error: Exception) -> str:
 
 def _cause_in_tls(error: Exception) -> str:
     """What waiting cannot mend between two that cannot agree on TLS, in a sentence; else nothing."""
-    for one in _chain(error):
-        if isinstance(one, ssl.SSLCertVerificationError):
-            why = _CERTIFICATES.get(one.verify_code, "is of an authority that is not trusted; name it with ?ca_file=")
-            return f"The server cannot prove who it is: its certificate {why}."
-        if isinstance(one, ssl.SSLError):
-            reason = one.reason or ""
-            if reason in _NO_TLS:
-                return NO_TLS
-            if "UNKNOWN_CA" in reason:
-                return "The server does not trust the client certificate; name another with ?cert_file= and ?key_file=."
-            if any(name in reason for name in _NO_CERTIFICATE):
-                return "The server wants a client certificate; name one with ?cert_file= and ?key_file=."
-            if "PROTOCOL" in reason:
-                return "The server has no version of TLS from 1.2 on."
-    return ""
+    causes = (tls_cause(str(one)) for one in _chain(error) if isinstance(one, ssl.SSLError))
+    return next((_TLS[cause] for cause in causes if cause is not None), "")

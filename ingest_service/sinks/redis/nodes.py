@@ -1,7 +1,6 @@
 """The servers behind a Redis URL: one, the primary that Sentinels name, or the masters of a cluster."""
 
 import asyncio
-from binascii import crc_hqx
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
@@ -9,8 +8,10 @@ from urllib.parse import SplitResult
 
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from ingest_service.errors import ConfigurationError, Retry
+from ingest_service.runtime.tls_causes import answer, speaks_tls
 from ingest_service.sinks.redis.about import About
 from ingest_service.sinks.redis.address import (
     Address,
@@ -30,10 +31,8 @@ from ingest_service.sinks.redis.errors import (
     ONLY_TLS,
     errors_translated,
 )
-from ingest_service.sinks.redis.probe import speaks_plainly, speaks_tls
 from ingest_service.sinks.redis.sentinels import Sentinels
 
-_SLOTS = 1 << 14
 _PATIENCE_S = 1.0  # before it is asked who listens there
 _LOOK_S = 2.0  # for a look that can be left out
 
@@ -92,10 +91,11 @@ class RedisNodes:
         """One side that waits for TLS and one that does not look like any other silence, or hang up."""
         if self._place.is_socket or self._sentinels is not None:
             return
-        if self._place.is_encrypted and await speaks_plainly(self._seed):
+        if not self._place.is_encrypted:
+            if await asyncio.to_thread(speaks_tls, *self._seed):
+                raise ConfigurationError(ONLY_TLS)
+        elif (await asyncio.to_thread(answer, *self._seed, b"*1\r\n$4\r\nPING\r\n"))[:1] in (b"+", b"-"):
             raise ConfigurationError(NO_TLS)
-        if not self._place.is_encrypted and await speaks_tls(self._seed):
-            raise ConfigurationError(ONLY_TLS)
 
     async def refresh(self) -> bool:
         """Look again at a cluster that has changed, or for a primary that has failed; whether that was so."""
@@ -192,7 +192,8 @@ class RedisNodes:
         if not slots:
             self._owners = None
             return
-        self._owners = [self._seed] * _SLOTS  # a slot that nobody serves is asked for there, which says CLUSTERDOWN
+        # A slot that nobody serves is asked for at the seed, which says CLUSTERDOWN.
+        self._owners = [self._seed] * REDIS_CLUSTER_HASH_SLOTS
         for (first, last), address in slots.items():
             self._owners[first : last + 1] = [address] * (last + 1 - first)
             self._pool_of(address)
@@ -281,7 +282,7 @@ class RedisNodes:
         return [(self._pools[address], indices) for address, indices in by_node.items()]
 
     def _node_of(self, key: str) -> Address:
-        return self._seed if self._owners is None else self._owners[slot_of(key)]
+        return self._seed if self._owners is None else self._owners[key_slot(key.encode())]
 
     def _masters(self) -> list[Address]:
         return [self._seed] if self._owners is None else sorted(set(self._owners))
@@ -302,12 +303,6 @@ class RedisNodes:
             await self._sentinels.close()
         for pool in self._pools.values():
             await pool.disconnect()
-
-
-def slot_of(key: str) -> int:
-    """The hash slot of a key, or of the part of it in braces (redis.io, "Redis cluster specification")."""
-    tag, closed, _ = key.partition("{")[2].partition("}")
-    return crc_hqx((tag if tag and closed else key).encode(), 0) % _SLOTS
 
 
 @asynccontextmanager

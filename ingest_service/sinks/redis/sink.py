@@ -12,7 +12,7 @@ from uuid import UUID
 import numpy as np
 from redis.asyncio import ConnectionPool
 
-from ingest_service.errors import ConfigurationError, IngestError, Retry
+from ingest_service.errors import ConfigurationError, IngestError, Retry, declare_codes
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction
@@ -34,6 +34,12 @@ from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
     import polars as pl
+
+declare_codes(
+    {
+        "wrong_type": "the sink holds something else under the row's key",
+    }
+)
 
 _PIECE_USERS = 1_000  # asked for in one pipeline
 
@@ -71,6 +77,7 @@ class RedisSink(Sink[Batch | None]):
         self.keeping = Keeping(self.options.prefix, self.options.recent_limit, self.options.recent_ttl_s)
         self.checkpoints: CheckpointStore = RedisCheckpoints(self.nodes, self.retrier, self.options)
         self._guard = Guard(self.name, self.nodes, self.retrier, self.checkpoints, self.options)
+        self._sets = np.empty(0, np.int64)  # the users of the last chunk whose keys are
         self._evicted = ""  # the last warning of it
         # The checkpoints beside the rows are this database's and prefix's anyway.
         server = parts.netloc.rpartition("@")[2] + parts.path
@@ -108,6 +115,7 @@ class RedisSink(Sink[Batch | None]):
                 raise outcome.fault
 
         await self.retrier.call(attempt, moves_rows=True)
+        self._sets = await asyncio.to_thread(prepared.sets, dead)
         reason = "The user's key holds something that is no sorted set."
         rows = [chunk.dead_row(row, self.name, "wrong_type", reason) for row in sorted(dead)]
         return Written(n_rows - len(rows), chunk.accepted - n_rows, rows)
@@ -139,7 +147,7 @@ class RedisSink(Sink[Batch | None]):
 
     async def _exchange(self, node: ConnectionPool, batch: Batch) -> dict[int, str]:
         """All of a batch over one connection: the first error of each user that had one."""
-        writing = Writing(batch, self.keeping, self.rate)
+        writing = await asyncio.to_thread(Writing, batch, self.keeping, self.rate, self._sets)
         with errors_translated():
             async with connection_of(node) as connection:
                 replies = await connection.exchange(writing.payloads, self.options.timeout_s, self.retrier.answered)

@@ -108,16 +108,16 @@ class DatabaseFile:
             self.connection.close()
             self.connection = None
 
-    def _identity_now(self) -> tuple[int, int] | None:
+    def _stat(self) -> os.stat_result | None:
         try:
-            found = self.path.stat()
+            return self.path.stat()
         except FileNotFoundError:
             return None
-        return found.st_dev, found.st_ino
+
+    def _identity_now(self) -> tuple[int, int] | None:
+        found = self._stat()
+        return found and (found.st_dev, found.st_ino)
 
     def _version_now(self) -> tuple[int, int] | None:
-        try:
-            found = self.path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_size, found.st_mtime_ns
+        found = self._stat()
+        return found and (found.st_size, found.st_mtime_ns)

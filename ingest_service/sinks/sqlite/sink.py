@@ -36,6 +36,14 @@ from ingest_service.sinks.urls import parse_options
 if TYPE_CHECKING:
     import polars as pl
 
+fault.declare(
+    {
+        "sqlite-inserted": "part of a chunk is in SQLite's open transaction",
+        "sqlite-commit": "rows and checkpoint are about to be committed together",
+        "sqlite-committed": "they are committed",
+    }
+)
+
 T = TypeVar("T")
 
 _PIECE_ROWS = 1 << 14  # rows in one statement

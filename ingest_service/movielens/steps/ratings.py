@@ -1,7 +1,7 @@
 """Ratings into MongoDB, by the same pipeline as every other file: checkpoints, resuming, dead letters."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +9,31 @@ from bson import ObjectId
 from numpy.typing import NDArray
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from ingest_service.audit.replay import ReplayReport, replay
-from ingest_service.config import DEFAULT_SINK, Settings, stream_named
+from ingest_service.config import Settings, stream_named
 from ingest_service.datasets.movielens import MOVIELENS
-from ingest_service.errors import ConfigurationError
+from ingest_service.errors import ConfigurationError, declare_codes
 from ingest_service.formats.memory import MAX_RECORD_BYTES
 from ingest_service.movielens.places import INTERACTIONS_COLLECTION, member, object_id, read_movie_ids
+from ingest_service.movielens.settings import MovieLensSettings
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import Observer
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report
-from ingest_service.pipeline.run import Silent, examine, opened, run
+from ingest_service.pipeline.run import Silent, examine, run
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.texts import Texts
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.mongodb import bson_rows
 from ingest_service.sinks.mongodb.documents import Encoded, Refusal
 from ingest_service.sinks.mongodb.sink import MongoDBSink, mongodb_url_with
 from ingest_service.sources.archive import ObjectZipMemberSource
+
+declare_codes(
+    {
+        "unknown_movie": "a movie that was not loaded",
+    }
+)
 
 # The least that may be: a block of documents takes many times as long as one of Redis's rows, and a run that is
 # killed writes its last blocks again.
@@ -98,12 +104,13 @@ async def ratings(
     observer: Observer | None = None,
 ) -> Report:
     """Load ratings.csv of the archive into `interactions`, going on where an earlier run stopped."""
-    movie_ids = await finish_in_thread(read_movie_ids, settings)
+    own = MovieLensSettings.of(settings)
+    movie_ids = await finish_in_thread(read_movie_ids, own)
     if create_indexes:
         bad = [one for one in await examine(ratings_sink(settings, movie_ids), create=True) if not one.ok]
         if bad:
             raise ConfigurationError(f"The indexes cannot be made: {bad[0].detail}")
-    source = _source(settings)
+    source = _source(own)
     job = Job(
         source=source,
         stream=stream_named(source.uri),
@@ -118,23 +125,14 @@ async def ratings(
     return await run([job], [ratings_sink(settings, movie_ids)], stop or asyncio.Event(), observer or Silent())
 
 
-def are_ratings(path: Path, settings: Settings) -> bool:
+def are_ratings(path: Path, settings: MovieLensSettings) -> bool:
     """Whether dead letters are of `ratings`: by the sink of one, or by their folder where no sink is named. Blocks."""
     if any(letter["stage"] == _SINK for letter in dead_letter.read(path, missing_ok=True)):
         return True
-    if settings.to != [DEFAULT_SINK] or not settings.gcs_bucket_name:
+    if "to" in settings.model_fields_set or not settings.gcs_bucket_name:
         return False
     return path.resolve().parent.name == stream_named(_source(settings).uri)
 
 
-async def replay_ratings(
-    path: Path, settings: Settings, stop: asyncio.Event, progress: Callable[..., None]
-) -> ReplayReport:
-    """Try dead letters of ratings again, with the movies that the map has by now."""
-    sink = ratings_sink(settings, await finish_in_thread(read_movie_ids, settings))
-    async with opened([sink]):
-        return await replay(path, [sink], MOVIELENS, {}, settings.checkpoint_dir, stop, progress)
-
-
-def _source(settings: Settings) -> ObjectZipMemberSource:
+def _source(settings: MovieLensSettings) -> ObjectZipMemberSource:
     return member(settings, "ratings.csv")

@@ -11,11 +11,11 @@ from typing import Any
 from ingest_service.config import Settings
 from ingest_service.errors import LocalIOError, Stopped
 from ingest_service.movielens.places import archive_address
-from ingest_service.pipeline.load import STOPPED
-from ingest_service.runtime.threads import interrupt_in_thread
+from ingest_service.movielens.settings import MovieLensSettings
+from ingest_service.runtime.tasks import interrupt_in_thread
 from ingest_service.sources.object_file import ObjectFile
 from ingest_service.sources.object_store import Address, exists, put_whole
-from ingest_service.telemetry.steps import Progress, StepProgress
+from ingest_service.telemetry.show import Show, Step
 
 _PIECE_BYTES = 1 << 20
 _TAIL_BYTES = 1 << 20  # MovieLens archives have a directory of a few hundred bytes
@@ -34,27 +34,27 @@ class Downloaded:
         return {"archive": self.archive, "was_there": self.was_there, "bytes": self.size, "sha256": self.sha256}
 
 
-async def download(settings: Settings, progress: StepProgress | None = None) -> Downloaded:
+async def download(settings: Settings, show: Show | None = None) -> Downloaded:
     """Copy MOVIELENS_URL into the bucket unless it is there. LocalIOError if what came is no whole, right archive."""
-    return await interrupt_in_thread(_download, settings, progress or StepProgress())
+    return await interrupt_in_thread(_download, MovieLensSettings.of(settings), show or Show())
 
 
-def _download(interrupted: Event, settings: Settings, progress: StepProgress) -> Downloaded:
+def _download(interrupted: Event, settings: MovieLensSettings, show: Show) -> Downloaded:
     target = archive_address(settings)
     if exists(target):
         return Downloaded(target.uri, was_there=True)
     source = Address.of(settings.movielens_url)
-    with ObjectFile(source) as file, progress.step("download", file.size, "bytes") as step:
+    with ObjectFile(source) as file, show.step("download", file.size, "bytes") as step:
         digest = hashlib.sha256()
         pieces = _pieces(file, step, interrupted)
         put_whole(target, _checked(pieces, file.size, source.uri, digest, settings.movielens_sha256))
         return Downloaded(target.uri, False, file.size, digest.hexdigest())
 
 
-def _pieces(file: ObjectFile, step: Progress, interrupted: Event) -> Iterator[bytes]:
+def _pieces(file: ObjectFile, step: Step, interrupted: Event) -> Iterator[bytes]:
     while piece := file.read(_PIECE_BYTES):
         if interrupted.is_set():
-            raise Stopped(STOPPED)
+            raise Stopped.on_request()
         yield piece
         step.advance(len(piece))
 

@@ -18,14 +18,15 @@ from ingest_service.errors import SourceNotFound
 from ingest_service.formats.opening import open_reader
 from ingest_service.movielens.embeddings import Embedder, Vectors, embedder_of
 from ingest_service.movielens.places import MOVIES_COLLECTION, member, movie_object_id, write_movie_ids
+from ingest_service.movielens.settings import MovieLensSettings
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.run import opened
 from ingest_service.rows.chunk import Chunk
-from ingest_service.runtime.threads import finish_in_thread
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.mongodb.documents import Refusal
 from ingest_service.sinks.mongodb.sink import Document, MongoDBSink, mongodb_url_with
 from ingest_service.sources.base import Source
-from ingest_service.telemetry.steps import Progress, StepProgress
+from ingest_service.telemetry.show import Show, Step
 
 _Key: TypeAlias = tuple[str, tuple[str, ...], str, int]
 
@@ -77,23 +78,25 @@ class MoviesReport:
         return asdict(self)
 
 
-async def movies(settings: Settings, progress: StepProgress | None = None) -> MoviesReport:
+async def movies(settings: Settings, show: Show | None = None) -> MoviesReport:
     """Bring the collection `movies` up to movies.csv of the archive, and write the movie id map."""
-    source = member(settings, "movies.csv")
+    own = MovieLensSettings.of(settings)
+    source = member(own, "movies.csv")
     sink = MongoDBSink(mongodb_url_with(settings.mongodb_address(), collection=MOVIES_COLLECTION))
+    # No lease: each run looks at all movies, two of them write the same, and DeadLetters sees what the other adds.
     dead_letters = DeadLetters(settings.state_dir / stream_named(source.uri), source.uri)
     report = MoviesReport(dead_letters=str(dead_letters.path))
     try:
         chunks = await finish_in_thread(_chunks, source)
     except SourceNotFound as error:
         raise SourceNotFound(f"{error} Get the archive with: ingest-service movielens download.") from None
-    embedder = await finish_in_thread(embedder_of, settings)
+    embedder = await finish_in_thread(embedder_of, own)
     async with opened([sink]):
         await finish_in_thread(dead_letters.open, resume_offset=0)
-        with closing(dead_letters), (progress or StepProgress()).step("movies", _rows(chunks), "movies") as step:
-            update = _Update(sink, embedder, settings.embedding_format, report, step)
+        with closing(dead_letters), (show or Show()).step("movies", _rows(chunks), "movies") as step:
+            update = _Update(sink, embedder, own.embedding_format, report, step)
             known = [movie_id for chunk in chunks for movie_id in await update.bring(chunk, dead_letters)]
-    report.movie_id_map = await finish_in_thread(write_movie_ids, settings, known)
+    report.movie_id_map = await finish_in_thread(write_movie_ids, own, known)
     return report
 
 
@@ -118,7 +121,7 @@ class _Update:
     embedder: Embedder
     format: str
     report: MoviesReport
-    step: Progress
+    step: Step
 
     async def bring(self, chunk: Chunk, dead_letters: DeadLetters) -> list[int]:
         """Embed and store what is new or has changed. Returns the movies that are there now."""

@@ -8,7 +8,7 @@ from typing import Any
 from ingest_service.config import Settings
 from ingest_service.errors import ConfigurationError
 from ingest_service.movielens.places import POPULAR_KEY
-from ingest_service.movielens.ratings import ratings_sink
+from ingest_service.movielens.steps.ratings import ratings_sink
 from ingest_service.pipeline.run import opened
 from ingest_service.sinks.mongodb.sink import Document, MongoDBSink
 from ingest_service.sinks.redis.sink import RedisSink

@@ -1,0 +1,132 @@
+"""Who writes a stream into a sink, rows or dead letters: its lease is taken, renewed and given back here."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ingest_service.errors import IngestError, RowsGone
+from ingest_service.formats.base import Reader
+from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease
+from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.ordering import KeyOrder
+from ingest_service.pipeline.placed import checkpoints_of, is_apart
+from ingest_service.pipeline.tracker import Tracker, Watermark
+from ingest_service.rows.chunk import Chunk
+from ingest_service.runtime import fault
+from ingest_service.runtime.queues import BoundedQueue
+from ingest_service.runtime.tasks import task_group
+from ingest_service.runtime.tracing import span
+from ingest_service.sinks.base import AnySink
+
+fault.declare({"lease-taken": "the sink's lease is taken, nothing is read"})
+
+QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
+CHECKPOINT_EVERY_S = 1.0
+_RELEASE_S = 3.0
+_LAST_TRY_S = 1.0  # the same where the end is near already: the sink was given up, or its process is to stop
+
+
+@dataclass(slots=True)
+class Held(ABC):
+    """A stream in an open sink, by its lease; `found` is the checkpoint that was met."""
+
+    sink: AnySink
+    lease: Lease
+    found: Checkpoint
+
+    @abstractmethod
+    async def save(self, *, release: bool = False) -> None:
+        """Save how it stands, which renews the lease or ends it. LeaseHeld where another runner has it by now."""
+
+
+async def beat(held: Held) -> None:
+    """Save every second, progress or not: it is the lease's heartbeat too."""
+    while True:
+        await asyncio.sleep(CHECKPOINT_EVERY_S)
+        await held.save()
+
+
+async def give_up(all_held: Sequence[Held], stop: asyncio.Event) -> None:
+    """Where a sink still answers: keep what it has settled, if that is there; the next run may begin.
+
+    Side by side, since each may be one that has fallen silent. A process that is gone holds no lease anyway.
+    """
+
+    async def one(held: Held) -> None:
+        hurries = stop.is_set() or held.sink.retrier.is_spent
+        with suppress(IngestError, TimeoutError):
+            async with asyncio.timeout(_LAST_TRY_S if hurries else _RELEASE_S):
+                try:
+                    await held.save(release=True)
+                except RowsGone:
+                    await held.lease.give_back()
+
+    async with task_group() as tasks:
+        for held in all_held:
+            if not held.lease.is_released:
+                tasks.create_task(one(held))
+
+
+@dataclass(slots=True)
+class Lane(Held):
+    """One sink's way in a load: what is queued (and prepared for it), in flight, settled and checkpointed."""
+
+    job: Job
+    reader: Reader[Any]
+    tracker: Tracker
+    queue: BoundedQueue[tuple[Chunk, Any]] = field(
+        default_factory=lambda: BoundedQueue(QUEUE_CHUNKS)
+    )  # with what the sink has prepared
+    order: KeyOrder = field(default_factory=KeyOrder)
+    in_flight_rows: int = 0
+
+    @classmethod
+    async def open(cls, job: Job, sink: AnySink, reader: Reader[Any]) -> "Lane":
+        """Take the lease, to go on from the checkpoint."""
+        store = checkpoints_of(sink, job.checkpoint_dir)
+        epoch, place = (await sink.epoch(), sink.place) if is_apart(sink, job.checkpoint_dir) else ("", None)
+        lease = Lease(store, job.stream, sink.name, epoch, place)
+        found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
+        if found.watermark.position.offset < reader.first.offset:
+            # The header had no line end yet when an earlier run saw it.
+            found = replace(found, watermark=Watermark(reader.first))
+        row = found.watermark.position.row
+        fault.point("lease-taken", sink.name, row, row)
+        return cls(sink, lease, found, job, reader, Tracker(found.watermark))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the sink has all rows of the source as it was at the end of this run."""
+        position = self.tracker.watermark.position
+        if position == self.found.watermark.position and not self.reader.reached_end:
+            return self.found.complete
+        return self.reader.reached_end and position.offset == self.reader.position.offset
+
+    async def save(self, *, release: bool = False, takes_back: bool = False) -> None:
+        """The watermark, and at the end whether the sink has all."""
+        watermark = self.tracker.watermark
+        complete = release and self.is_complete
+        with span("checkpoint", sink=self.sink.name, offset=watermark.position.offset):
+            await self._assure_rows()
+            source = _fingerprint(self.job, self.reader)
+            await self.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
+
+    async def fall_back(self, to: Watermark) -> None:
+        """Rows from there on were taken back."""
+        self.found = replace(self.found, watermark=to, complete=False)
+        self.tracker = Tracker(to)
+        await self.save(takes_back=True)
+
+    async def _assure_rows(self) -> None:
+        """Before a checkpoint says so: what was written is there; if kept elsewhere, durable and of this place, too."""
+        await self.sink.assure()
+        if is_apart(self.sink, self.job.checkpoint_dir):
+            await self.sink.flush()
+            self.lease.require_epoch(await self.sink.epoch())
+
+
+def _fingerprint(job: Job, reader: Reader[Any]) -> Fingerprint:
+    return Fingerprint(job.source.uri, reader.rows.recipe, reader.source_size, job.source.etag)
