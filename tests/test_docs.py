@@ -20,7 +20,7 @@ from ingest_service.pipeline.progress import Progress, SinkProgress
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb.sink import DynamoDBOptions
-from ingest_service.sinks.mongodb.sink import MongoDBOptions
+from ingest_service.sinks.mongodb.address import MongoDBOptions
 from ingest_service.sinks.redis.sink import RedisOptions
 from ingest_service.telemetry.prometheus import Exposition
 from tests.helpers import import_all

@@ -18,7 +18,6 @@ from ingest_service.audit.letters import chunk_of_letters
 from ingest_service.config import stream_named
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import (
-    ConfigurationError,
     IngestError,
     RowError,
     SourceNotFound,
@@ -28,13 +27,12 @@ from ingest_service.errors import (
 from ingest_service.formats.base import Rows
 from ingest_service.formats.opening import rows_of
 from ingest_service.pipeline import dead_letter
-from ingest_service.pipeline.checkpoint import Checkpoint, Lease, decode
+from ingest_service.pipeline.checkpoint import Lease
 from ingest_service.pipeline.lane import Held, beat, give_up
-from ingest_service.pipeline.placed import checkpoints_of
+from ingest_service.pipeline.placed import checkpoint_of, checkpoints_of
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.sinks.base import AnySink
-from ingest_service.sinks.checkpoints import CheckpointStore
 
 WHEN_STOPPED = "what had landed is noted, run the same command again for the rest"
 
@@ -120,16 +118,6 @@ async def _hold(sink: AnySink, stream: str, folder: Path | None) -> _Replayed:
     lease = Lease(store, stream, sink.name)
     found = await lease.acquire(before.source, before.watermark, restart=False)
     return _Replayed(sink, lease, found, on_files=folder is not None)
-
-
-async def checkpoint_of(stream: str, sink: AnySink, store: CheckpointStore) -> Checkpoint:
-    """The checkpoint of a stream in an open sink. ConfigurationError if there is none or it is damaged."""
-    text = await store.read(stream)
-    if text is None:
-        raise ConfigurationError(
-            f"{sink.name} has no checkpoint of {stream}; load the source first, or say where with --checkpoint."
-        )
-    return decode(text, stream, sink.name)
 
 
 async def _replay_file(

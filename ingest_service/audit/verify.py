@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from ingest_service.audit.findings import Difference, Findings, Kind, LetterDifference, LetterFindings, SinkFindings
 from ingest_service.audit.letters import chunk_of_letters
-from ingest_service.audit.replay import checkpoint_of
 from ingest_service.audit.spill import Spill
 from ingest_service.errors import ConfigurationError, Stopped, UsageError
 from ingest_service.formats.base import Reader, Rows
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.placed import checkpoints_of
+from ingest_service.pipeline.placed import checkpoint_of, checkpoints_of
 from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.chunk import Chunk

@@ -9,7 +9,7 @@ import asyncio
 from hashlib import blake2b
 from pathlib import Path
 
-from ingest_service.errors import CheckpointDamaged
+from ingest_service.errors import CheckpointDamaged, ConfigurationError
 from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, decode
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore, Place
@@ -100,3 +100,13 @@ class PlacedCheckpoints(CheckpointStore):
             return True
         is_copy = await asyncio.to_thread(found.place.is_still_there)
         return not is_copy and found.epoch == await self._sink.epoch()
+
+
+async def checkpoint_of(stream: str, sink: AnySink, store: CheckpointStore) -> Checkpoint:
+    """The checkpoint of a stream in an open sink. ConfigurationError if there is none or it is damaged."""
+    text = await store.read(stream)
+    if text is None:
+        raise ConfigurationError(
+            f"{sink.name} has no checkpoint of {stream}; load the source first, or say where with --checkpoint."
+        )
+    return decode(text, stream, sink.name)

@@ -14,6 +14,7 @@ from ingest_service.sinks.base import Written
 from ingest_service.sinks.mongodb.bulk import Batch
 from ingest_service.sinks.mongodb.documents import Interactions
 from ingest_service.sinks.mongodb.sink import MongoDBSink
+from ingest_service.sinks.mongodb.writer import DocumentSink
 from ingest_service.sinks.testing.rows import chunk_of, interaction, interactions
 from ingest_service.sinks.urls import sink_at
 from tests.faults import TcpProxy
@@ -191,7 +192,7 @@ class _Indexed(Interactions):
 
 async def test_check_makes_indexes(mongodb_db_url: str) -> None:
     """A missing index is a bad finding, with `create` it is made, and then it is there."""
-    sink = MongoDBSink(mongodb_db_url, _Indexed())
+    sink = DocumentSink(mongodb_db_url, _Indexed())
     try:
         assert [finding.ok for finding in await sink.check(create=False)] == [True, False]
         assert [finding.detail for finding in await sink.check(create=True)] == ["can be reached", "was made"]
@@ -221,8 +222,8 @@ def test_the_drivers_own_options_are_passed_on() -> None:
     """Several hosts, a replica set, credentials: what MongoDB's URIs can say stays as it is."""
     sink = sink_at("mongodb://u:p%40w@a:1,b:2/db?replicaSet=rs&collection=events&authSource=admin")
     assert isinstance(sink, MongoDBSink)
-    assert sink._uri == "mongodb://u:p%40w@a:1,b:2/db?replicaSet=rs&authSource=admin"
-    assert (sink.database_name, sink.options.collection) == ("db", "events")
+    assert sink.client.uri == "mongodb://u:p%40w@a:1,b:2/db?replicaSet=rs&authSource=admin"
+    assert (sink.client.database_name, sink.options.collection) == ("db", "events")
 
 
 async def test_a_server_that_is_away_ends_the_run_in_its_time() -> None:

@@ -23,8 +23,11 @@ from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.run import opened
 from ingest_service.rows.chunk import Chunk
 from ingest_service.runtime.tasks import finish_in_thread
+from ingest_service.sinks.mongodb.address import mongodb_url_with
+from ingest_service.sinks.mongodb.client import Document
 from ingest_service.sinks.mongodb.documents import Refusal
-from ingest_service.sinks.mongodb.sink import Document, MongoDBSink, mongodb_url_with
+from ingest_service.sinks.mongodb.sink import MongoDBSink
+from ingest_service.sinks.mongodb.writer import DocumentSink
 from ingest_service.sources.base import Source
 from ingest_service.telemetry.show import Show, Step
 
@@ -117,7 +120,7 @@ def _rows(chunks: Sequence[Chunk]) -> int:
 class _Update:
     """What brings the collection up to a chunk of the file."""
 
-    sink: MongoDBSink
+    sink: DocumentSink
     embedder: Embedder
     format: str
     report: MoviesReport
@@ -169,7 +172,7 @@ class _Update:
 
         return {
             one["movie_id"]: (one["title"], tuple(one["genres"]), one.get("embedding_model", ""), one["shape"])
-            for one in await self.sink.call(find)
+            for one in await self.sink.client.call(find)
         }
 
     def _documents(self, movies: Iterable[Movie], vectors: Vectors) -> Iterator[Document]:

@@ -10,7 +10,8 @@ from ingest_service.errors import ConfigurationError
 from ingest_service.movielens.places import POPULAR_KEY
 from ingest_service.movielens.steps.ratings import ratings_sink
 from ingest_service.pipeline.run import opened
-from ingest_service.sinks.mongodb.sink import Document, MongoDBSink
+from ingest_service.sinks.mongodb.client import Document
+from ingest_service.sinks.mongodb.writer import DocumentSink
 from ingest_service.sinks.redis.sink import RedisSink
 
 
@@ -54,18 +55,18 @@ async def popular(
         return Popular(until, movies, stored)
 
 
-async def _newest(sink: MongoDBSink) -> datetime:
+async def _newest(sink: DocumentSink) -> datetime:
     async def find() -> list[Document]:
         return await sink.collection.find({}, {"timestamp": 1}).sort("timestamp", -1).limit(1).to_list()
 
-    found = await sink.call(find)
+    found = await sink.client.call(find)
     if not found:
         raise ConfigurationError("There are no ratings yet; load them with: ingest-service movielens ratings.")
     newest: datetime = found[0]["timestamp"].replace(tzinfo=UTC)
     return newest
 
 
-async def _most_rated(sink: MongoDBSink, min_rating: float, since: datetime, until: datetime, limit: int) -> list[str]:
+async def _most_rated(sink: DocumentSink, min_rating: float, since: datetime, until: datetime, limit: int) -> list[str]:
     stages: list[Document] = [
         {"$match": {"timestamp": {"$gt": since, "$lte": until}, "rating": {"$gte": min_rating}, "type": "rate"}},
         {"$group": {"_id": "$movie_id", "ratings": {"$sum": 1}}},
@@ -76,4 +77,4 @@ async def _most_rated(sink: MongoDBSink, min_rating: float, since: datetime, unt
     async def aggregate() -> list[Document]:
         return await (await sink.collection.aggregate(stages)).to_list()
 
-    return [str(one["_id"]) for one in await sink.call(aggregate)]
+    return [str(one["_id"]) for one in await sink.client.call(aggregate)]

@@ -25,8 +25,9 @@ from ingest_service.rows.columns import Columns
 from ingest_service.rows.texts import Texts
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.mongodb import bson_rows
+from ingest_service.sinks.mongodb.address import mongodb_url_with
 from ingest_service.sinks.mongodb.documents import Encoded, Refusal
-from ingest_service.sinks.mongodb.sink import MongoDBSink, mongodb_url_with
+from ingest_service.sinks.mongodb.writer import DocumentSink
 from ingest_service.sources.archive import ObjectZipMemberSource
 
 declare_codes(
@@ -89,10 +90,10 @@ def _rating_ids(columns: Columns) -> NDArray[np.void]:
     return ids
 
 
-def ratings_sink(settings: Settings, movie_ids: Mapping[int, ObjectId]) -> MongoDBSink:
+def ratings_sink(settings: Settings, movie_ids: Mapping[int, ObjectId]) -> DocumentSink:
     # Under a name of its own, by which its dead letters are known for ratings that want movie ids.
     url = mongodb_url_with(settings.mongodb_address(), collection=INTERACTIONS_COLLECTION, name=_SINK)
-    return MongoDBSink(url, RatingDocuments(movie_ids))
+    return DocumentSink(url, RatingDocuments(movie_ids))
 
 
 async def ratings(
