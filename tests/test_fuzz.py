@@ -27,16 +27,8 @@ from ingest_service.rows.chunk import DeadRow
 from ingest_service.sources import compression
 from ingest_service.sources.base import Stream
 from ingest_service.sources.compression import GZIP_MAGIC, ZSTD_MAGIC, open_stream
-from tests.formats.test_blocks import (
-    Bytes,
-    assert_whole,
-    chunks_of,
-    content,
-    files,
-    header_of,
-    small_records,
-    specification,
-)
+from tests.formats.specification import Bytes, assert_whole, chunks_of, content, header_of, small_records, specification
+from tests.formats.ugly import files
 from tests.helpers import Cli
 
 if sys.version_info >= (3, 14):

@@ -26,7 +26,7 @@ from ingest_service.errors import RowError
 from ingest_service.rows import parse
 from ingest_service.rows.columns import Values
 from ingest_service.rows.texts import Texts
-from tests.formats.test_blocks import IDS, PADDING, TIMESTAMPS
+from tests.formats.ugly import IDS, PADDING, TIMESTAMPS
 
 MISSING = frozenset({"", "NA"})
 KINDS: tuple[Kind, ...] = (

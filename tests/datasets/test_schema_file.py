@@ -19,7 +19,7 @@ from ingest_service.formats.base import Reader
 from ingest_service.formats.opening import open_reader, rows_of
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.rows.interaction import NAMESPACE
-from tests.formats.test_blocks import Bytes, small_records
+from tests.formats.specification import Bytes, small_records
 from tests.helpers import Cli
 
 MAX_RECORD = 256

@@ -2,30 +2,38 @@
 
 import csv
 import os
-import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import cycle
 from pathlib import Path
 from random import Random
-from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets.microlens import MICROLENS
-from ingest_service.errors import CODES, ConfigurationError, LineContinued, RowError, SourceChanged
+from ingest_service.errors import CODES, ConfigurationError, LineContinued, SourceChanged
 from ingest_service.formats.delimited import blocks, records
 from ingest_service.formats.delimited.blocks import DelimitedReader
-from ingest_service.formats.delimited.layout import Layout, bind, specify
 from ingest_service.formats.memory import BLOCK_BYTES, MEMORY_MB, MIN_MEMORY_MB, block_bytes_within
-from ingest_service.rows.chunk import Chunk, DeadRow, Position
-from ingest_service.rows.interaction import VideoInteraction, timestamp_text
-from ingest_service.sources.base import Source, Stream
+from ingest_service.rows.chunk import DeadRow, Position
+from ingest_service.rows.interaction import timestamp_text
 from ingest_service.sources.local import FileSource
+from tests.formats.specification import (
+    Bytes,
+    Row,
+    assert_whole,
+    chunks_of,
+    content,
+    record_of,
+    small_records,
+    specification,
+)
+from tests.formats.ugly import (
+    HEADER,
+    LIMITS,
+    SIZES,
+    files,
+)
 
 # The same examples each time, unless more of them are asked for.
 EXAMPLES = os.environ.get("INGEST_TEST_EXAMPLES")
@@ -36,324 +44,6 @@ THOROUGH = settings(
     suppress_health_check=list(HealthCheck),
     database=None,
 )
-HEADER = b"user,item,timestamp\n"
-
-# --- a source that reads in odd sizes ---------------------------------------------------------------
-
-
-class Bytes(Source):
-    """A source in memory whose `read` returns what `sizes` say, over and over."""
-
-    uri = "memory:"
-
-    def __init__(self, data: bytes, sizes: list[int] | None = None) -> None:
-        self.data = data
-        self.sizes = sizes or [1 << 30]
-
-    def size(self) -> int:
-        return len(self.data)
-
-    def open(self) -> Stream:
-        return _BytesStream(self.data, self.sizes)
-
-
-class _BytesStream(Stream):
-    def __init__(self, data: bytes, sizes: list[int]) -> None:
-        self._data = data
-        self._sizes = cycle(sizes)
-        self._position = 0
-
-    def read(self, n: int) -> bytes:
-        start = self._position
-        self._position = min(len(self._data), start + min(n, next(self._sizes)))
-        return self._data[start : self._position]
-
-    def stored_position(self) -> int:
-        return self._position
-
-    def close(self) -> None:
-        pass
-
-
-# --- the specification ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """An accepted row and where it stands."""
-
-    offset: int
-    line: int
-    raw: bytes
-    values: tuple[object, ...]
-
-
-def header_of(data: bytes) -> tuple[Layout, int]:
-    """What the header binds, and one past its end. Blank lines, `sep=;` and comments that are none stand before it."""
-    start = 0
-    while start < len(data):
-        end = data.find(b"\n", start) + 1 or len(data)
-        line = data[start:end].removeprefix(b"" if start else blocks.BOM).rstrip(b"\r\n")
-        start = end
-        if line.strip(b" \t\r\v\f") and not re.fullmatch(rb"\"?sep=.\"?[\s,;|]*", line, re.IGNORECASE | re.DOTALL):
-            try:
-                return bind(MICROLENS, line, by_position=not line.startswith(b"#")), end
-            except ConfigurationError:
-                if not line.startswith(b"#"):
-                    raise
-    raise ConfigurationError("The source is empty.")
-
-
-def specification(data: bytes, block_bytes: int) -> tuple[list[Row | DeadRow], int]:
-    """Everything in the file, one record after the other; and the length of the header."""
-    layout, first = header_of(data)
-    found: list[Row | DeadRow] = []
-    position = first
-    while position < len(data):
-        line = data.count(b"\n", 0, position) + 1
-        newline = data.find(b"\n", position)
-        end = newline if newline >= 0 else len(data)
-        if end - position > block_bytes or (end - position == block_bytes and newline >= 0):
-            # Longer than a block: the one thing that the reader decides, so as not to hold it in memory.
-            length = (newline + 1 if newline >= 0 else len(data)) - position
-            limit = records.MAX_RECORD_BYTES
-            reason = f"The record is longer than {limit} bytes; of its {length} bytes the first {block_bytes} are kept."
-            raw = data[position : position + block_bytes]
-            found.append(DeadRow(position, line, raw, "parse", "record_too_long", reason))
-            position += length
-            continue
-        record = records.scan_record(data, position, layout.dialect, eof=True)
-        assert record is not None
-        if record.fields is not None:
-            raw = data[position : record.end]
-            values = specify(record.fields, layout)
-            if isinstance(values, RowError):
-                found.append(DeadRow(position, line, raw, values.stage, values.code, values.reason))
-            else:
-                found.append(Row(position, line, raw, record_of(values, layout)))
-        position = record.next_start
-    return found, first
-
-
-def record_of(values: list[int], layout: Layout) -> tuple[object, ...]:
-    roles = [column.role for column in layout.dataset.columns]
-    assert layout.dataset.interaction is not None
-    interaction = layout.dataset.interaction(dict(zip(roles, values, strict=True)))
-    return columns_of(interaction)
-
-
-def columns_of(interaction: VideoInteraction) -> tuple[object, ...]:
-    return (
-        str(interaction.user_id),
-        str(interaction.video_id),
-        timestamp_text(interaction.timestamp),
-        interaction.event_type.value,
-        interaction.device.value,
-        interaction.session_id,
-    )
-
-
-# --- the columnar path ------------------------------------------------------------------------------
-
-
-def chunks_of(reader: DelimitedReader) -> list[Chunk]:
-    chunks = []
-    while (block := reader.next()) is not None:
-        chunks.append(reader.chunk(block))
-    return chunks
-
-
-def content(chunks: list[Chunk]) -> list[Row | DeadRow]:
-    """What the chunks hold, in the order of the file."""
-    found: list[Row | DeadRow] = []
-    for chunk in chunks:
-        rows = zip(
-            chunk.columns.frame().iter_rows(), chunk.starts.tolist(), chunk.ends.tolist(), chunk.lines, strict=True
-        )
-        accepted = [
-            Row(chunk.data_offset + start, int(line), chunk.data[start:end], values)
-            for values, start, end, line in rows
-        ]
-        found += sorted([*accepted, *chunk.rejects], key=lambda row: row.offset)
-    return found
-
-
-def assert_whole(chunks: list[Chunk], first: Position, data: bytes) -> None:
-    """The chunks follow each other without a gap up to the end, and their positions count right."""
-    at = first
-    for chunk in chunks:
-        assert chunk.start == at
-        assert chunk.end.offset > at.offset
-        assert chunk.end.row == at.row + chunk.read
-        assert chunk.end.line == data.count(b"\n", 0, chunk.end.offset)
-        at = chunk.end
-    assert at.offset == len(data)
-
-
-@contextmanager
-def small_records(max_record: int, tail: int) -> Iterator[None]:
-    """Limits so small that block borders, and the borders of the last MiB, fall everywhere."""
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(records, "MAX_RECORD_BYTES", max_record))
-        stack.enter_context(patch.object(blocks, "MAX_RECORD_BYTES", max_record))
-        stack.enter_context(patch.object(blocks, "TAIL_BYTES", tail))
-        yield
-
-
-def either(*lists: list[str]) -> st.SearchStrategy[str]:
-    return st.sampled_from([text for texts in lists for text in texts])
-
-
-# --- ugly files -------------------------------------------------------------------------------------
-
-UGLY_IDS = [
-    *["", "007", "+7", "-7", "-0", "+0", "+", "-", "--1", "1_000", "1.0", "1e3", "abc", "é", "\u0663", "\u00a07", "😀"],
-    *["12.0", "-3.00", "1.5", ".0", "0.", "7.0.0", "1234567890123456789.0"],
-    *["99999999999999999", "999999999999999999", "1000000000000000000", "9223372036854775807", "9223372036854775808"],
-    *["-9223372036854775808", "-9223372036854775809", "0" * 17 + "5", "0" * 18 + "5", "0" * 45 + "5", "1" * 45],
-    *["4\r", "4\v\f", "\v4", " " * 16 + "4", " " * 17 + "4", "4" + " " * 40, "1 2", "\x1c5", "5\u2028", "\x855", "nan"],
-]
-IDS = st.integers(0, 200).map(str) | st.integers(-5, 10**6).map(str) | st.sampled_from(UGLY_IDS)
-
-DATES = st.one_of(
-    st.sampled_from(["2020-03-05", "2022-09-12", "2024-02-29", "2000-02-29", "1970-01-01", "1969-12-31", "2261-12-31"]),
-    st.sampled_from(["2262-01-01", "2023-02-29", "2100-02-29", "2020-00-10", "2020-13-01", "2020-04-31", "0000-01-01"]),
-    st.sampled_from(["0001-01-01", "9999-12-31", "2020-1-05", "20200305", "2020/03/05", "2020-03-00", "-020-01-01"]),
-    st.dates().map(str),
-)
-TIMES = st.one_of(
-    st.sampled_from(
-        ["00:00:00", "23:59:59", "12:34:56", "24:00:00", "23:60:00", "23:59:60", "12:34", "1:2:3", "12-34-56"]
-    ),
-    st.times().map(lambda time: f"{time:%H:%M:%S}"),
-)
-FRACTIONS = st.sampled_from(
-    ["", "", ".0", ".5", ".12", ".123", ".1234", ".12345", ".123456", ".1234567", ".", ",5", ".1a"]
-)
-ZONES = either(
-    ["", "", "Z", "z", "+00:00", "-00:00", "+05:30", "-08:00", "+23:59", "-23:59", "+24:00", "+05:60", "+0530", "+05"],
-    ["+5:30", " Z", "UTC", "+aa:00", "+05-30", "\u22125:30"],
-)
-ISO = st.builds(
-    lambda date, mark, time, fraction, zone: date + mark + time + fraction + zone,
-    *(DATES, st.sampled_from(["T", " ", "T", "t", "  ", "_"]), TIMES, FRACTIONS, ZONES),
-)
-EPOCHS = st.one_of(
-    st.integers(0, 9_214_646_400_000).map(str),
-    st.integers(99_999_999_000, 100_000_001_000).map(str),
-    st.integers(1_580_000_000, 1_670_000_000).map(str),
-    st.integers(1_580_000_000_000, 1_670_000_000_000).map(str),
-    st.integers(9_214_646_399, 9_214_646_400).map(str),
-    st.builds("{}.{}".format, st.integers(0, 1_670_000_000_000), st.sampled_from(["0", "00", "5", "250", "1234567"])),
-    st.integers(10**14, 10**19).map(str),
-    st.integers(9_214_646_399_998, 9_214_646_400_001).map(str),
-    st.sampled_from(
-        ["0", "-1", "+5", "000000000005", "00000000005", "0" * 19, "1" * 18, "1" * 19, "9" * 19, "1" * 20, "1.5"]
-    ),
-)
-TIMESTAMPS = EPOCHS | EPOCHS | ISO
-PADDING = st.sampled_from(["", "", "", "", " ", "  ", "\t", "\v", "\f", "\r", " " * 17])
-WRAPS = st.sampled_from(
-    ["{}"] * 12
-    + ['"{}"'] * 4
-    + [' "{}"', '"{}" ', '\t"{}"', '" {} "', '"{}"x', '"{}" "', '"{}', '{}"', 'a"{}"', '"{}""', '""{}"', '"{}""{}"']
-    + [
-        '"\n{}"',
-        '"{}\r\n"',
-        '"{}\n\n',
-        '"{},{}"',
-        '"{};{}"',
-        '"{}\t"',
-        '""',
-        '"',
-        '"""{}"""',
-        '\v"{}"',
-        '"{}"\r',
-        "'{}'",
-    ]
-)
-UGLY_BYTES = st.sampled_from(
-    [b"\0", b"\xff", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xc0\x80", b"\xef\xbb\xbf", b"\r", b'"']
-)
-LINE_ENDS = st.sampled_from([b"\n", b"\n", b"\n", b"\r\n", b"\r\n", b"\r\r\n", b"\n\n"])
-NO_ROWS = st.sampled_from(
-    [
-        b"",
-        b" ",
-        b"\t",
-        b"\v\f",
-        b"\r",
-        b"\xc2\xa0",
-        b" " * 30,
-        b"\0",
-        b",",
-        b",,",
-        b'"',
-        b'""',
-        b'","',
-        b"\t\t",
-        b";;",
-        b'"\n"',
-    ]
-)
-
-
-@st.composite
-def rows(draw: st.DrawFn, delimiter: bytes, kinds: list[str]) -> bytes:
-    """One line, mostly close to right."""
-    if draw(st.integers(0, 9)) == 0:
-        return draw(NO_ROWS)
-    fields = []
-    ugly = draw(st.integers(0, 2)) > 0
-    for kind in kinds:
-        if not ugly:
-            text = draw(st.integers(0, 300).map(str) if kind == "id" else EPOCHS)
-        else:
-            text = draw({"id": IDS, "timestamp": TIMESTAMPS, "other": IDS | st.text(max_size=4)}[kind])
-            text = draw(PADDING) + draw(WRAPS).replace("{}", text) + draw(PADDING)
-        fields.append(text.encode(errors="replace"))
-    if ugly:
-        change = draw(st.integers(0, 30))
-        if change == 0:
-            fields.append(b"1")
-        elif change == 1:
-            fields.pop()
-        elif change == 2:
-            at = draw(st.integers(0, len(fields) - 1))
-            fields[at] += draw(UGLY_BYTES) + b"1"
-        elif change == 3:
-            at = draw(st.integers(0, len(fields) - 1))
-            fields[at] += draw(st.sampled_from([b" ", b"x", b"\xc3\xa9", b'""'])) * draw(st.integers(0, 700))
-    return delimiter.join(fields)
-
-
-@st.composite
-def files(draw: st.DrawFn) -> bytes:
-    delimiter = draw(st.sampled_from([b",", b",", b",", b";", b"\t", b"|"]))
-    names = draw(
-        st.sampled_from(
-            [
-                [b"user", b"item", b"timestamp"],
-                [b"userID", b"videoID", b"timestamp"],
-                [b"userID", b"itemID", b"timestamp", b"x_label"],
-                [b"timestamp", b"note", b"item", b"user"],
-            ]
-        )
-    )
-    kinds = [
-        "timestamp" if name == b"timestamp" else "other" if name in (b"x_label", b"note") else "id" for name in names
-    ]
-    header = draw(st.sampled_from([b"", b"", blocks.BOM])) + delimiter.join(names)
-    lines = draw(st.lists(rows(delimiter, kinds), max_size=30))
-    usual = draw(st.sampled_from([b"\n", b"\r\n", b""]))
-    data = header + (usual or b"\n")
-    for line in lines:
-        data += line + (usual or draw(LINE_ENDS))
-    return data if draw(st.booleans()) else data.rstrip(b"\n")
-
-
-LIMITS = st.sampled_from([(64, 48), (100, 200), (256, 1 << 20)])
-SIZES = st.lists(st.integers(1, 80), min_size=1, max_size=4) | st.just([1 << 30])
 
 
 @THOROUGH
@@ -518,7 +208,7 @@ def test_each_code_of_the_parser(line: bytes, code: str) -> None:
 def test_every_code_of_the_parser_has_a_known_answer() -> None:
     """The list above leaves no parser code out."""
     of_sinks = {"wrong_type", "item_too_large", "bad_key", "duplicate_key", "unknown_movie", "refused"}
-    of_other_data_sets = {"bad_rating"}
+    of_other_data_sets = {"bad_rating", "bad_number", "bad_value", "missing_value"}
     mark = next(m for m in test_each_code_of_the_parser.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
     assert {code for _, code in mark.args[1]} == CODES.keys() - of_sinks - of_other_data_sets
 

@@ -16,9 +16,10 @@ from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFou
 from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.sources import sources_named
-from tests.formats.test_blocks import Bytes, Row, chunks_of, content, resumed
+from tests.formats.specification import Bytes, Row, chunks_of, content
+from tests.formats.test_blocks import resumed
+from tests.formats.ugly import HEADER
 
-HEADER = b"user,item,timestamp\n"
 ROWS = b"1,2,3\n4,5,6\n"
 
 

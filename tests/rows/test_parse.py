@@ -9,7 +9,7 @@ from ingest_service.errors import RowError
 from ingest_service.rows import parse
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.interaction import TimeUnit, micros_of, parse_id, parse_timestamp
-from tests.formats.test_blocks import IDS, PADDING, TIMESTAMPS
+from tests.formats.ugly import IDS, PADDING, TIMESTAMPS
 
 THOROUGH = settings(max_examples=500, derandomize=True, deadline=None)
 FIELDS = st.builds(lambda before, text, after: (before + text + after).encode(), PADDING, IDS | TIMESTAMPS, PADDING)
