@@ -32,6 +32,7 @@ class Format:
     timestamp: pl.Expr
     newline: str = "\n"
     quote: str = ""
+    ids: str = "{}"  # how a user or an item is written
 
 
 _SECONDS = pl.from_epoch("second")
@@ -40,6 +41,7 @@ FORMATS: Final = {
     "iso-z": Format("userID,videoID,timestamp", _SECONDS.dt.strftime("%Y-%m-%dT%H:%M:%SZ")),
     "ms": Format("user,item,timestamp", (pl.col("second") * 1000 + pl.col("ms")).cast(pl.String), "\r\n"),
     "s": Format("user,item,timestamp", pl.col("second").cast(pl.String)),
+    "text-ids": Format("user,item,timestamp", pl.col("second").cast(pl.String), ids="AF{}KQ7ZL2XNRD"),
     "quoted": Format("userID,videoID,timestamp", _SECONDS.dt.strftime("%Y-%m-%dT%H:%M:%S"), quote='"'),
 }
 _BAD_LINES: Final = (  # one of each in turn: arity, not a number, not a time, empty id
@@ -65,8 +67,8 @@ class Spec:
 def blocks(spec: Spec) -> Iterator[bytes]:
     """The file, header first, as pieces of at most BLOCK_ROWS rows."""
     form = FORMATS[spec.format]
-    field = f"{form.quote}{{}}{form.quote}"
-    good_line = pl.format(",".join([field] * 3), "user", "item", "time")
+    identity, time = (f"{form.quote}{value}{form.quote}" for value in (form.ids, "{}"))
+    good_line = pl.format(f"{identity},{identity},{time}", "user", "item", "time")
     header = ",".join(f"{form.quote}{name}{form.quote}" for name in form.header.split(","))
     yield f"{header}{form.newline}".encode()
     counts = np.random.default_rng(spec.seed).multinomial(spec.rows, np.full(spec.users, 1 / spec.users))

@@ -17,9 +17,11 @@ from benchmarks.sections import (
     movielens,
     redis,
     rejects,
+    schemas,
     serve,
     sqlite,
     startup,
+    versions,
 )
 
 SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
@@ -37,4 +39,6 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "limits": limits.figures,
     "growth": growth.figures,
     "serve": serve.figures,
+    "schemas": schemas.figures,
+    "versions": versions.figures,
 }
