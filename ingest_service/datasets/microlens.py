@@ -5,7 +5,8 @@ milliseconds; as its readme and most loaders describe it, `userID,videoID,timest
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
+from uuid import uuid5
 
 from ingest_service.datasets.base import Column, Dataset
 from ingest_service.datasets.kinds import ID, Time
@@ -16,10 +17,10 @@ from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import (
     EPOCH,
     INTERACTION,
+    NAMESPACE,
     Device,
     EventType,
     VideoInteraction,
-    microlens_interaction,
 )
 from ingest_service.rows.texts import Texts, concatenate, decimals
 
@@ -40,6 +41,18 @@ def _records(values: Mapping[str, Ints]) -> Columns:
         "session_id": concatenate([b"session_", decimals(user), b"_", dates]),
     }
     return Columns(_SCHEMA, (user,), (item,), micros, texts, {})
+
+
+def microlens_interaction(user: int, item: int, at: datetime) -> VideoInteraction:
+    """What a row of a MicroLens file becomes (a contract: stored ids depend on it)."""
+    return VideoInteraction(
+        user_id=uuid5(NAMESPACE, f"user_{user}"),
+        video_id=uuid5(NAMESPACE, f"video_{item}"),
+        event_type=EventType.CLICK,
+        timestamp=at,
+        device=Device.MOBILE,
+        session_id=f"session_{user}_{at:%Y-%m-%d}",
+    )
 
 
 def _interaction(values: Mapping[str, int]) -> VideoInteraction:

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from typing import Literal
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -164,18 +164,6 @@ def _iso_micros(text: str, column: str) -> int:
 def timestamp_text(at: datetime) -> str:
     """The stored form: 27 characters that sort as text."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def microlens_interaction(user: int, item: int, at: datetime) -> VideoInteraction:
-    """What a row of a MicroLens file becomes (a contract: stored ids depend on it)."""
-    return VideoInteraction(
-        user_id=uuid5(NAMESPACE, f"user_{user}"),
-        video_id=uuid5(NAMESPACE, f"video_{item}"),
-        event_type=EventType.CLICK,
-        timestamp=at,
-        device=Device.MOBILE,
-        session_id=f"session_{user}_{at:%Y-%m-%d}",
-    )
 
 
 def micros_of(at: datetime) -> int:

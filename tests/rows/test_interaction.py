@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ingest_service.datasets.microlens import microlens_interaction
 from ingest_service.errors import RowError
 from ingest_service.rows.interaction import (
     INT64_MAX,
     INT64_MIN,
     VideoInteraction,
-    microlens_interaction,
     parse_id,
     parse_timestamp,
     timestamp_text,

@@ -9,16 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest_service.datasets.microlens import microlens_interaction
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import (
-    EPOCH,
-    INTERACTION,
-    VideoInteraction,
-    microlens_interaction,
-    micros_of,
-    timestamp_text,
-)
+from ingest_service.rows.interaction import EPOCH, INTERACTION, VideoInteraction, micros_of, timestamp_text
 from ingest_service.rows.texts import Texts
 from ingest_service.sinks.base import AnySink, Written
 
