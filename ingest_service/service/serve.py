@@ -23,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ingest_service.config import ServeSettings, Settings
+from ingest_service.datasets import dataset_names
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, Stopped
 from ingest_service.runtime.process import stop_on_signals
 from ingest_service.runtime.tasks import task_group
@@ -93,9 +94,12 @@ def checked(settings: Settings) -> tuple[Login, Sinks]:
     """How to log in, and the sinks. ConfigurationError for what cannot be served. Blocks."""
     sinks = Sinks.of(settings)
     settings.allowed()
+    for name in (*dataset_names(), *settings.datasets, settings.dataset):
+        settings.dataset_named(name)  # now rather than when a request asks for it, and there may be no descriptor left
     for inbox in settings.serve.inbox:
         place_at(inbox.url)
-        settings.dataset_named(inbox.dataset or "")
+        if inbox.dataset:
+            settings.dataset_named(inbox.dataset)
         sinks.named(inbox.sinks)
     for one in settings.serve.schedule:
         schedule.check(one)

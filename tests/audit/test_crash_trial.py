@@ -55,8 +55,8 @@ if "run" in sys.argv and "pass-" in os.environ["INGEST_STATE_DIR"]:
     from ingest_service.sinks.base import Written
     from ingest_service.sinks.sqlite.sink import SQLiteSink
     write = SQLiteSink.write
-    async def lossy(self, chunk):
-        return await write(self, chunk) if chunk.start.row == 0 else Written(chunk.accepted)
+    async def lossy(self, chunk, prepared):
+        return await write(self, chunk, prepared) if chunk.start.row == 0 else Written(chunk.accepted)
     SQLiteSink.write = lossy
 """
 CHECKPOINTS_ARE_NOT_STORED = """

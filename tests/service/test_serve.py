@@ -17,7 +17,7 @@ from ingest_service.service.serve import checked
 from tests.helpers import Cli, Pairs, expected_sets, redis_sets, sqlite_rows, write_pairs
 from tests.service.conftest import Service
 
-SLOW = "rate=2000"  # rows a second: a file of 12,000 is met in its middle, however slow the machine
+SLOW = "rate=1000"  # rows a second: a file of 12,000 is met in its middle, however slow the machine
 
 
 def config(folder: Path, redis_url: str, *options: str, more: str = "") -> str:
