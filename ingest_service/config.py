@@ -18,9 +18,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from ingest_service.datasets import dataset_named, dataset_names
+from ingest_service.datasets import dataset_described_by, dataset_named, dataset_names
 from ingest_service.datasets.base import Dataset
-from ingest_service.datasets.schema_file import load_dataset
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.runtime.plugins import registered
@@ -116,7 +115,7 @@ class Settings(BaseSettings):
         Blocks where it is described by a file.
         """
         name = name or self.dataset
-        return load_dataset(self.datasets[name]) if name in self.datasets else dataset_named(name)
+        return dataset_described_by(self.datasets[name]) if name in self.datasets else dataset_named(name)
 
     @property
     def checkpoint_dir(self) -> Path | None:

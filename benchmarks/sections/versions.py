@@ -1,6 +1,12 @@
-"""This version beside the one before, in one run: into each store, at start-up, and its peak memory."""
+"""This version beside the one before, in one run: into each store, at start-up, and its peak memory.
 
+Both are installed in environments of their own with the same releases of what they share: what else stands beside a
+program costs it time, too (redis-py imports OpenTelemetry where it is there).
+"""
+
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from benchmarks.bench import Bench, ingest_service
@@ -16,13 +22,31 @@ def figures(bench: Bench) -> list[Figure]:
     if not EARLIER.exists():
         bench.skip("version 0.1.0 is not in .cache/servers: scripts/get-servers earlier")
         return []
+    this = _installed(bench)
     stores = {"redis": bench.redis, "dynamodb": bench.dynamodb, "sqlite": bench.sqlite, "mongodb": bench.mongodb}
-    return [_starting(bench), *(_loading(bench, name, store) for name, store in stores.items())]
+    return [_starting(bench, this), *(_loading(bench, this, name, store) for name, store in stores.items())]
 
 
-def _loading(bench: Bench, name: str, store: Store) -> Figure:
+def _installed(bench: Bench) -> Path:
+    """The command of this version."""
+    home, uv = bench.work / "this", str(ROOT / ".tools" / "bin" / "uv")
+    python, wanted = str(home / "bin" / "python"), bench.work / "versions.txt"
+
+    def done(*command: str) -> str:
+        return subprocess.run([uv, *command], check=True, capture_output=True, text=True).stdout
+
+    bench.say("installing this version beside 0.1.0")
+    done("venv", "--python", str(EARLIER.with_name("python")), str(home))
+    shared = done("pip", "freeze", "--python", str(EARLIER.with_name("python"))).splitlines()
+    wanted.write_text("\n".join(line for line in shared if not line.startswith("ingest")) + "\npyyaml\n")
+    done("pip", "install", "--compile-bytecode", "--python", python, "-r", str(wanted))
+    done("pip", "install", "--compile-bytecode", "--python", python, "--no-deps", str(ROOT))
+    return home / "bin" / "ingest-service"
+
+
+def _loading(bench: Bench, this: Path, name: str, store: Store) -> Figure:
     ours = bench.ours(bench.file(), store)
-    side, other = bench.compare(ours, _earlier(ours))
+    side, other = bench.compare(_by(this, ours, "0.2.0"), _by(EARLIER, ours, "0.1.0"))
     targets = (
         at_least("ratio", side.speed_beside(other), NOISE),
         at_least("rows per CPU s, ratio", side.cpu_thrift_beside(other), NOISE),
@@ -32,15 +56,15 @@ def _loading(bench: Bench, name: str, store: Store) -> Figure:
     return Figure(f"versions: {name}", side, other, targets)
 
 
-def _starting(bench: Bench) -> Figure:
+def _starting(bench: Bench, this: Path) -> Figure:
     ours = Subject("--help", [*ingest_service(), "--help"], 1)
-    side, other = bench.compare(ours, _earlier(ours))
+    side, other = bench.compare(_by(this, ours, "0.2.0"), _by(EARLIER, ours, "0.1.0"))
     return Figure(
         "versions: start", side, other, (at_least("CPU, ratio", side.cpu_thrift_beside(other), NOISE),), by_row=False
     )
 
 
-def _earlier(ours: Subject) -> Subject:
-    """The same command of the earlier version."""
+def _by(program: Path, ours: Subject, version: str) -> Subject:
+    """The same command by another program."""
     arguments = ours.command[len(ingest_service()) :]
-    return replace(ours, name=f"{ours.name}, 0.1.0", command=[str(EARLIER), *arguments])
+    return replace(ours, name=f"{ours.name} {version}", command=[str(program), *arguments])

@@ -4,7 +4,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ingest_service.datasets.base import Dataset
-from ingest_service.datasets.schema_file import SUFFIXES, load_dataset
 from ingest_service.errors import ConfigurationError
 from ingest_service.runtime.plugins import registered
 
@@ -13,10 +12,22 @@ def dataset_names() -> Collection[str]:
     return registered("datasets").keys()
 
 
+def is_schema_file(name: str) -> bool:
+    """Whether a data set's name is the path of one."""
+    return name.endswith((".yaml", ".yml", ".json"))
+
+
+def dataset_described_by(path: Path) -> Dataset:
+    """ConfigurationError says what is wrong with the schema file. Blocks."""
+    from ingest_service.datasets.schema_file import load_dataset  # most runs do without
+
+    return load_dataset(path)
+
+
 def dataset_named(name: str) -> Dataset:
     """A data set by its name, or by the path of a schema file. Blocks where it is one."""
-    if name.endswith(SUFFIXES):
-        return load_dataset(Path(name))
+    if is_schema_file(name):
+        return dataset_described_by(Path(name))
     known = registered("datasets")
     if name not in known:
         names = ", ".join(sorted(known))

@@ -24,8 +24,6 @@ from ingest_service.rows import schema
 from ingest_service.rows.interaction import INTERACTION, NAMESPACE
 from ingest_service.rows.schema import FieldKind
 
-SUFFIXES = (".yaml", ".yml", ".json")
-
 _DATE = "%Y-%m-%d"  # what the standard means by a date in its default format
 _MICROS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0}
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"  # of a stored field: every store takes it as it is

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from ingest_service.config import Settings
-from ingest_service.datasets.schema_file import SUFFIXES
+from ingest_service.datasets import is_schema_file
 from ingest_service.errors import ConfigurationError, SourceNotFound
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.steps import steps
@@ -55,7 +55,7 @@ class Desk:
         """
         wanted = self.sinks.named(sinks)
         dataset = dataset or self.settings.dataset
-        if origin == "api" and dataset.endswith(SUFFIXES) and dataset != self.settings.dataset:
+        if origin == "api" and is_schema_file(dataset) and dataset != self.settings.dataset:
             raise ConfigurationError(
                 "Schema files are named in the configuration, under [datasets]; ask for one by name."
             )
