@@ -8,13 +8,21 @@ from ingest_service.datasets.forms import Delimited
 from ingest_service.datasets.kinds import Kind
 from ingest_service.errors import UsageError
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import VideoInteraction
+from ingest_service.rows.interaction import WHITESPACE, VideoInteraction
 from ingest_service.rows.schema import Schema
+
+
+def bare_name(name: str) -> str:
+    """The name of a column in the form in which headers are compared."""
+    return name.strip(WHITESPACE).strip('"').strip(WHITESPACE).lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column that the data set needs. `names` are the headers it goes by, in lower case; `place` counts from 0."""
+    """One column that the data set needs. `names` are the headers it goes by, as `bare_name` has them.
+
+    `place` counts from 0.
+    """
 
     role: str
     kind: Kind

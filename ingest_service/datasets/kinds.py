@@ -22,7 +22,7 @@ from ingest_service.rows import interaction, parse
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Values, taken
 from ingest_service.rows.distinct import distinct
-from ingest_service.rows.interaction import END_S, WHITESPACE, TimeUnit, micros_of
+from ingest_service.rows.interaction import WHITESPACE, TimeUnit, micros_of, within_range
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Texts
 
@@ -246,7 +246,7 @@ class FormattedTime(Listed):
             at = datetime.strptime(text.strip(WHITESPACE), self.pattern)
         except ValueError:
             raise RowError("validate", "bad_timestamp", f"{column} is not written as the schema says.") from None
-        return _within_range(micros_of(at if at.tzinfo else at.replace(tzinfo=ZoneInfo(self.zone))), column)
+        return within_range(micros_of(at if at.tzinfo else at.replace(tzinfo=ZoneInfo(self.zone))), column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,19 +260,13 @@ class Epoch(Listed):
         text = text.strip(WHITESPACE)
         if not _NUMBER.fullmatch(text) or not (number := Decimal(text)).is_finite() or abs(number.adjusted()) > _DIGITS:
             raise RowError("validate", "bad_timestamp", f"{column} is not a Unix epoch.")
-        return _within_range(math.floor(number * self.micros if self.micros else number / 1_000), column)
+        return within_range(math.floor(number * self.micros if self.micros else number / 1_000), column)
 
 
 def _or_refused(default: T | None, column: str) -> T:
     if default is None:
         raise RowError("validate", "missing_value", f"{column} is missing.")
     return default
-
-
-def _within_range(micros: int, column: str) -> int:
-    if not 0 <= micros < END_S * 1_000_000:
-        raise RowError("validate", "timestamp_out_of_range", f"{column} is not within the years 1970 to 2261.")
-    return micros
 
 
 ID = Integer()

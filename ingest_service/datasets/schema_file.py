@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.base import Column, Dataset, bare_name
 from ingest_service.datasets.declared import Declaration, IdColumn, OwnField, dataset_of
 from ingest_service.datasets.forms import Delimited
 from ingest_service.datasets.kinds import ID, Category, Epoch, FormattedTime, Kind, Number, TextId, Time, UuidId, Whole
@@ -119,7 +119,7 @@ class DatasetFile(_Part):
 
     @model_validator(mode="after")
     def _whole(self) -> "DatasetFile":
-        names = [field.name.strip().lower() for field in self.table.fields]
+        names = [bare_name(field.name) for field in self.table.fields]
         roles: list[str] = [field.role for field in self.table.fields if field.role]
         kept = [_kept_name(field) for field in self.table.fields if field.keep]
         for what, found in (("field name", names), ("role", roles), ("kept name", kept)):
@@ -180,7 +180,7 @@ def _declaration(file: DatasetFile) -> Declaration:
     by_role: dict[str, FieldOfFile] = {field.role: field for field in file.table.fields if field.role}
 
     def column(field: FieldOfFile) -> Column:
-        return Column(field.name, _kind(field, missing), frozenset({_bare(field.name)}), places[field.name])
+        return Column(field.name, _kind(field, missing), frozenset({bare_name(field.name)}), places[field.name])
 
     def id_column(role: str, prefix: str) -> IdColumn:
         field = by_role[role]
@@ -240,7 +240,3 @@ def _field(field: FieldOfFile) -> schema.Field:
 
 def _kept_name(field: FieldOfFile) -> str:
     return field.keep if isinstance(field.keep, str) else field.name
-
-
-def _bare(name: str) -> str:
-    return name.strip().strip('"').strip().lower()

@@ -77,9 +77,8 @@ class Lane(Held):
     job: Job
     reader: Reader[Any]
     tracker: Tracker
-    queue: BoundedQueue[tuple[Chunk, Any]] = field(
-        default_factory=lambda: BoundedQueue(QUEUE_CHUNKS)
-    )  # with what the sink has prepared
+    # Chunks with what the sink has prepared of them.
+    queue: BoundedQueue[tuple[Chunk, Any]] = field(default_factory=lambda: BoundedQueue(QUEUE_CHUNKS))
     order: KeyOrder = field(default_factory=KeyOrder)
     in_flight_rows: int = 0
 

@@ -1,5 +1,6 @@
 """Arrays that rows are made of, and what is done to the bounds of windows into bytes."""
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -9,7 +10,19 @@ Ints: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
 
 QUOTE = ord('"')
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: spreads neighbours (Fibonacci hashing)
+_SHIFT = np.uint64(29)
 MAX_TRIM = 16
+
+
+def hashed(columns: Iterable[NDArray[np.uint64]], n: int) -> NDArray[np.uint64]:
+    """A 64-bit hash of each of n rows of these columns; equal rows have equal ones."""
+    found = np.zeros(n, np.uint64)
+    for column in columns:
+        found ^= column
+        found *= _MIX
+        found ^= found >> _SHIFT
+    return found
 
 
 def trim(buffer: NDArray[np.uint8], starts: Ints, ends: Ints, whitespace: list[int]) -> tuple[Ints, Ints]:

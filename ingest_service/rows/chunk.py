@@ -6,10 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.arrays import Bools, Ints, hashed
 from ingest_service.rows.columns import Columns
-
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: spreads neighbours (Fibonacci hashing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +60,9 @@ class Chunk:
     @cached_property
     def key_hashes(self) -> NDArray[np.uint64]:
         """A 64-bit hash of each accepted row's key, ascending. Rows with one key have one hash."""
-        hashed = np.zeros(self.accepted, np.uint64)
-        for column in self.columns.identity:
-            hashed ^= column.view(np.uint64)
-            hashed *= _MIX
-            hashed ^= hashed >> np.uint64(29)
-        hashed.sort()
-        return hashed
+        hashes = hashed((column.view(np.uint64) for column in self.columns.identity), self.accepted)
+        hashes.sort()
+        return hashes
 
     def last_of_each_key(self) -> Ints:
         """Of rows with one key only the last: their indices, ascending."""

@@ -5,13 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.rows.arrays import Ints
+from ingest_service.rows.arrays import Ints, hashed
 from ingest_service.rows.texts import Texts
 
 _WORD = 8
 _LONGEST = 256  # bytes: each row takes as much memory as the longest text
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: spreads neighbours (Fibonacci hashing)
-_SHIFT = np.uint64(29)
 
 
 def distinct(texts: Texts) -> tuple[Texts, Ints]:
@@ -24,7 +22,7 @@ def distinct(texts: Texts) -> tuple[Texts, Ints]:
     if int(np.max(texts.widths)) > _LONGEST:
         return _by_dictionary(texts)
     words = _words(texts)
-    hashes = _hashes(words)
+    hashes = hashed(words.T, len(words))
     _, firsts, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     if (words == words[firsts[inverse]]).all():
         return texts.take(firsts), inverse
@@ -54,12 +52,3 @@ def _words(texts: Texts) -> NDArray[np.uint64]:
         excess = np.maximum(_WORD - left[rows], 0).astype(np.uint64) * np.uint64(8)
         words[rows, number] = word & (np.uint64(0xFFFFFFFFFFFFFFFF) >> excess)
     return words
-
-
-def _hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    hashed = np.zeros(len(words), np.uint64)
-    for column in range(words.shape[1]):
-        hashed ^= words[:, column]
-        hashed *= _MIX
-        hashed ^= hashed >> _SHIFT
-    return hashed

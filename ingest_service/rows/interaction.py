@@ -128,9 +128,14 @@ def parse_timestamp(text: str, column: str, unit: TimeUnit = "auto") -> datetime
         micros = int((whole + fraction.ljust(6, "0")[:6])[: max(0, len(whole) + 6 - per_second)] or "0")
     else:
         micros = _iso_micros(text, column)
+    return EPOCH + timedelta(microseconds=within_range(micros, column))
+
+
+def within_range(micros: int, column: str) -> int:
+    """The time, in microseconds since 1970 UTC, if it is one that can be stored."""
     if not 0 <= micros < END_S * 1_000_000:
         raise RowError("validate", "timestamp_out_of_range", f"{column} is not within the years 1970 to 2261.")
-    return EPOCH + timedelta(microseconds=micros)
+    return micros
 
 
 def _epoch_unit(n_digits: int) -> int:

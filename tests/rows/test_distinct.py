@@ -31,6 +31,6 @@ def test_each_text_is_there_once_and_each_row_has_its_own(words: list[str], long
 @pytest.mark.parametrize("words", [["a", "b", "a", "c" * 20, "b"], ["same", "same"]])
 def test_a_collision_of_hashes_is_no_matter(words: list[str]) -> None:
     """They only say where to look."""
-    with patch.object(module, "_hashes", lambda words: np.zeros(len(words), np.uint64)):
+    with patch.object(module, "hashed", lambda _, n: np.zeros(n, np.uint64)):
         different, inverse = distinct(Texts.of(words))
     assert [different.to_list()[row] for row in inverse.tolist()] == words

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.base import Column, Dataset, bare_name
 from ingest_service.errors import ConfigurationError, RowError, UsageError, declare_codes
 from ingest_service.formats.base import Rows
 from ingest_service.formats.delimited.records import BLANKS, Dialect, Records, scan_record
-from ingest_service.rows import interaction, parse
+from ingest_service.rows import parse
 from ingest_service.rows.arrays import QUOTE, Bools, Ints
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.rows.columns import Values, chained
@@ -151,12 +151,12 @@ def bind_by_place(dataset: Dataset, names: Mapping[str, str] | None = None) -> L
 @lru_cache(maxsize=8)  # asked for each refused row of a file
 def header_names(header: str, delimiter: bytes) -> tuple[str, ...]:
     """The names of a header's columns in the form in which they are compared."""
-    return tuple(_bare_name(name) for name in _split_header(header, delimiter.decode()))
+    return tuple(bare_name(name) for name in _split_header(header, delimiter.decode()))
 
 
 def _place_of(column: Column, found: Sequence[str], own: str | None, by_position: bool) -> int:
     """At which field a column stands, -1 if at none: by the user's own name or position for it, or by its names."""
-    wanted = frozenset({_bare_name(own)}) if own else column.names
+    wanted = frozenset({bare_name(own)}) if own else column.names
     named = next((index for index, name in enumerate(found) if name in wanted), -1)
     if named < 0 and own is None and found and found[0].startswith("#") and found[0].lstrip("# ") in column.names:
         named = 0  # numpy puts its mark of a comment before a header
@@ -172,7 +172,7 @@ def _refuse_doubtful(layout: Layout, found: Sequence[str], own: Mapping[str, str
     roles = [column.role for column in layout.dataset.columns]
     has_positions = False
     for role, index in zip(roles, layout.fields, strict=True):
-        is_named = not _POSITION.fullmatch(own.get(role, "")) or found[index] == _bare_name(own[role])
+        is_named = not _POSITION.fullmatch(own.get(role, "")) or found[index] == bare_name(own[role])
         has_positions |= not is_named
         if is_named and found.count(found[index]) > 1:
             raise ConfigurationError(
@@ -204,10 +204,6 @@ def _split_header(header: str, delimiter: str) -> list[str]:
         return []
 
 
-def _bare_name(name: str) -> str:
-    return name.strip(interaction.WHITESPACE).strip('"').strip(interaction.WHITESPACE).lower()
-
-
 def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | RowError:
     """One record through the specification: its values, or why not."""
     if isinstance(fields, RowError):
@@ -221,4 +217,4 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | Row
 def _is_header(fields: Sequence[str], layout: Layout) -> bool:
     """Whether a row that is none repeats the header, as where files were put together."""
     first = fields[0].removeprefix("\ufeff")
-    return tuple(map(_bare_name, (first, *fields[1:]))) == header_names(layout.recipe, layout.dialect.delimiter)
+    return tuple(map(bare_name, (first, *fields[1:]))) == header_names(layout.recipe, layout.dialect.delimiter)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.arrays import Bools, Ints, hashed
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.schema import Field, Schema
@@ -76,9 +76,6 @@ def _lua_pattern(field: Field, *, is_key: bool) -> str:
     return f'"{name}":{value}'
 
 
-_ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # spreads numbers over 64 bits, and no two into one
-
-
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """How a user's set is kept: under which key, how many rows, for how long after the last write."""
@@ -119,10 +116,8 @@ class Batch:
     @property
     def users(self) -> Ints:
         """A number for each user, the same in every batch, and another one for another source's user of that number."""
-        numbers = self.user_ids.prefixes().view(np.int64)
-        for part in self.columns.owner:
-            numbers = (numbers ^ part[self.starts]) * _ODD
-        return numbers
+        numbers = (part[self.starts].view(np.uint64) for part in self.columns.owner)
+        return hashed((self.user_ids.prefixes(), *numbers), self.n_users).view(np.int64)
 
     def sets(self, dead: Sequence[int]) -> Ints:
         """The users who have a set once this is written, in order; `dead` are the rows that found something else."""

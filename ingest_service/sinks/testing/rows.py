@@ -1,14 +1,13 @@
 """Made-up rows."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ingest_service.datasets.identity import numbers_of
 from ingest_service.datasets.microlens import microlens_interaction
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.rows.columns import Columns
@@ -58,22 +57,16 @@ def columns_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Colu
     }
     assert set(texts) <= set(values) == set(INTERACTION.texts)
     values |= texts
-    user, item = (_numbers(values[name]) for name in ("user_id", "video_id"))
+    columns = {name: Texts.of(column) for name, column in values.items()}
     time_us = np.array([micros_of(row.timestamp) for row in rows], np.int64)
     return Columns(
         INTERACTION,
-        (user,),
-        (item,),
+        numbers_of(columns["user_id"]),
+        numbers_of(columns["video_id"]),
         time_us,
-        {name: Texts.of(column) for name, column in values.items()},
+        columns,
         {},
     )
-
-
-def _numbers(texts: Sequence[str]) -> NDArray[np.int64]:
-    """The same number for the same text, in every chunk."""
-    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(b"".join(digests), np.int64)
 
 
 def key_of(record: VideoInteraction) -> tuple[str, str]:
