@@ -18,6 +18,7 @@ from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.schema import Schema
 from ingest_service.runtime.durable import sync_folder
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.fields import EVENT_KEY, field_texts
 from ingest_service.sinks.readback import STORED_SCHEMA, all_expected, value_text
@@ -55,8 +56,8 @@ class FolderSink(Sink[ByUser]):
     async def write(self, chunk: Chunk, prepared: ByUser) -> Written:
         n_rows = sum(map(len, prepared.values()))
         await self.rate.take(n_rows)
-        async with self._writing:
-            await asyncio.to_thread(self._add, prepared)
+        async with self._writing:  # kept till the thread has ended, which no cancellation ends
+            await finish_in_thread(self._add, prepared)
         self.retrier.progressed()
         return Written(n_rows, merged=chunk.accepted - n_rows)
 
@@ -71,7 +72,7 @@ class FolderSink(Sink[ByUser]):
 
     async def remove(self, columns: Columns) -> None:
         async with self._writing:
-            await asyncio.to_thread(self._take_out, _by_user(columns))
+            await finish_in_thread(self._take_out, _by_user(columns))
 
     def expected(self, frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
         return all_expected(frame, schema)
