@@ -44,6 +44,7 @@ class Dataset:
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
     form: Delimited = field(default_factory=Delimited)
+    has_many_a_row: bool = False  # whether a row may be several records, or none
 
     @property
     def shape(self) -> Columns:

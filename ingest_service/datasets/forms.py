@@ -18,3 +18,4 @@ class Delimited:
     skip_lines: int = 0
     comment: bytes = b"#"
     quotes: bool = True
+    encoding: str = "utf-8"

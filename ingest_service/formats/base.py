@@ -6,11 +6,13 @@ A new one is these two classes, and a line in `formats.opening`.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import RowError
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
+
+RowValues: TypeAlias = list[list[Any]]  # of each of a row's records the values, in the order of the data set's columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Rows(ABC):
     recipe: str
 
     @abstractmethod
-    def row(self, raw: bytes) -> list[Any] | RowError:
-        """The values of a text that is one row, as a dead letter has it; in the order of the data set's columns."""
+    def row(self, raw: bytes) -> RowValues | RowError:
+        """What a text that is one row says, as a dead letter has it."""
 
     @abstractmethod
     def advice(self, refused: DeadRow) -> str:
@@ -89,7 +91,7 @@ class Reader(ABC, Generic[B]):
         """A block's rows as typed columns, and those that are refused."""
 
     @abstractmethod
-    def values(self, block: B) -> Iterator[list[Any] | RowError]:
+    def values(self, block: B) -> Iterator[RowValues | RowError]:
         """The same row by row, as the specification has it; slow."""
 
     @abstractmethod

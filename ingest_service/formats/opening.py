@@ -5,8 +5,8 @@ from typing import Any
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.formats.base import Reader, Rows
-from ingest_service.formats.delimited.blocks import DelimitedReader
 from ingest_service.formats.delimited.layout import bind, bind_by_place
+from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.sources.base import Source
 

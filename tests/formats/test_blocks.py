@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import CODES, ConfigurationError, LineContinued, SourceChanged
-from ingest_service.formats.delimited import blocks, records
-from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats.delimited import records
+from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.formats.memory import BLOCK_BYTES, MEMORY_MB, MIN_MEMORY_MB, block_bytes_within
+from ingest_service.formats.text import BOM
 from ingest_service.rows.chunk import DeadRow, Position
 from ingest_service.rows.interaction import timestamp_text
 from ingest_service.sources.local import FileSource
@@ -265,7 +266,7 @@ def test_a_quoted_line_break_counts_as_a_line() -> None:
     assert [(row.line, isinstance(row, Row)) for row in found] == [(2, True), (4, True)]
 
 
-@pytest.mark.parametrize("mark", [b"", blocks.BOM])
+@pytest.mark.parametrize("mark", [b"", BOM])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize(
     "header",

@@ -11,7 +11,7 @@ import numpy as np
 
 from ingest_service.datasets.base import Column, Dataset, bare_name
 from ingest_service.errors import ConfigurationError, RowError, UsageError, declare_codes
-from ingest_service.formats.base import Rows
+from ingest_service.formats.base import Rows, RowValues
 from ingest_service.formats.delimited.records import BLANKS, Dialect, Records, scan_record
 from ingest_service.rows import parse
 from ingest_service.rows.arrays import QUOTE, Bools, Ints
@@ -57,7 +57,7 @@ class Layout(Rows):
             return "Each row has one field more, as with row names: give the header a name for it."
         return "Does the header belong to these rows?"
 
-    def row(self, raw: bytes) -> list[Any] | RowError:
+    def row(self, raw: bytes) -> RowValues | RowError:
         """With or without its line end."""
         record = scan_record(raw, 0, self.dialect, eof=True)
         if record is None or record.fields is None:
@@ -204,12 +204,12 @@ def _split_header(header: str, delimiter: str) -> list[str]:
         return []
 
 
-def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | RowError:
+def specify(fields: Sequence[str] | RowError, layout: Layout) -> RowValues | RowError:
     """One record through the specification: its values, or why not."""
     if isinstance(fields, RowError):
         return fields
     try:
-        return layout.values(fields)
+        return [layout.values(fields)]
     except RowError as error:
         return _HEADER_AGAIN if layout.dataset.form.header and _is_header(fields, layout) else error
 

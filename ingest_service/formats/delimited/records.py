@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.errors import RowError, declare_codes
+from ingest_service.formats.chunks import Lines
 from ingest_service.formats.memory import MAX_RECORD_BYTES as MAX_RECORD_BYTES
 from ingest_service.rows.arrays import QUOTE, Bools, Ints, trim
 
@@ -192,30 +193,19 @@ def _wrong_arity(n_fields: int, n_columns: int) -> RowError:
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
-    """The records of one block, as arrays of positions in it; n records, m of them plain.
+class Records(Lines):
+    """The records of one block, n of them, m of them plain.
 
-    starts, ends: int64[n], the record's bytes without its line end.
-    lines: int64[n], lines before it in the block.
     plain: int64[m], which records have their fields given by position: `delimiters`, int64[m, n_fields - 1].
     has_quotes: whether plain fields may stand in quotes.
     scanned: for every other record, its fields or its error, by record index.
-    consumed, lines_consumed: where the first record that is not in here begins, in bytes and line ends.
     """
 
-    starts: Ints
-    ends: Ints
-    lines: Ints
     plain: Ints
     delimiters: Ints
     has_quotes: bool
     scanned: dict[int, list[str] | RowError]
-    consumed: int
-    lines_consumed: int
-    delimiter_bytes: int = 1
-
-    def __len__(self) -> int:
-        return len(self.starts)
+    delimiter_bytes: int
 
     def head(self, n: int) -> "Records":
         """The first `n` records, as if the block ended before the next one."""
@@ -226,13 +216,13 @@ class Records:
             self.starts[:n],
             self.ends[:n],
             self.lines[:n],
+            int(self.starts[n]),
+            int(self.lines[n]),
             self.plain[:m],
             self.delimiters[:m],
             self.has_quotes,
             {index: fields for index, fields in self.scanned.items() if index < n},
-            consumed=int(self.starts[n]),
-            lines_consumed=int(self.lines[n]),
-            delimiter_bytes=self.delimiter_bytes,
+            self.delimiter_bytes,
         )
 
     def field(self, column: int, rows: slice) -> tuple[Ints, Ints]:
@@ -271,12 +261,12 @@ def split(data: bytes, dialect: Dialect, *, eof: bool) -> Records:
         starts[indices],
         ends[indices],
         indices,
+        consumed,
+        data.count(b"\n", 0, consumed) if eof else n_lines,
         plain_records,
         delimiters[indices[plain_records]],
         bool(quotes.size),
         {record_of_line[line]: fields for line, fields in scanned.items()},
-        consumed,
-        data.count(b"\n", 0, consumed) if eof else n_lines,
         len(dialect.delimiter),
     )
 

@@ -1,39 +1,36 @@
-"""Delimited text cut into blocks of whole records.
+"""Text cut into blocks of whole rows, whatever a row is.
 
-A block is what lies between its start and the last record's end within the next `BLOCK_BYTES`, and not more than one
-record for each `ROW_BYTES` of them: where it ends depends on nothing but where it begins.
+A block is what lies between its start and the last row's end within the next `BLOCK_BYTES`, and not more than one row
+for each `ROW_BYTES` of them: where it ends depends on nothing but where it begins. Offsets are those of the source's
+decompressed bytes, in whatever encoding.
 """
 
-import re
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
-from itertools import count
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
-from ingest_service.formats.base import Reader
-from ingest_service.formats.delimited.chunks import DelimitedBlock, chunk_of, fields_of
-from ingest_service.formats.delimited.layout import Layout, bind, bind_by_place, specify
-from ingest_service.formats.delimited.records import BLANKS, MAX_RECORD_BYTES, Records, split
-from ingest_service.formats.memory import BLOCK_BYTES
+from ingest_service.formats.base import Reader, Rows, RowValues
+from ingest_service.formats.chunks import Lines, Plain, TextBlock, chunk_of
+from ingest_service.formats.encodings import encoding_of
+from ingest_service.formats.memory import BLOCK_BYTES, MAX_RECORD_BYTES
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.sources.base import Source, Stream
 from ingest_service.sources.kinds import binary_kind, likely_kind
 
 ROW_BYTES: Final = 32  # a row takes memory by itself, so a block of shorter rows has no more of them
 TAIL_BYTES: Final = 1 << 20
-_HEADER_BYTES = 1 << 12
 BOM = b"\xef\xbb\xbf"
-_SEPARATOR_LINE = re.compile(rb"\"?sep=.\"?[\s,;|]*", re.IGNORECASE | re.DOTALL)
+_AHEAD_BYTES = 1 << 12
 
 
-class DelimitedReader(Reader[DelimitedBlock]):
-    """Reads delimited text."""
-
-    rows: Layout
+class TextReader(Reader[TextBlock]):
+    """Reads text whose rows begin at line ends; a subclass says what stands before the first, and what a row is."""
 
     def __init__(
         self,
@@ -58,11 +55,35 @@ class DelimitedReader(Reader[DelimitedBlock]):
         self._tail = b""
         self.reached_end = False
         try:
-            self.rows, head = self._read_header()
+            self._fill(2)
+            self._encoding = encoding_of(dataset.form.encoding, bytes(self._buffer[:2]))
+            self.rows, n_bytes = self._begin()
         except BaseException:
             self.close()
             raise
-        self.first = self.position = Position(len(head), 0, head.count(b"\n"), _tail_hash(self._tail))
+        head = self._take(n_bytes)
+        n_lines = self._encoding.text(head).count(b"\n")
+        self.first = self.position = Position(n_bytes, 0, n_lines, _tail_hash(self._tail))
+
+    # --- what a format says -----------------------------------------------------------------------
+
+    @abstractmethod
+    def _begin(self) -> tuple[Rows, int]:
+        """How rows are read, and how many bytes stand before the first. ConfigurationError if it has no such rows."""
+
+    @abstractmethod
+    def _split(self, text: bytes, *, eof: bool) -> Lines:
+        """All whole rows of a text that begins with one and is not empty."""
+
+    @abstractmethod
+    def _plain(self, block: TextBlock) -> Plain | None:
+        """The rows that are surely right, many at once; None if there are none."""
+
+    @abstractmethod
+    def _specify(self, block: TextBlock, index: int) -> RowValues | RowError:
+        """One row, as the specification has it."""
+
+    # --- what a reader does -----------------------------------------------------------------------
 
     @property
     def is_done(self) -> bool:
@@ -117,17 +138,18 @@ class DelimitedReader(Reader[DelimitedBlock]):
 
     def _refuse_continued_line(self, tail: bytes, was_unended: bool) -> None:
         """A last line without an end was ingested as it stood; if the file grew by its rest, the row is another."""
-        is_within_quotes = was_unended and tail.endswith(b"\n")
-        if tail.endswith(b"\n") and not is_within_quotes:
+        has_end = self._encoding.text(tail[-self._encoding.unit :]) == b"\n"
+        if has_end and not was_unended:
             return
-        self._fill(2)
-        if self._buffer and (is_within_quotes or not self._buffer.startswith((b"\n", b"\r\n"))):
+        self._fill(2 * self._encoding.unit)
+        rest = self._encoding.text(bytes(self._buffer[: 2 * self._encoding.unit]))
+        if rest and (has_end or not rest.startswith((b"\n", b"\r\n"))):
             raise LineContinued(
                 "The source's last line had no line end when it was ingested, and was continued since; "
                 + ("load it again first." if was_unended else "use --restart to start it again.")
             )
 
-    def next(self) -> DelimitedBlock | None:
+    def next(self) -> TextBlock | None:
         if self.is_done:
             return None
         self.source_size = self._source.size()  # a file may grow while it is read
@@ -136,120 +158,94 @@ class DelimitedReader(Reader[DelimitedBlock]):
             self.reached_end = True
             return None
         eof = self._at_end and len(self._buffer) <= self._block_bytes
-        data = bytes(memoryview(self._buffer)[: self._block_bytes])
-        records = split(data, self.rows.dialect, eof=False)
+        stored = bytes(memoryview(self._buffer)[: self._block_bytes])
+        data = self._encoding.text(stored)
+        lines = self._split(data, eof=False)
         # What only the end decides comes last, by itself: it may be taken back when the source goes on.
-        is_unended = eof and not records.consumed
+        is_unended = eof and not lines.consumed
         if is_unended:
-            records = split(data, self.rows.dialect, eof=True)
-        if not records.consumed:
+            lines = self._split(data, eof=True)
+        if not lines.consumed:
             return self._giant(data)
         rows = max(1, self._block_bytes // ROW_BYTES)
         if self._limit is not None:
             rows = min(rows, self._limit - self.position.row)
-        is_unended &= len(records) <= rows
-        records = records.head(rows)
+        is_unended &= len(lines) <= rows
+        lines = lines.head(rows)
         start = self.position
-        self._leave(data, records.consumed)
-        self.position = Position(
-            start.offset + records.consumed,
-            start.row + len(records),
-            start.line + records.lines_consumed,
-            _tail_hash(self._tail),
-        )
-        return DelimitedBlock(start, self.position, is_unended, data, records)
+        *places, consumed = self._encoding.places(data, np.append(lines.starts, lines.consumed)).tolist()
+        self._leave(stored, consumed)
+        self._advance(consumed, len(lines), lines.lines_consumed)
+        offsets = start.offset + np.array(places, np.int64)
+        return TextBlock(start, self.position, is_unended, data, lines, offsets)
 
-    def chunk(self, block: DelimitedBlock) -> Chunk:
-        return chunk_of(block, self.rows)
+    def chunk(self, block: TextBlock) -> Chunk:
+        plain = None if block.refused else self._plain(block)
+        return chunk_of(block, self.rows.dataset, plain, partial(self._one, block))
 
-    def values(self, block: DelimitedBlock) -> Iterator[list[Any] | RowError]:
-        return (specify(fields_of(block, index, self.rows), self.rows) for index in range(len(block.records)))
+    def values(self, block: TextBlock) -> Iterator[RowValues | RowError]:
+        return (self._one(block, index) for index in range(len(block.lines)))
 
-    def ended(self, block: DelimitedBlock, end: Position) -> DelimitedBlock:
-        data = block.data[: end.offset - block.start.offset]
-        return DelimitedBlock(block.start, end, True, data, split(data, self.rows.dialect, eof=True))
+    def ended(self, block: TextBlock, end: Position) -> TextBlock:
+        stored = self._encoding.stored(block.data)[: end.offset - block.start.offset]
+        data = self._encoding.text(stored)
+        lines = self._split(data, eof=True)
+        offsets = block.start.offset + self._encoding.places(data, lines.starts)
+        return TextBlock(block.start, end, True, data, lines, offsets)
 
-    def _giant(self, head: bytes) -> DelimitedBlock:
+    def _one(self, block: TextBlock, index: int) -> RowValues | RowError:
+        return block.refused or self._specify(block, index)
+
+    def _giant(self, head: bytes) -> TextBlock:
         """A line longer than a block: pass over it, keep its first block."""
-        start, length, newline = self.position, 0, -1
-        while True:
-            newline = self._buffer.find(b"\n")
-            length += len(self._take(newline + 1 if newline >= 0 else len(self._buffer)))
-            if newline >= 0:
-                break
-            self._fill(self._block_bytes)
-            if not self._buffer:
-                break
+        start, length, end = self.position, 0, 0
+        while not end and self._buffer:
+            end = self._encoding.line_end(self._buffer, 0)
+            cut_off = 0 if self._at_end else len(self._buffer) % self._encoding.unit
+            length += len(self._take(end or len(self._buffer) - cut_off))
+            if not end:
+                self._fill(self._block_bytes)
         reason = (
             f"The record is longer than {MAX_RECORD_BYTES} bytes; of its {length} bytes the first {len(head)} are kept."
         )
-        records = Records(
-            starts=np.zeros(1, np.int64),
-            ends=np.full(1, len(head)),
-            lines=np.zeros(1, np.int64),
-            plain=np.empty(0, np.int64),
-            delimiters=np.empty((0, self.rows.dialect.n_fields - 1), np.int64),
-            has_quotes=False,
-            scanned={0: RowError("parse", "record_too_long", reason)},
-            consumed=length,
-            lines_consumed=int(newline >= 0),
-        )
-        end_line = start.line + records.lines_consumed
-        self.position = Position(start.offset + length, start.row + 1, end_line, _tail_hash(self._tail))
-        return DelimitedBlock(start, self.position, newline < 0, head, records)
+        self._advance(length, 1, int(end > 0))
+        first = np.zeros(1, np.int64)
+        lines = Lines(first, np.full(1, len(head)), first, len(head), int(end > 0))
+        refused = RowError("parse", "record_too_long", reason)
+        return TextBlock(start, self.position, False, head, lines, first + start.offset, refused)
 
-    def _read_header(self) -> tuple[Layout, bytes]:
-        """The header, and all bytes up to its end: what stands before it is passed over.
+    def _advance(self, n_bytes: int, n_rows: int, n_lines: int) -> None:
+        at = self.position
+        self.position = Position(at.offset + n_bytes, at.row + n_rows, at.line + n_lines, _tail_hash(self._tail))
 
-        Where there is none, what stands before the first row.
+    # --- bytes ------------------------------------------------------------------------------------
+
+    def _line(self, start: int) -> tuple[bytes, int]:
+        """The line that begins at byte `start` before the first row, without its end, and one past that.
+
+        ConfigurationError if there is none, or it is too long for one.
         """
-        form = self._dataset.form
-        start = 0
-        for number in count():
-            end = self._line_end(start)
-            if not start:
-                self._refuse_what_is_no_text()
-            if number < form.skip_lines:
-                start = end
-                continue
-            line = bytes(self._buffer[start:end]).removeprefix(b"" if start else BOM).rstrip(b"\r\n")
-            if not form.header and not (form.comment and line.startswith(form.comment)):
-                has_bom = not start and self._buffer.startswith(BOM)
-                return bind_by_place(self._dataset, self._columns), self._take(len(BOM) if has_bom else start)
-            if form.header and not _stands_before_a_header(line):
-                layout = self._bind(line)
-                if layout is not None:
-                    return layout, self._take(end)
-            start = end
-        raise AssertionError("a source ends")
-
-    def _line_end(self, start: int) -> int:
-        """One past the line that begins at `start`. ConfigurationError if there is none that could be a header."""
-        while (newline := self._buffer.find(b"\n", start)) < 0 and not self._at_end:
+        while not (end := self._encoding.line_end(self._buffer, start)) and not self._at_end:
             if len(self._buffer) >= MAX_RECORD_BYTES:
                 break
-            self._fill(len(self._buffer) + 1, ahead=_HEADER_BYTES)
+            self._fill(len(self._buffer) + 1, ahead=_AHEAD_BYTES)
         if start >= len(self._buffer):
             raise ConfigurationError("The source is empty; it must begin with a header line.")
-        if newline < 0 and len(self._buffer) >= MAX_RECORD_BYTES:
+        if not end and len(self._buffer) >= MAX_RECORD_BYTES:
             self._refuse_what_is_no_text(likely=True)
             raise ConfigurationError("The source's first line is too long for a header; is this a text file?")
-        return newline + 1 if newline >= 0 else len(self._buffer)
+        end = end or len(self._buffer)
+        line = self._encoding.text(bytes(self._buffer[start:end]))
+        return line.removeprefix(b"" if start else BOM).rstrip(b"\r\n"), end
 
-    def _bind(self, line: bytes) -> Layout | None:
-        """None for a comment. Some mark their header like one, so a line that can be a header is one."""
-        comment = self._dataset.form.comment
-        is_comment = bool(comment) and line.startswith(comment)
-        try:
-            return bind(self._dataset, line, self._columns, by_position=not is_comment)
-        except ConfigurationError:
-            if is_comment:
-                return None
-            self._refuse_what_is_no_text(likely=True)
-            raise
+    def _mark_bytes(self) -> int:
+        """The length of the byte order mark at the beginning."""
+        n = len(BOM) if self._encoding.unit == 1 else 2
+        return n if self._encoding.text(bytes(self._buffer[:n])) == BOM else 0
 
     def _refuse_what_is_no_text(self, *, likely: bool = False) -> None:
-        head = bytes(self._buffer[:_HEADER_BYTES])
+        """ConfigurationError if the source begins as what cannot be text, or with `likely` as what is hardly."""
+        head = self._encoding.text(bytes(self._buffer[:_AHEAD_BYTES]))
         kind = binary_kind(head) or (likely_kind(head) if likely else "")
         if kind:
             raise ConfigurationError(f"The source is {kind}.")
@@ -276,11 +272,6 @@ class DelimitedReader(Reader[DelimitedBlock]):
         """Go past the first `n` bytes of the buffer, which are those of `data`."""
         del self._buffer[:n]
         self._tail = data[n - TAIL_BYTES : n] if n >= TAIL_BYTES else (self._tail + data[:n])[-TAIL_BYTES:]
-
-
-def _stands_before_a_header(line: bytes) -> bool:
-    """Whether a line is blank, or says the delimiter as Excel wants it."""
-    return not line.strip(BLANKS) or _SEPARATOR_LINE.fullmatch(line) is not None
 
 
 def _tail_hash(tail: bytes) -> str:

@@ -1,0 +1,118 @@
+"""A block of text turned into a chunk."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ingest_service.datasets.base import Dataset
+from ingest_service.errors import RowError
+from ingest_service.formats.base import Block, RowValues
+from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.chunk import Chunk, DeadRow
+from ingest_service.rows.columns import Values, chained, taken
+from ingest_service.rows.texts import Texts
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The rows of one block, as arrays of places in it; n rows.
+
+    starts, ends: int64[n], the row's bytes without its line end.
+    lines: int64[n], lines before it in the block.
+    consumed, lines_consumed: where the first row that is not in here begins, in bytes and line ends.
+    """
+
+    starts: Ints
+    ends: Ints
+    lines: Ints
+    consumed: int
+    lines_consumed: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def head(self, n: int) -> "Lines":
+        """The first `n` rows, as if the block ended before the next one."""
+        if n >= len(self):
+            return self
+        return Lines(self.starts[:n], self.ends[:n], self.lines[:n], int(self.starts[n]), int(self.lines[n]))
+
+
+@dataclass(frozen=True, slots=True)
+class TextBlock(Block):
+    """`data`, in UTF-8, may go on beyond the last of the rows. `offsets`: int64[n], where each row stood in the source.
+
+    refused: why the only row of the block is none, where the reader itself refuses it.
+    """
+
+    data: bytes
+    lines: Lines
+    offsets: Ints
+    refused: RowError | None = None
+
+    def raw(self, index: int) -> bytes:
+        return self.data[self.lines.starts[index] : self.lines.ends[index]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """The records of those rows of a block that are surely right.
+
+    rows: int64[m], each record's row, ascending; values: a column each; is_right: bool[n], of each row.
+    """
+
+    rows: Ints
+    values: list[Values]
+    is_right: Bools
+
+
+def chunk_of(
+    block: TextBlock, dataset: Dataset, plain: Plain | None, specify: Callable[[int], RowValues | RowError]
+) -> Chunk:
+    """The records of rows that are plainly right, and of those others that are right by the specification."""
+    parts = [(plain.rows, plain.values)] if plain is not None else []
+    is_right = plain.is_right.copy() if plain is not None else np.zeros(len(block.lines), np.bool_)
+    rejects: list[DeadRow] = []
+    others: list[tuple[int, list[Any]]] = []
+    for index in np.flatnonzero(~is_right).tolist():
+        result = specify(index)
+        if isinstance(result, RowError):
+            rejects.append(_dead_row(block, index, result))
+        else:
+            is_right[index] = True
+            others += [(index, values) for values in result]
+    if others or not parts:
+        kinds = [column.kind for column in dataset.columns]
+        columns = [kind.gathered([values[i] for _, values in others]) for i, kind in enumerate(kinds)]
+        parts.append((np.array([index for index, _ in others], np.int64), columns))
+    rows, values = _in_order(parts)
+    by_role = {column.role: one for column, one in zip(dataset.columns, values, strict=True)}
+    lines = block.lines
+    return Chunk(
+        block.start,
+        block.end,
+        dataset.records(by_role),
+        block.offsets[rows],
+        block.start.line + lines.lines[rows] + 1,
+        Texts(np.frombuffer(block.data, np.uint8), lines.starts[rows], lines.ends[rows] - lines.starts[rows]),
+        rejects,
+        is_unended=block.is_unended,
+        row_offsets=block.offsets[is_right] if dataset.has_many_a_row else None,
+    )
+
+
+def _in_order(parts: Sequence[tuple[Ints, list[Values]]]) -> tuple[Ints, list[Values]]:
+    """Which rows there are, and their values by column, out of parts that have some rows each."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part for part, _ in parts])
+    order = np.argsort(rows, kind="stable")
+    columns = zip(*(values for _, values in parts), strict=True)
+    return rows[order], [taken(chained(column), order) for column in columns]
+
+
+def _dead_row(block: TextBlock, index: int, error: RowError) -> DeadRow:
+    line = block.start.line + int(block.lines.lines[index]) + 1
+    return DeadRow(int(block.offsets[index]), line, block.raw(index), error.stage, error.code, error.reason)
