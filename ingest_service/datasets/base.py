@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingest_service.datasets.forms import Delimited
+from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import Kind
 from ingest_service.errors import UsageError
 from ingest_service.rows.columns import Columns
@@ -21,13 +21,14 @@ def bare_name(name: str) -> str:
 class Column:
     """One column that the data set needs. `names` are the headers it goes by, as `bare_name` has them.
 
-    `place` counts from 0.
+    `place` counts from 0. In a path, `name[]` is a list of which each element is a record of its own.
     """
 
     role: str
     kind: Kind
     names: frozenset[str]
     place: int = -1  # where there is no header
+    path: tuple[str, ...] = ()  # where rows are objects, from the outside in; else the role is its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,18 @@ class Dataset:
     schema: Schema
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
-    form: Delimited = field(default_factory=Delimited)
+    form: Form = field(default_factory=Delimited)
     has_many_a_row: bool = False  # whether a row may be several records, or none
 
     @property
     def shape(self) -> Columns:
         """Its records' columns without a row."""
         return self.records({column.role: column.kind.gathered([]) for column in self.columns})
+
+    def advice(self, code: str) -> str:
+        """What the user of a file with values that are refused so might do: a sentence, or nothing."""
+        advices = (column.kind.advice for column in self.columns)
+        return next((advice[code] for advice in advices if code in advice), "")
 
     def require_roles(self, names: Mapping[str, str]) -> None:
         """UsageError for a role that the data set does not have."""

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from ingest_service.datasets.base import Column, Dataset
-from ingest_service.datasets.forms import Delimited
+from ingest_service.datasets.forms import Form
 from ingest_service.datasets.identity import numbers_of
 from ingest_service.datasets.kinds import UuidId
 from ingest_service.datasets.times import texts_and_dates
@@ -50,7 +50,7 @@ class Declaration:
     device: Column | str
     session: Column | None
     own: tuple[OwnField, ...]
-    form: Delimited
+    form: Form
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -87,7 +87,8 @@ def dataset_of(declared: Declaration) -> Dataset:
             parts = (*parts, *numbers_of(texts[one.field.name]))
         return Columns(schema, owners.identity(owner), parts, micros, texts, numbers)
 
-    return Dataset(declared.name, declared.columns, schema, records, None, declared.form)
+    has_many_a_row = any(name.endswith("[]") for column in declared.columns for name in column.path)
+    return Dataset(declared.name, declared.columns, schema, records, None, declared.form, has_many_a_row)
 
 
 def _schema_of(declared: Declaration) -> Schema:

@@ -24,7 +24,7 @@ from ingest_service.rows.columns import Values, taken
 from ingest_service.rows.distinct import distinct
 from ingest_service.rows.interaction import WHITESPACE, TimeUnit, micros_of, within_range
 from ingest_service.rows.parse import Bytes
-from ingest_service.rows.texts import Texts
+from ingest_service.rows.texts import Texts, decimals
 
 declare_codes(
     {
@@ -56,6 +56,12 @@ class Kind(ABC):
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         """The values of n fields, given by their bounds in a padded block, and which of them are surely right."""
 
+    def whole(self, numbers: Ints) -> tuple[Values, Bools]:
+        """The same of whole numbers in decimal."""
+        texts = decimals(numbers)
+        starts = texts.starts + parse.PAD
+        return self.many(parse.padded(texts.buffer.tobytes()), starts, starts + texts.widths)
+
     def gathered(self, values: Sequence[Any]) -> Values:
         """A column of what `one` has read."""
         return np.array(values, np.int64)
@@ -74,6 +80,9 @@ class Integer(Kind):
 
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         return parse.integers(buffer, starts, parse.without_zero_fraction(buffer, starts, ends))
+
+    def whole(self, numbers: Ints) -> tuple[Values, Bools]:
+        return numbers, np.ones(len(numbers), np.bool_)
 
 
 @dataclass(frozen=True, slots=True)

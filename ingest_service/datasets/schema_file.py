@@ -17,13 +17,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ingest_service.datasets.base import Column, Dataset, bare_name
 from ingest_service.datasets.declared import Declaration, IdColumn, OwnField, dataset_of
-from ingest_service.datasets.forms import Delimited
+from ingest_service.datasets.forms import Delimited, Form, codec_name
 from ingest_service.datasets.kinds import ID, Category, Epoch, FormattedTime, Kind, Number, TextId, Time, UuidId, Whole
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows import schema
 from ingest_service.rows.interaction import INTERACTION, NAMESPACE
 from ingest_service.rows.schema import FieldKind
 
+_READERS = {"csv": "delimited", "tsv": "delimited", "ndjson": "jsonl"}  # formats that go by another name here
 _DATE = "%Y-%m-%d"  # what the standard means by a date in its default format
 _MICROS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0}
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"  # of a stored field: every store takes it as it is
@@ -36,6 +37,15 @@ def _known_zone(name: str) -> str:
     except Exception as error:  # of several kinds, for a name that is none or leads elsewhere
         raise ValueError("there is no such time zone") from error
     return name
+
+
+def _known_encoding(name: str) -> str:
+    if not (known := codec_name(name)):
+        raise ValueError(
+            f"the encoding {name!r} is not read here; it may be utf-8, utf-16, utf-16-le, utf-16-be or one with a "
+            "byte a character, like windows-1252; turn others into UTF-8, for example with iconv"
+        )
+    return known
 
 
 class _Part(BaseModel):
@@ -60,6 +70,7 @@ class FieldOfFile(_Part):
     zone: Annotated[str, AfterValidator(_known_zone)] = Field("UTC", alias="x-zone")
     values: dict[str, str] = Field(default_factory=dict, alias="x-values")
     default: str | float | int | None = Field(None, alias="x-default")
+    path: str | tuple[str, ...] = Field((), alias="x-path")
 
     @model_validator(mode="after")
     def _whole(self) -> "FieldOfFile":
@@ -113,12 +124,23 @@ class DatasetFile(_Part):
     dialect: DialectOfFile = Field(default_factory=lambda: DialectOfFile.model_validate({}))
     table: TableSchema = Field(alias="schema")
     homepage: str = ""
+    format: str = Field("csv", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
     event: str = Field("click", alias="x-event", min_length=1, max_length=64)
     device: str = Field("unknown", alias="x-device", min_length=1, max_length=64)
     namespace: UUID = Field(NAMESPACE, alias="x-namespace")
 
+    @property
+    def reader(self) -> str:
+        """The name of what reads the format."""
+        return _READERS.get(self.format, self.format)
+
     @model_validator(mode="after")
     def _whole(self) -> "DatasetFile":
+        if self.reader != "delimited" and "dialect" in self.model_fields_set:
+            raise ValueError(f"a dialect is for delimited text, and not for {self.format}")
+        if self.reader == "delimited" and any(field.path for field in self.table.fields):
+            raise ValueError("x-path is for a format whose rows are objects, like format: jsonl")
         names = [bare_name(field.name) for field in self.table.fields]
         roles: list[str] = [field.role for field in self.table.fields if field.role]
         kept = [_kept_name(field) for field in self.table.fields if field.keep]
@@ -176,11 +198,14 @@ def _first(error: ValidationError) -> str:
 
 def _declaration(file: DatasetFile) -> Declaration:
     missing = frozenset(file.table.missing_values)
+    if file.reader != "delimited":
+        missing |= {""}  # as which null is read
     places = {field.name: place for place, field in enumerate(file.table.fields)}
     by_role: dict[str, FieldOfFile] = {field.role: field for field in file.table.fields if field.role}
 
     def column(field: FieldOfFile) -> Column:
-        return Column(field.name, _kind(field, missing), frozenset({bare_name(field.name)}), places[field.name])
+        names = frozenset({bare_name(field.name)})
+        return Column(field.name, _kind(field, missing), names, places[field.name], _path(field))
 
     def id_column(role: str, prefix: str) -> IdColumn:
         field = by_role[role]
@@ -200,15 +225,18 @@ def _declaration(file: DatasetFile) -> Declaration:
     )
 
 
-def _form(file: DatasetFile) -> Delimited:
+def _form(file: DatasetFile) -> Form:
+    if file.reader != "delimited":
+        return Form(file.reader, file.encoding)
     dialect = file.dialect
     return Delimited(
-        dialect.delimiter.encode(),
-        dialect.header,
-        len(file.table.fields),
-        dialect.skip_lines,
-        dialect.comment_char.encode(),
-        bool(dialect.quote_char),
+        encoding=file.encoding,
+        delimiter=dialect.delimiter.encode(),
+        header=dialect.header,
+        n_fields=len(file.table.fields),
+        skip_lines=dialect.skip_lines,
+        comment=dialect.comment_char.encode(),
+        quotes=bool(dialect.quote_char),
     )
 
 
@@ -223,6 +251,12 @@ def _kind(field: FieldOfFile, missing: frozenset[str]) -> Kind:
     if field.type == "integer":
         return Whole(missing, None if default is None else int(default))
     return Category(field.values, missing, None if default is None else str(default))
+
+
+def _path(field: FieldOfFile) -> tuple[str, ...]:
+    if isinstance(field.path, tuple):
+        return field.path or (field.name,)
+    return tuple(field.path.split("."))
 
 
 def _time(field: FieldOfFile) -> Kind:

@@ -9,35 +9,11 @@ import numpy as np
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import RowError
 from ingest_service.formats.base import Block, RowValues
+from ingest_service.formats.lines import Lines
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Values, chained, taken
 from ingest_service.rows.texts import Texts
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """The rows of one block, as arrays of places in it; n rows.
-
-    starts, ends: int64[n], the row's bytes without its line end.
-    lines: int64[n], lines before it in the block.
-    consumed, lines_consumed: where the first row that is not in here begins, in bytes and line ends.
-    """
-
-    starts: Ints
-    ends: Ints
-    lines: Ints
-    consumed: int
-    lines_consumed: int
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def head(self, n: int) -> "Lines":
-        """The first `n` rows, as if the block ended before the next one."""
-        if n >= len(self):
-            return self
-        return Lines(self.starts[:n], self.ends[:n], self.lines[:n], int(self.starts[n]), int(self.lines[n]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.errors import ConfigurationError
 from ingest_service.rows.arrays import Bools, Ints
 
 _UTF_16_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -101,30 +100,12 @@ class Utf16(Encoding):
 
 
 def encoding_of(name: str, head: bytes) -> Encoding:
-    """The encoding of a source that begins with `head`. ConfigurationError if there is none of this name here."""
-    name = codec_name(name)
+    """The encoding of a source that begins with `head`; `name` is one of `codec_name`."""
     if name == "utf-8":
         return Utf8()
     if name == "utf-16":
         return Utf16(_UTF_16_MARKS.get(head[:2], "utf-16-le"))
     return Utf16(name) if name.startswith("utf-16") else Charset(name)
-
-
-def codec_name(name: str) -> str:
-    """The usual name of an encoding. ConfigurationError for one that has several bytes a character, or is none."""
-    try:
-        known = codecs.lookup(name).name
-        if known in ("utf-8", "utf-16", "utf-16-le", "utf-16-be"):
-            return known
-        texts = bytes(range(256)).decode(known, "replace")
-        if len(texts) == 256 and texts[:128].isascii() and known != "ascii":
-            return known
-    except (LookupError, UnicodeError):
-        pass
-    raise ConfigurationError(
-        f"The encoding {name!r} is not read here; it may be utf-8, utf-16, utf-16-le, utf-16-be or one with a byte a "
-        "character, like windows-1252; turn others into UTF-8, for example with iconv."
-    )
 
 
 def _begin_a_character(text: bytes) -> Bools:

@@ -16,8 +16,9 @@ import numpy as np
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.base import Reader, Rows, RowValues
-from ingest_service.formats.chunks import Lines, Plain, TextBlock, chunk_of
+from ingest_service.formats.chunks import Plain, TextBlock, chunk_of
 from ingest_service.formats.encodings import encoding_of
+from ingest_service.formats.lines import Lines
 from ingest_service.formats.memory import BLOCK_BYTES, MAX_RECORD_BYTES
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.sources.base import Source, Stream
@@ -26,11 +27,13 @@ from ingest_service.sources.kinds import binary_kind, likely_kind
 ROW_BYTES: Final = 32  # a row takes memory by itself, so a block of shorter rows has no more of them
 TAIL_BYTES: Final = 1 << 20
 BOM = b"\xef\xbb\xbf"
-_AHEAD_BYTES = 1 << 12
+AHEAD_BYTES = 1 << 12
 
 
 class TextReader(Reader[TextBlock]):
     """Reads text whose rows begin at line ends; a subclass says what stands before the first, and what a row is."""
+
+    _recipe_is_another = "header is not the one that was ingested"
 
     def __init__(
         self,
@@ -101,9 +104,7 @@ class TextReader(Reader[TextBlock]):
 
     def require(self, recipe: str) -> None:
         if recipe != self.rows.recipe:
-            raise SourceChanged(
-                "The source's header is not the one that was ingested; use --restart to start it again."
-            )
+            raise SourceChanged(f"The source's {self._recipe_is_another}; use --restart to start it again.")
 
     def resume(self, at: Position, *, was_unended: bool = False) -> None:
         if at.offset <= self.first.offset:
@@ -228,7 +229,7 @@ class TextReader(Reader[TextBlock]):
         while not (end := self._encoding.line_end(self._buffer, start)) and not self._at_end:
             if len(self._buffer) >= MAX_RECORD_BYTES:
                 break
-            self._fill(len(self._buffer) + 1, ahead=_AHEAD_BYTES)
+            self._fill(len(self._buffer) + 1, ahead=AHEAD_BYTES)
         if start >= len(self._buffer):
             raise ConfigurationError("The source is empty; it must begin with a header line.")
         if not end and len(self._buffer) >= MAX_RECORD_BYTES:
@@ -245,7 +246,7 @@ class TextReader(Reader[TextBlock]):
 
     def _refuse_what_is_no_text(self, *, likely: bool = False) -> None:
         """ConfigurationError if the source begins as what cannot be text, or with `likely` as what is hardly."""
-        head = self._encoding.text(bytes(self._buffer[:_AHEAD_BYTES]))
+        head = self._encoding.text(bytes(self._buffer[:AHEAD_BYTES]))
         kind = binary_kind(head) or (likely_kind(head) if likely else "")
         if kind:
             raise ConfigurationError(f"The source is {kind}.")

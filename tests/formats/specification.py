@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 from unittest.mock import patch
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.formats import text
+from ingest_service.formats.base import Reader
 from ingest_service.formats.delimited import records
 from ingest_service.formats.delimited.layout import Layout, bind, specify
-from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.formats.text import BOM
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
@@ -136,7 +137,7 @@ def columns_of(interaction: VideoInteraction) -> tuple[object, ...]:
 # --- the columnar path ------------------------------------------------------------------------------
 
 
-def chunks_of(reader: DelimitedReader) -> list[Chunk]:
+def chunks_of(reader: Reader[Any]) -> list[Chunk]:
     chunks = []
     while (block := reader.next()) is not None:
         chunks.append(reader.chunk(block))

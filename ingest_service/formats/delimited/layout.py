@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ingest_service.datasets.base import Column, Dataset, bare_name
+from ingest_service.datasets.forms import Delimited
 from ingest_service.errors import ConfigurationError, RowError, UsageError, declare_codes
 from ingest_service.formats.base import Rows, RowValues
 from ingest_service.formats.delimited.records import BLANKS, Dialect, Records, scan_record
@@ -42,8 +43,7 @@ class Layout(Rows):
     def advice(self, refused: DeadRow) -> str:
         if refused.code == "wrong_arity":
             return self._advice_on_arity(refused.raw)
-        advices = (_ADVICE, *(column.kind.advice for column in self.dataset.columns))
-        return next((advice[refused.code] for advice in advices if refused.code in advice), "")
+        return _ADVICE.get(refused.code) or self.dataset.advice(refused.code)
 
     def _advice_on_arity(self, raw: bytes) -> str:
         own, n = self.dialect.delimiter, self.dialect.n_fields
@@ -93,6 +93,12 @@ class Layout(Rows):
         return [chained(found) if len(found) > 1 else found[0] for found in slices], valid
 
 
+def form_of(dataset: Dataset) -> Delimited:
+    """How the data set's files are delimited."""
+    assert isinstance(dataset.form, Delimited), "its format says so"
+    return dataset.form
+
+
 def _named(delimiter: bytes) -> str:
     return {b"\t": "tabs"}.get(delimiter, f"'{delimiter.decode()}'")
 
@@ -110,7 +116,7 @@ def bind(
         raise ConfigurationError("The header is not valid UTF-8; is this a text file?") from None
     own = dict(names or {})
     missing = "nothing"
-    form = dataset.form
+    form = form_of(dataset)
     delimiters = (form.delimiter,) if form.delimiter else tuple(bytes([byte]) for byte in DELIMITERS)
     for delimiter in delimiters:
         found = header_names(header, delimiter)
@@ -131,7 +137,7 @@ def bind(
 
 def bind_by_place(dataset: Dataset, names: Mapping[str, str] | None = None) -> Layout:
     """The layout of a file without a header. UsageError for a column by name, of which there are none."""
-    form = dataset.form
+    form = form_of(dataset)
     fields = {column.role: column.place for column in dataset.columns}
     for role, own in (names or {}).items():
         position = _POSITION.fullmatch(own)
@@ -211,7 +217,7 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> RowValues | Row
     try:
         return [layout.values(fields)]
     except RowError as error:
-        return _HEADER_AGAIN if layout.dataset.form.header and _is_header(fields, layout) else error
+        return _HEADER_AGAIN if form_of(layout.dataset).header and _is_header(fields, layout) else error
 
 
 def _is_header(fields: Sequence[str], layout: Layout) -> bool:

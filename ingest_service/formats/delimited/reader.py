@@ -1,15 +1,17 @@
 """Delimited text: its header, and its rows as columns."""
 
 import re
+from collections.abc import Mapping
 from itertools import count
 from typing import cast
 
 import numpy as np
 
+from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.formats.base import RowValues
 from ingest_service.formats.chunks import Plain, TextBlock
-from ingest_service.formats.delimited.layout import Layout, bind, bind_by_place, specify
+from ingest_service.formats.delimited.layout import Layout, bind, bind_by_place, form_of, specify
 from ingest_service.formats.delimited.records import BLANKS, Records, scan_record, split
 from ingest_service.formats.text import TextReader
 from ingest_service.rows.columns import taken
@@ -22,9 +24,14 @@ class DelimitedReader(TextReader):
 
     rows: Layout
 
+    @classmethod
+    def rows_of(cls, dataset: Dataset, recipe: str, columns: Mapping[str, str] | None = None) -> Layout:
+        has_header = form_of(dataset).header
+        return bind(dataset, recipe.encode(), columns) if has_header else bind_by_place(dataset, columns)
+
     def _begin(self) -> tuple[Layout, int]:
         """What stands before the header is passed over; where there is none, what stands before the first row."""
-        form = self._dataset.form
+        form = form_of(self._dataset)
         start = 0
         for number in count():
             line, end = self._line(start)
@@ -44,7 +51,7 @@ class DelimitedReader(TextReader):
 
     def _bind(self, line: bytes) -> Layout | None:
         """None for a comment. Some mark their header like one, so a line that can be a header is one."""
-        comment = self._dataset.form.comment
+        comment = form_of(self._dataset).comment
         is_comment = bool(comment) and line.startswith(comment)
         try:
             return bind(self._dataset, line, self._columns, by_position=not is_comment)
