@@ -1,4 +1,4 @@
-"""A block of text turned into a chunk."""
+"""A block turned into a chunk."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ingest_service.errors import RowError
 from ingest_service.formats.base import Block, RowValues
 from ingest_service.formats.lines import Lines
 from ingest_service.rows.arrays import Bools, Ints
-from ingest_service.rows.chunk import Chunk, DeadRow
+from ingest_service.rows.chunk import Chunk, DeadRow, Raws
 from ingest_service.rows.columns import Values, chained, taken
 from ingest_service.rows.texts import Texts
 
@@ -28,8 +28,20 @@ class TextBlock(Block):
     offsets: Ints
     refused: RowError | None = None
 
-    def raw(self, index: int) -> bytes:
-        return self.data[self.lines.starts[index] : self.lines.ends[index]]
+    @property
+    def places(self) -> "Places":
+        starts, widths = self.lines.starts, self.lines.ends - self.lines.starts
+        raws = Texts(np.frombuffer(self.data, np.uint8), starts, widths)
+        return Places(self.offsets, self.start.line + self.lines.lines + 1, raws)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Of n rows the offset, the number of the line, and how they stood in the source."""
+
+    offsets: Ints
+    lines: Ints
+    raws: Raws
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +57,23 @@ class Plain:
 
 
 def chunk_of(
-    block: TextBlock, dataset: Dataset, plain: Plain | None, specify: Callable[[int], RowValues | RowError]
+    block: Block,
+    places: Places,
+    dataset: Dataset,
+    plain: Plain | None,
+    specify: Callable[[int], RowValues | RowError],
 ) -> Chunk:
     """The records of rows that are plainly right, and of those others that are right by the specification."""
     parts = [(plain.rows, plain.values)] if plain is not None else []
-    is_right = plain.is_right.copy() if plain is not None else np.zeros(len(block.lines), np.bool_)
+    is_right = plain.is_right.copy() if plain is not None else np.zeros(len(places.offsets), np.bool_)
     rejects: list[DeadRow] = []
     others: list[tuple[int, list[Any]]] = []
     for index in np.flatnonzero(~is_right).tolist():
         result = specify(index)
         if isinstance(result, RowError):
-            rejects.append(_dead_row(block, index, result))
+            raw = places.raws.raw(index)
+            line = int(places.lines[index])
+            rejects.append(DeadRow(int(places.offsets[index]), line, raw, result.stage, result.code, result.reason))
         else:
             is_right[index] = True
             others += [(index, values) for values in result]
@@ -65,17 +83,16 @@ def chunk_of(
         parts.append((np.array([index for index, _ in others], np.int64), columns))
     rows, values = _in_order(parts)
     by_role = {column.role: one for column, one in zip(dataset.columns, values, strict=True)}
-    lines = block.lines
     return Chunk(
         block.start,
         block.end,
         dataset.records(by_role),
-        block.offsets[rows],
-        block.start.line + lines.lines[rows] + 1,
-        Texts(np.frombuffer(block.data, np.uint8), lines.starts[rows], lines.ends[rows] - lines.starts[rows]),
+        places.offsets[rows],
+        places.lines[rows],
+        places.raws.take(rows),
         rejects,
         is_unended=block.is_unended,
-        row_offsets=block.offsets[is_right] if dataset.has_many_a_row else None,
+        row_offsets=places.offsets[is_right] if dataset.has_many_a_row else None,
     )
 
 
@@ -87,8 +104,3 @@ def _in_order(parts: Sequence[tuple[Ints, list[Values]]]) -> tuple[Ints, list[Va
     order = np.argsort(rows, kind="stable")
     columns = zip(*(values for _, values in parts), strict=True)
     return rows[order], [taken(chained(column), order) for column in columns]
-
-
-def _dead_row(block: TextBlock, index: int, error: RowError) -> DeadRow:
-    line = block.start.line + int(block.lines.lines[index]) + 1
-    return DeadRow(int(block.offsets[index]), line, block.raw(index), error.stage, error.code, error.reason)

@@ -182,7 +182,7 @@ class TextReader(Reader[TextBlock]):
 
     def chunk(self, block: TextBlock) -> Chunk:
         plain = None if block.refused else self._plain(block)
-        return chunk_of(block, self.rows.dataset, plain, partial(self._one, block))
+        return chunk_of(block, block.places, self.rows.dataset, plain, partial(self._one, block))
 
     def values(self, block: TextBlock) -> Iterator[RowValues | RowError]:
         return (self._one(block, index) for index in range(len(block.lines)))
