@@ -56,6 +56,20 @@ class Kind(ABC):
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         """The values of n fields, given by their bounds in a padded block, and which of them are surely right."""
 
+    def texts(self, read: Texts) -> tuple[Values, Bools]:
+        """The same of texts by themselves, with the blanks around them. One with a NUL byte is not surely right."""
+        buffer = parse.padded(read.buffer.tobytes())
+        starts = read.starts + parse.PAD
+        ends = starts + read.widths
+        good = np.ones(len(read), np.bool_)
+        if nuls := np.flatnonzero(read.buffer == 0).tolist():
+            at = np.array(nuls) + parse.PAD
+            good = np.searchsorted(at, ends) == np.searchsorted(at, starts)
+        if not self.is_verbatim:
+            starts, ends = parse.bare(buffer, starts, ends, has_quotes=False)
+        values, valid = self.many(buffer, starts, ends)
+        return values, valid & good
+
     def whole(self, numbers: Ints) -> tuple[Values, Bools]:
         """The same of whole numbers in decimal."""
         texts = decimals(numbers)
@@ -80,6 +94,20 @@ class Integer(Kind):
 
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         return parse.integers(buffer, starts, parse.without_zero_fraction(buffer, starts, ends))
+
+    def texts(self, read: Texts) -> tuple[Values, Bools]:
+        """The same of texts by themselves, with the blanks around them. One with a NUL byte is not surely right."""
+        buffer = parse.padded(read.buffer.tobytes())
+        starts = read.starts + parse.PAD
+        ends = starts + read.widths
+        good = np.ones(len(read), np.bool_)
+        if nuls := np.flatnonzero(read.buffer == 0).tolist():
+            at = np.array(nuls) + parse.PAD
+            good = np.searchsorted(at, ends) == np.searchsorted(at, starts)
+        if not self.is_verbatim:
+            starts, ends = parse.bare(buffer, starts, ends, has_quotes=False)
+        values, valid = self.many(buffer, starts, ends)
+        return values, valid & good
 
     def whole(self, numbers: Ints) -> tuple[Values, Bools]:
         return numbers, np.ones(len(numbers), np.bool_)

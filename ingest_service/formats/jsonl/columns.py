@@ -176,15 +176,7 @@ def values_of(found: Sequence[Any], kind: Kind) -> tuple[Values, Bools]:
         texts = [_text(value) for value in found]
         good = np.array([text is not None for text in texts], np.bool_)
         found = ["" if text is None else text for text in texts]
-    read = Texts.of(found)
-    buffer = parse.padded(read.buffer.tobytes())
-    starts = read.starts + parse.PAD
-    ends = starts + read.widths
-    if not kind.is_verbatim:
-        starts, ends = parse.bare(buffer, starts, ends, has_quotes=False)
-    values, valid = kind.many(buffer, starts, ends)
-    if (read.buffer == 0).any():
-        good &= ~np.array(["\0" in text for text in found], np.bool_)
+    values, valid = kind.texts(Texts.of(found))
     return values, valid & good
 
 
