@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ DEFAULT_SINK = "sqlite:///interactions.db"
 DEFAULT_DATABASE = "movielens"
 PREFIX = "INGEST_"
 _NAME = r"^[A-Za-z0-9_-]{1,40}$"
+_toml_file: ContextVar[Path | None] = ContextVar("toml_file", default=None)  # what settings are being loaded from
 
 
 def _words(value: object) -> object:
@@ -90,7 +92,12 @@ class Settings(BaseSettings):
     """What a run needs to know. The same names serve in TOML, and as INGEST_NAME in the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        defer_build=True,  # of these classes most commands need the last one alone
     )
 
     to: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field([DEFAULT_SINK], min_length=1, repr=False)
@@ -107,7 +114,21 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
     mongodb_uri: SecretStr | None = Field(None, validation_alias="MONGODB_URI")
     sinks: dict[Annotated[str, Field(pattern=_NAME)], SecretStr] = {}
-    serve: ServeSettings = ServeSettings()
+    serve: ServeSettings = Field(default_factory=ServeSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Those that are named above; of TOML only while `load_settings` reads a file."""
+        file = _toml_file.get()
+        given = (init_settings, env_settings)
+        return given if file is None else (*given, TomlConfigSettingsSource(settings_cls, file))
 
     def dataset_named(self, name: str = "") -> Dataset:
         """A data set by its name, here or in a package, or by the path of its schema file; by default `dataset`.
@@ -173,29 +194,15 @@ def _named(url: str, name: str) -> str:
 def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
     """Flags that are None count as not given. ConfigurationError names what is wrong."""
     _load_dotenv(Path(".env"))
-    kinds = _settings_of_all()
-    known = sorted(kinds.model_fields)
+    kind = _settings_of_all()
+    known = sorted(kind.model_fields)
     _refuse_unknown_variables(known)
     toml_file = file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     if toml_file is not None:
         _check_toml(toml_file)
-
-    class _Loaded(kinds):  # type: ignore[valid-type, misc]
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            if toml_file is None:
-                return init_settings, env_settings
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file)
-
+    reading = _toml_file.set(toml_file)
     try:
-        settings: Settings = _Loaded(**{name: value for name, value in (flags or {}).items() if value is not None})
+        settings = kind(**{name: value for name, value in (flags or {}).items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -204,14 +211,16 @@ def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = No
         if first["type"] == "extra_forbidden":
             raise ConfigurationError(f"There is no setting {name!r}; there are: {', '.join(known)}.") from None
         raise ConfigurationError(f"Setting {name!r} is wrong: {first['msg']}.") from None
+    finally:
+        _toml_file.reset(reading)
     _refuse_unknown_roles(settings, (flags or {}).get("columns") or {})
     return settings
 
 
 def _settings_of_all() -> type[Settings]:
     """A run's settings, and those of the steps that packages bring (pipeline/steps.py)."""
-    own = [entry.load().settings for entry in registered("steps").values()]
-    return type("AllSettings", (*own, Settings), {}) if own else Settings
+    own = [entry.load().settings for entry in registered("steps").values()] or [Settings]
+    return own[0] if len(own) == 1 else type("AllSettings", tuple(own), {})  # a class of settings takes long to make
 
 
 def _refuse_unknown_roles(settings: Settings, asked: Mapping[str, str]) -> None:

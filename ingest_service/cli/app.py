@@ -1,6 +1,8 @@
-"""The commands. Results go to stdout, logs and progress to stderr, and a user's mistake is one sentence."""
+"""The commands. Results go to stdout, logs and progress to stderr, and a user's mistake is one sentence.
 
-import asyncio
+What `--help` does without, asyncio included, is imported where it is used.
+"""
+
 import gc
 import json
 import os
@@ -139,6 +141,8 @@ def check(
 
 
 async def _check(sources: Sequence[str], settings: "Settings", *, create: bool) -> "list[tuple[str, Finding]]":
+    import asyncio
+
     from ingest_service.pipeline.run import examine, examine_source, sinks_of
 
     findings = [(name, await asyncio.to_thread(examine_source, name, settings)) for name in sources]
@@ -166,6 +170,8 @@ def preview(
 
 
 async def _preview(name: str, rows: int, settings: "Settings") -> list[str]:
+    import asyncio
+
     from ingest_service.pipeline.run import jobs_of, sinks_of
     from ingest_service.sinks.abilities import Previewed
 
@@ -293,6 +299,8 @@ def replay(
 
 
 async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
+    import asyncio
+
     from ingest_service.audit.replay import WHEN_STOPPED, replay
     from ingest_service.pipeline.run import ended_in_time, opened, sinks_of, survey
     from ingest_service.pipeline.steps import target_of

@@ -1,6 +1,5 @@
 """What commands have in common: options, settings from all their places, how they run and print."""
 
-import asyncio
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +58,8 @@ def execute(job: Coroutine[Any, Any, T]) -> T:
     try:
         import uvloop
     except ImportError:
+        import asyncio
+
         return asyncio.run(job)
     return uvloop.run(job)
 

@@ -1,6 +1,5 @@
 """The commands `movielens …`: each a step that goes on where an earlier run of it stopped."""
 
-import asyncio
 import json
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
@@ -14,6 +13,8 @@ from ingest_service.errors import Stopped, UsageError
 from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ingest_service.config import Settings
     from ingest_service.pipeline.report import Report
     from ingest_service.sinks.base import Finding
@@ -145,7 +146,7 @@ class _Steps:
     """The steps as the command line runs them: shown on stderr, stopped by signals, each with a line of results."""
 
     def __init__(
-        self, settings: "Settings", stop: asyncio.Event, show: "Show", listeners: "Sequence[Listener]"
+        self, settings: "Settings", stop: "asyncio.Event", show: "Show", listeners: "Sequence[Listener]"
     ) -> None:
         self._settings = settings
         self._stop = stop
@@ -205,6 +206,8 @@ class _Steps:
         structlog.get_logger().info("report", step=step, **result)
 
     async def _unless_stopped(self, job: Coroutine[Any, Any, T]) -> T:
+        import asyncio
+
         running = asyncio.create_task(job)
         stopping = asyncio.create_task(self._stop.wait())
         try:

@@ -43,7 +43,7 @@ class UuidDictionary:
                 self._places = np.concatenate((self._places, more))
             starts = self._places[ids]
             if (starts < 0).any():
-                missing = np.unique(ids[starts < 0])
+                missing = np.flatnonzero(np.bincount(ids[starts < 0]))
                 self._places[missing] = len(self._texts) + np.arange(len(missing)) * _UUID_BYTES
                 self._texts = np.concatenate((self._texts, self._hashed(missing)))
                 starts = self._places[ids]

@@ -174,7 +174,8 @@ def _void(width: int) -> np.dtype[np.void]:
 
 
 _DIGITS = 4  # made at once
-_ZEROS = np.frombuffer("".join(f"{number:0{_DIGITS}}" for number in range(10**_DIGITS)).encode(), f"V{_DIGITS}")
+_ZEROS = (np.indices((10,) * _DIGITS, np.uint8).reshape(_DIGITS, -1).T + np.uint8(ord("0"))).copy().view(f"V{_DIGITS}")
+_ZEROS = _ZEROS.reshape(-1)  # `0000` to `9999`
 _POWERS = 10 ** np.arange(1, 20, dtype=np.uint64)
 
 

@@ -4,21 +4,22 @@ A run of a service ends with it, however that ends. What it tells goes over a pi
 writes to: its log may quote names that others chose.
 """
 
-import asyncio
-import ctypes
 import json
 import os
 import signal
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingest_service.errors import ConfigurationError, Stopped
+
+if TYPE_CHECKING:
+    import asyncio
 
 PARENT_PID = "INGEST_PARENT_PID"  # in the environment: the service tells its runs whose they are
 EVENTS_FD = "INGEST_EVENTS_FD"  # the pipe's number; not in the environment of what a run starts
@@ -29,11 +30,13 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # mallopt(3)
 _LARGE_BYTES = 2 << 20
 
 
-def stop_on_signals() -> asyncio.Event:
+def stop_on_signals() -> "asyncio.Event":
     """An event that the first SIGTERM or SIGINT sets, to drain; the second ends the process at once, with 75.
 
     Those that come together count as one.
     """
+    import asyncio
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     first_s = 0.0
@@ -59,10 +62,23 @@ def give_back_memory() -> None:
     """
     if sys.platform != "linux":
         return
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 2)
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+@contextmanager
+def without_module(name: str) -> Iterator[None]:
+    """What is imported inside takes a package that it can do without for missing, unless it is there already."""
+    is_hidden = sys.modules.setdefault(name, None) is None  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if is_hidden:
+            del sys.modules[name]
 
 
 def rss_mb() -> float:
@@ -84,6 +100,8 @@ def end_with_parent() -> None:
         return
     _take_pipe()
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.environ[PARENT_PID] != str(os.getppid()):
         raise Stopped("The service that wanted this run is gone; its successor goes on.")

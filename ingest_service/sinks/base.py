@@ -22,7 +22,7 @@ from ingest_service.sinks.retry import Retrier
 class SinkOptions(BaseModel):
     """Options that every sink takes in its URL's query."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="tells two sinks of one kind apart")
     retry_budget_s: float = Field(60, gt=0, description="how long to try while nothing gets through")

@@ -4,10 +4,12 @@ import logging
 import sys
 from typing import TextIO, cast
 
-import structlog
-
 from ingest_service.runtime.escaped import all_escaped
+from ingest_service.runtime.process import without_module
 from ingest_service.telemetry.stderr import Stderr
+
+with without_module("rich"):  # a tenth of a start, for tracebacks that nobody is shown
+    import structlog
 
 
 def _escape(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
