@@ -18,6 +18,19 @@ def bare_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """A field of delimited text that is several: its parts by `delimiter`, each a record of its own.
+
+    With `inner`, a part is itself `n` values, by that; `index` is which of them the column is.
+    """
+
+    delimiter: str
+    inner: str = ""
+    n: int = 1
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column that the data set needs. `names` are the headers it goes by, as `bare_name` has them.
 
@@ -28,6 +41,7 @@ class Column:
     kind: Kind
     names: frozenset[str]
     place: int = -1  # where there is no header
+    split: Split | None = None
     path: tuple[str, ...] = ()  # where rows are objects, from the outside in; else the role is its name
 
 
