@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 
-from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.base import About, Column, Dataset
 from ingest_service.datasets.forms import Form
 from ingest_service.datasets.identity import numbers_of
 from ingest_service.datasets.kinds import UuidId
@@ -60,6 +60,7 @@ class Declaration:
     session: Column | None
     own: tuple[OwnField, ...]
     form: Form
+    about: About
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -96,7 +97,9 @@ def dataset_of(declared: Declaration) -> Dataset:
         return Columns(schema, owners.identity(owner), parts, micros, texts, numbers)
 
     has_many_a_row = any(one.split or any(name.endswith("[]") for name in one.path) for one in declared.columns)
-    return Dataset(declared.name, declared.columns, schema, records, None, declared.form, has_many_a_row)
+    return Dataset(
+        declared.name, declared.columns, schema, records, None, declared.form, declared.about, has_many_a_row
+    )
 
 
 def _schema_of(declared: Declaration) -> Schema:
