@@ -186,6 +186,39 @@ class UuidId(TextId):
         return Texts(buffer, starts, ends - starts), valid
 
 
+@dataclass(frozen=True, slots=True)
+class AnyText(Kind):
+    """A text, without the blanks around it. Where it is missing it is `default`, and without one the row is refused."""
+
+    missing: frozenset[str] = frozenset()
+    default: str | None = None
+
+    def one(self, text: str, column: str) -> str:
+        text = text.strip(WHITESPACE)
+        return _or_refused(self.default, column) if text in self.missing else text
+
+    def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
+        outer = _IS_WHITESPACE[buffer[starts]] | _IS_WHITESPACE[buffer[ends - 1]]
+        good = ~outer | (ends == starts)
+        widths = ends - starts
+        is_missing = np.zeros(len(starts), np.bool_)
+        for text in map(str.encode, self.missing):
+            rows = np.flatnonzero(widths == len(text))
+            same = np.ones(len(rows), np.bool_)
+            for index, byte in enumerate(text):
+                same &= buffer[starts[rows] + index] == byte
+            is_missing[rows[same]] = True
+        if self.default is None or not is_missing.any():
+            return Texts(buffer, starts, widths), good & ~is_missing
+        text = self.default.encode()
+        starts = np.where(is_missing, len(buffer), starts)
+        widths = np.where(is_missing, len(text), widths)
+        return Texts(np.concatenate((buffer, np.frombuffer(text, np.uint8))), starts, widths), good
+
+    def gathered(self, values: Sequence[Any]) -> Values:
+        return Texts.of(values)
+
+
 class Listed(Kind):
     """A kind whose columns have few different texts: each is read once, by the specification."""
 

@@ -12,6 +12,7 @@ from ingest_service.datasets.declared import Declaration, IdColumn, OwnField, da
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import (
     ID,
+    AnyText,
     Category,
     Clock,
     Day,
@@ -150,7 +151,7 @@ def _kind(field: FieldOfFile, missing: frozenset[str], *, has_clock: bool) -> Ki
         return Number(missing, None if default is None else float(default))
     if field.type == "integer":
         return Whole(missing, None if default is None else int(default))
-    return Category(field.values, missing, text)
+    return Category(field.values, missing, text) if field.values else AnyText(missing, text)
 
 
 def _path(field: FieldOfFile) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ingest_service.datasets import dataset_named, dataset_names
 from ingest_service.datasets.kinds import (
     ID,
     TEXT,
+    AnyText,
     Category,
     Clock,
     Day,
@@ -36,9 +37,11 @@ MISSING = frozenset({"", "NA"})
 KINDS: tuple[Kind, ...] = (
     *(ID, TEXT, HalfStars(), Time(), Time("s"), Time("ms"), TextId(), UuidId()),
     *(Number(MISSING, 1.5), Number(), Whole(MISSING), Category(), Category({"pv": "view"}, MISSING, "click")),
+    *(AnyText(), AnyText(MISSING), AnyText(MISSING, "none"), AnyText(frozenset({"é", " ", "pv"}), "")),
     *(Exact(MISSING, "0"), ListOfTexts("|"), ListOfTexts(" ", MISSING, "[]"), Clock("%H:%M:%S"), Day("%Y-%m-%d")),
     *(Epoch(1), Epoch(0), Epoch(1_000), FormattedTime("%Y-%m-%d %H:%M:%S", "Europe/Berlin"), FormattedTime("%d.%m.%y")),
 )
+NAMES = [f"{type(kind).__name__}-{number}" for number, kind in enumerate(KINDS)]
 STARS = st.sampled_from(["0", "0.5", "4", "4.0", "4.50", "4.25", "5.0", "5.5", "6", "45", ".5", "4.", "4x5", "-4.5"])
 OWN = st.sampled_from(
     [
@@ -59,7 +62,7 @@ def listed(values: Values) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @given(fields=st.lists(FIELDS, min_size=1, max_size=20))
 @settings(max_examples=500, derandomize=True, deadline=None)
 def test_what_is_taken_is_what_the_specification_reads(kind: Kind, fields: list[str]) -> None:
@@ -168,7 +171,7 @@ def test_what_the_specification_refuses(kind: Kind, text: str, code: str) -> Non
     assert refused.value.code == code
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @given(numbers=st.lists(st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(0, 1 << 42), min_size=1, max_size=9))
 @settings(max_examples=100, derandomize=True, deadline=None)
 def test_whole_numbers_are_read_as_their_texts(kind: Kind, numbers: list[int]) -> None:
