@@ -242,7 +242,7 @@ def test_a_day_and_its_clock_in_two_columns(tmp_path: Path) -> None:
 
 def test_kept_booleans_decimals_lists_and_times(tmp_path: Path) -> None:
     """A boolean is true or false, a decimal has all its digits, a list is JSON, a time is stored as times are."""
-    own = [
+    own: list[dict[str, Any]] = [
         {
             "name": "ok",
             "type": "boolean",
