@@ -46,6 +46,16 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a published data set. `rows`: by file, or by release."""
+
+    title: str = ""
+    description: str = ""
+    homepage: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """A shape of file, and the one way its rows become records.
 
@@ -59,6 +69,7 @@ class Dataset:
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
     form: Form = field(default_factory=Delimited)
+    about: About = field(default_factory=About, hash=False)
     has_many_a_row: bool = False  # whether a row may be several records, or none
 
     @property

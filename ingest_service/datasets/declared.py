@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 
-from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.base import About, Column, Dataset
 from ingest_service.datasets.forms import Form
 from ingest_service.datasets.identity import numbers_of
 from ingest_service.datasets.kinds import UuidId
@@ -61,6 +61,7 @@ class Declaration:
     session: Column | None
     own: tuple[OwnField, ...]
     form: Form
+    about: About
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -78,9 +79,11 @@ def dataset_of(declared: Declaration) -> Dataset:
         owner, item = values[declared.owner.column.role], values[declared.item.column.role]
         micros = _micros(declared, values, len(owner))
         timestamps, dates = texts_and_dates(micros)
+        user_ids, owner_numbers = owners.stored(owner)
+        video_ids, item_numbers = items.stored(item)
         texts = {
-            "user_id": owners.texts(owner),
-            "video_id": items.texts(item),
+            "user_id": user_ids,
+            "video_id": video_ids,
             "timestamp": timestamps,
             "event_type": _texts(declared.event, values, len(micros)),
             "device": _texts(declared.device, values, len(micros)),
@@ -91,13 +94,15 @@ def dataset_of(declared: Declaration) -> Dataset:
         own = {one.field.name: _stored(values[one.column.role], one.field) for one in declared.own}
         texts |= {name: column for name, column in own.items() if isinstance(column, Texts)}
         numbers = {name: column for name, column in own.items() if not isinstance(column, Texts)}
-        parts = items.identity(item)
+        parts = item_numbers
         for one in key_parts:
             parts = (*parts, *numbers_of(texts[one.field.name]))
-        return Columns(schema, owners.identity(owner), parts, micros, texts, numbers)
+        return Columns(schema, owner_numbers, parts, micros, texts, numbers)
 
     has_many_a_row = any(one.split or any(name.endswith("[]") for name in one.path) for one in declared.columns)
-    return Dataset(declared.name, declared.columns, schema, records, None, declared.form, has_many_a_row)
+    return Dataset(
+        declared.name, declared.columns, schema, records, None, declared.form, declared.about, has_many_a_row
+    )
 
 
 def _schema_of(declared: Declaration) -> Schema:
@@ -118,15 +123,11 @@ class _Ids:
         self._numbers = UuidDictionary(declared.prefix, declared.namespace)
         self._is_stored = declared.is_raw or isinstance(kind, UuidId)
 
-    def texts(self, ids: Values) -> Texts:
+    def stored(self, ids: Values) -> tuple[Texts, tuple[Ints, ...]]:
+        numbers = () if isinstance(ids, Texts) else (ids,)
         if self._is_stored:
-            return _plain(ids)
-        if not isinstance(ids, Texts):
-            return self._numbers.uuids(ids)
-        return self._texts.uuids(ids)
-
-    def identity(self, ids: Values) -> tuple[Ints, ...]:
-        return numbers_of(ids) if isinstance(ids, Texts) else (ids,)
+            return _plain(ids), numbers or numbers_of(_plain(ids))
+        return (self._numbers.uuids(ids), numbers) if not isinstance(ids, Texts) else self._texts.uuids(ids)
 
 
 def _micros(declared: Declaration, values: Read, n: int) -> Ints:

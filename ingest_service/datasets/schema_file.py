@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ingest_service.datasets.base import Column, Dataset, bare_name
+from ingest_service.datasets.base import About, Column, Dataset, bare_name
 from ingest_service.datasets.declared import Declaration, IdColumn, OwnField, dataset_of
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import (
@@ -115,6 +115,7 @@ def _declaration(file: DatasetFile) -> Declaration:
         column(by_role["session"]) if "session" in by_role else None,
         own,
         _form(file),
+        About(file.title, file.description, file.homepage, file.published),
     )
 
 

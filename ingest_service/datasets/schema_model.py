@@ -7,11 +7,12 @@ standard there are keys that begin with `x-`.
 
 import re
 from collections.abc import Iterator
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ingest_service.datasets.base import Split, bare_name
 from ingest_service.datasets.forms import codec_name
@@ -35,9 +36,11 @@ def _known_zone(name: str) -> str:
     return name
 
 
-def _known_time(text: str) -> str:
+def _known_time(text: Any) -> Any:
+    if isinstance(text, date):  # as YAML reads one without quotes
+        text = text.isoformat() if isinstance(text, datetime) else f"{text}T00:00:00"
     try:
-        parse_timestamp(text, "x-time")
+        parse_timestamp(str(text), "x-time")
     except RowError as error:
         raise ValueError(error.reason) from None
     return text
@@ -173,7 +176,8 @@ class DatasetFile(_Part):
     encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
     event: str = Field("click", alias="x-event", min_length=1, max_length=64)
     device: str = Field("unknown", alias="x-device", min_length=1, max_length=64)
-    time: Annotated[str, AfterValidator(_known_time)] = Field("", alias="x-time")
+    time: Annotated[str, BeforeValidator(_known_time)] = Field("", alias="x-time")
+    published: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict, alias="x-published")
     namespace: UUID = Field(NAMESPACE, alias="x-namespace")
 
     @property

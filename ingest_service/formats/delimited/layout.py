@@ -83,7 +83,7 @@ class Layout(Rows):
         ]
 
     def plain(self, data: bytes, records: Records) -> tuple[Ints, list[Values], Bools]:
-        """Of all plain rows the records: each one's row, among these, and its values; which rows are surely right."""
+        """The records of all plain rows: each one's row, among these, and values; and which rows are surely right."""
         buffer = parse.padded(data)
         quotes: Ints = np.flatnonzero(buffer == QUOTE) if records.has_quotes else np.empty(0, np.int64)
         n = len(records.plain)
