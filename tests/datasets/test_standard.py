@@ -8,6 +8,7 @@ import pytest
 import yaml
 from frictionless import Dialect, FrictionlessException, Resource, Schema
 
+from ingest_service.datasets.presets import FOLDER, preset_names
 from tests.datasets.test_own_fields import AT, CLOCK, DAY, KEPT, KEPT_HEADER, KEPT_ROW
 from tests.datasets.test_schema_file import ITEM, OWNER, TIME
 from tests.servers import ROOT
@@ -42,6 +43,12 @@ def test_a_schema_file_is_one_of_the_standard(tmp_path: Path, name: str) -> None
     resource.schema = Schema.from_descriptor(content["schema"])
     report = resource.validate()
     assert report.valid, report.flatten(["message"])
+
+
+@pytest.mark.parametrize("name", sorted(preset_names()))
+def test_a_preset_is_one_of_the_standard(name: str) -> None:
+    """So others can read the data sets by it, too."""
+    assert is_standard(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
 
 
 def test_the_library_would_tell() -> None:
