@@ -69,7 +69,7 @@ class Dataset:
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
     form: Form = field(default_factory=Delimited)
-    about: About = field(default_factory=About)
+    about: About = field(default_factory=About, hash=False)
     has_many_a_row: bool = False  # whether a row may be several records, or none
 
     @property

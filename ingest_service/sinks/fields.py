@@ -48,9 +48,9 @@ def field_texts(columns: Columns) -> dict[str, Texts]:
     return {name: texts[name] for name in stored_texts(columns.schema)}
 
 
-def json_safe(columns: Columns) -> Columns:
-    """The same with its free texts as they stand in JSON."""
-    escaped = {name: json_escaped(columns.texts[name]) for name in columns.schema.free_texts}
+def json_safe(columns: Columns, *, but: str = "") -> Columns:
+    """The same with its free texts as they stand in JSON, but for one that stands elsewhere."""
+    escaped = {name: json_escaped(columns.texts[name]) for name in columns.schema.free_texts - {but}}
     return replace(columns, texts={**columns.texts, **escaped})
 
 
