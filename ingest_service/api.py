@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self, TypedDict, TypeVar
 from uuid import UUID
@@ -170,12 +171,12 @@ class MicroLensPairsReader:
         left = limit
         try:
             while left != 0 and (block := reader.next()) is not None:
-                for values in reader.values(block):
+                rows = (row for row in reader.values(block) if not isinstance(row, RowError))
+                for values in chain.from_iterable(rows):
                     if left == 0:
                         return
-                    if not isinstance(values, RowError):
-                        yield dataset.interaction(dict(zip(roles, values, strict=True)))
-                        left = None if left is None else left - 1
+                    yield dataset.interaction(dict(zip(roles, values, strict=True)))
+                    left = None if left is None else left - 1
         finally:
             reader.close()
 

@@ -9,7 +9,8 @@ from unittest.mock import patch
 import pytest
 
 from ingest_service.datasets.microlens import MICROLENS
-from ingest_service.formats.delimited import blocks, records
+from ingest_service.formats import text
+from ingest_service.formats.delimited import records
 from ingest_service.pipeline import lane, load
 from ingest_service.pipeline.checkpoint import decode
 from ingest_service.pipeline.job import Job
@@ -71,7 +72,7 @@ class Recorder(Sink[None]):
         self.most_at_once = max(self.most_at_once, self._at_once)
         await asyncio.sleep(self._random.uniform(0, 0.01))
         self._at_once -= 1
-        offsets = [int(start) + chunk.data_offset for start in chunk.starts]
+        offsets = chunk.offsets.tolist()
         if any(offset >= self._fail_at for offset in offsets):
             raise RuntimeError("the sink fails here")
         dead = [row for row, offset in enumerate(offsets) if offset % 7 == 0]
@@ -112,7 +113,7 @@ async def test_a_watermark_promises_only_what_is_kept(
     monkeypatch.setattr(os, "fsync", watched)
     monkeypatch.setattr(lane, "CHECKPOINT_EVERY_S", 0.002)
     job = Job(FileSource(path), "rows", MICROLENS, tmp_path / "state", block_bytes=128)
-    with patch.object(records, "MAX_RECORD_BYTES", 64), patch.object(blocks, "MAX_RECORD_BYTES", 64):
+    with patch.object(records, "MAX_RECORD_BYTES", 64), patch.object(text, "MAX_RECORD_BYTES", 64):
         with pytest.raises(RuntimeError, match="fails here"):
             await load.load(job, [sink], asyncio.Event(), Silent())
         first = sink.checkpoints.offsets[-1]  # type: ignore[attr-defined]

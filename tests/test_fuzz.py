@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, LocalIOError
-from ingest_service.formats.delimited import blocks, records
-from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats.delimited import records
+from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.formats.memory import BLOCK_BYTES
+from ingest_service.formats.text import BOM
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.sources import compression
 from ingest_service.sources.base import Stream
@@ -91,7 +92,7 @@ def shaped(data: bytes, rng: Random) -> bytes:
 def encoded(data: bytes, rng: Random) -> bytes:
     """Mostly as it is, now and then as another program would have saved it."""
     text = data.decode("latin-1")
-    ways = (blocks.BOM + data, text.encode("utf-16"), text.encode("utf-16-le"), text.encode("utf-8"), data.swapcase())
+    ways = (BOM + data, text.encode("utf-16"), text.encode("utf-16-le"), text.encode("utf-8"), data.swapcase())
     return data if rng.random() < 0.85 else rng.choice(ways)
 
 

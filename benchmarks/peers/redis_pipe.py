@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ingest_service.datasets import dataset_named
-from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.sinks.redis.commands import Batch, Keeping
 from ingest_service.sinks.redis.sink import RedisOptions
 from ingest_service.sources.local import FileSource

@@ -271,9 +271,9 @@ class _Trial:
     async def _run_to_the_end(self, place: _Place) -> dict[str, Any]:
         """The counts of its report, by sink."""
         _, output = await self._start(place.environment, place, None)
-        names = ("read", "accepted", "rejected", "written", "merged", "dead")
+        names = ("read", "accepted", "rejected", "records", "written", "merged", "dead")
         (source,) = json.loads(output)["sources"]
-        return {sink: {name: numbers[name] for name in names} for sink, numbers in source["sinks"].items()}
+        return {sink: {name: numbers.get(name) for name in names} for sink, numbers in source["sinks"].items()}
 
     async def _start(self, environment: dict[str, str], place: _Place, limit_s: float | None) -> tuple[int, bytes]:
         """Exit status and output of one run. IngestError unless it ended well or was killed; Stopped if we are."""

@@ -207,8 +207,8 @@ async def _write(held: _Replayed, tries: list[_Try], way: Rows) -> None:
     await held.save()
     await held.sink.flush()
     dead: dict[int, DeadRow] = {row.offset: row for row in written.dead}
-    for row, start in zip(rows, chunk.starts.tolist(), strict=True):
-        if start in dead:
-            tries[row].failed[held.sink.name] = (dead[start].code, dead[start].reason)
+    for row, offset in zip(rows, chunk.offsets.tolist(), strict=True):
+        if offset in dead:
+            tries[row].failed[held.sink.name] = (dead[offset].code, dead[offset].reason)
         else:
             tries[row].landed.append(held.sink.name)

@@ -183,7 +183,7 @@ class _Reading:
             try:
                 while (block := self._reader.next()) is not None:
                     chunk = self._reader.chunk(block)
-                    yield _Part(stream, chunk, chunk.data_offset + chunk.starts)
+                    yield _Part(stream, chunk, chunk.offsets)
                 # After the source's own rows: a replay is later than what it mends.
                 yield from _replayed(stream, self._reader.rows)
             finally:

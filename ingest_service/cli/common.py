@@ -94,9 +94,10 @@ def _print_stream(stream: "StreamReport") -> None:
     state = "complete" if stream.complete else "as far as the limit"
     title = Text(escaped(f"{stream.source.rpartition('/')[2]}: {state}"))  # a name is no markup
     table = Table(title=title, title_justify="left")
-    names = ("read", "accepted", "rejected", "written", "merged", "dead")
+    has_records = any(numbers.counts.records is not None for numbers in stream.sinks.values())
+    names = ("read", "accepted", "rejected", *(("n_records",) if has_records else ()), "written", "merged", "dead")
     for heading in ("sink", *names):
-        table.add_column(heading, justify="left" if heading == "sink" else "right")
+        table.add_column(heading.removeprefix("n_"), justify="left" if heading == "sink" else "right")
     for sink, numbers in stream.sinks.items():
         table.add_row(sink, *(f"{getattr(numbers.counts, name):,}" for name in names))
     pace = f" ({stream.rows_per_s:,.0f} rows/s)" if stream.rows_now else ""

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 
-from ingest_service.datasets.forms import Delimited
+from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import Kind
 from ingest_service.errors import RowError, UsageError
 from ingest_service.rows.columns import Columns, Values
@@ -36,16 +36,41 @@ def _nothing(kind: Kind) -> Values:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """A field of delimited text that is several: its parts by `delimiter`, each a record of its own.
+
+    With `inner`, a part is itself `n` values, by that; `index` is which of them the column is.
+    """
+
+    delimiter: str
+    inner: str = ""
+    n: int = 1
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column that the data set needs. `names` are the headers it goes by, as `bare_name` has them.
 
-    `place` counts from 0.
+    `place` counts from 0. In a path, `name[]` is a list of which each element is a record of its own.
     """
 
     role: str
     kind: Kind
     names: frozenset[str]
     place: int = -1  # where there is no header
+    split: Split | None = None
+    path: tuple[str, ...] = ()  # where rows are objects, from the outside in; else the role is its name
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a published data set. `rows`: by file, or by release."""
+
+    title: str = ""
+    description: str = ""
+    homepage: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +87,9 @@ class Dataset:
     schema: Schema
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
-    form: Delimited = field(default_factory=Delimited)
+    form: Form = field(default_factory=Delimited)
+    about: About = field(default_factory=About)
+    has_many_a_row: bool = False  # whether a row may be several records, or none
 
     @property
     def shape(self) -> Columns:
@@ -84,6 +111,11 @@ class Dataset:
         values = {column.role: _nothing(column.kind) for column in self.columns}
         record = self.records({**values, owner.role: owner.kind.gathered([value])})
         return record.texts[self.schema.owner].to_list()[0]
+
+    def advice(self, code: str) -> str:
+        """What the user of a file with values that are refused so might do: a sentence, or nothing."""
+        advices = (column.kind.advice for column in self.columns)
+        return next((advice[code] for advice in advices if code in advice), "")
 
     def require_roles(self, names: Mapping[str, str]) -> None:
         """UsageError for a role that the data set does not have."""

@@ -4,6 +4,7 @@
 plainly right it leaves to `one`, which then accepts it or words the error.
 """
 
+import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -24,7 +25,7 @@ from ingest_service.rows.columns import Values, taken
 from ingest_service.rows.distinct import distinct
 from ingest_service.rows.interaction import WHITESPACE, TimeUnit, micros_of, within_range
 from ingest_service.rows.parse import Bytes
-from ingest_service.rows.texts import Texts
+from ingest_service.rows.texts import Texts, decimals
 
 declare_codes(
     {
@@ -39,6 +40,7 @@ _UUID_BYTES, _DASHES = 36, frozenset({8, 13, 18, 23})
 _IS_HEX = np.isin(np.arange(256), list(b"0123456789abcdef"))  # not upper case, which has another form
 _IS_WHITESPACE = np.isin(np.arange(256), list(WHITESPACE.encode()))
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_DAY_MICROS = 86_400 * 1_000_000
 _DIGITS = 40  # the longest number that could be a time has fewer
 
 
@@ -55,6 +57,26 @@ class Kind(ABC):
     @abstractmethod
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         """The values of n fields, given by their bounds in a padded block, and which of them are surely right."""
+
+    def texts(self, read: Texts) -> tuple[Values, Bools]:
+        """The same of texts by themselves, with the blanks around them. One with a NUL byte is not surely right."""
+        buffer = parse.padded(read.buffer.tobytes())
+        starts = read.starts + parse.PAD
+        ends = starts + read.widths
+        good = np.ones(len(read), np.bool_)
+        if nuls := np.flatnonzero(read.buffer == 0).tolist():
+            at = np.array(nuls) + parse.PAD
+            good = np.searchsorted(at, ends) == np.searchsorted(at, starts)
+        if not self.is_verbatim:
+            starts, ends = parse.bare(buffer, starts, ends, has_quotes=False)
+        values, valid = self.many(buffer, starts, ends)
+        return values, valid & good
+
+    def whole(self, numbers: Ints) -> tuple[Values, Bools]:
+        """The same of whole numbers in decimal."""
+        texts = decimals(numbers)
+        starts = texts.starts + parse.PAD
+        return self.many(parse.padded(texts.buffer.tobytes()), starts, starts + texts.widths)
 
     def gathered(self, values: Sequence[Any]) -> Values:
         """A column of what `one` has read."""
@@ -74,6 +96,23 @@ class Integer(Kind):
 
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         return parse.integers(buffer, starts, parse.without_zero_fraction(buffer, starts, ends))
+
+    def texts(self, read: Texts) -> tuple[Values, Bools]:
+        """The same of texts by themselves, with the blanks around them. One with a NUL byte is not surely right."""
+        buffer = parse.padded(read.buffer.tobytes())
+        starts = read.starts + parse.PAD
+        ends = starts + read.widths
+        good = np.ones(len(read), np.bool_)
+        if nuls := np.flatnonzero(read.buffer == 0).tolist():
+            at = np.array(nuls) + parse.PAD
+            good = np.searchsorted(at, ends) == np.searchsorted(at, starts)
+        if not self.is_verbatim:
+            starts, ends = parse.bare(buffer, starts, ends, has_quotes=False)
+        values, valid = self.many(buffer, starts, ends)
+        return values, valid & good
+
+    def whole(self, numbers: Ints) -> tuple[Values, Bools]:
+        return numbers, np.ones(len(numbers), np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +207,15 @@ class Listed(Kind):
         return taken(self.gathered(values), inverse), good[inverse]
 
 
+class ListedText(Listed):
+    """One whose values are texts."""
+
+    filler: ClassVar[str] = ""
+
+    def gathered(self, values: Sequence[Any]) -> Values:
+        return Texts.of(values)
+
+
 @dataclass(frozen=True, slots=True)
 class Number(Listed):
     """A decimal number: float64. Where it is missing it is `default`, and without one the row is refused."""
@@ -206,13 +254,12 @@ class Whole(Listed):
 
 
 @dataclass(frozen=True, slots=True)
-class Category(Listed):
+class Category(ListedText):
     """A text, and what it stands for: `values` maps it, and where there are any no other may stand there."""
 
     values: Mapping[str, str] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     default: str | None = None
-    filler: ClassVar[str] = ""
 
     def one(self, text: str, column: str) -> str:
         text = text.strip(WHITESPACE)
@@ -222,11 +269,54 @@ class Category(Listed):
             raise RowError("validate", "bad_value", f"{column} is none of the values that the schema has.")
         return self.values.get(text, text)
 
-    def gathered(self, values: Sequence[Any]) -> Values:
-        return Texts.of(values)
-
     def __hash__(self) -> int:
         return hash((*self.values.items(), self.missing, self.default))
+
+
+@dataclass(frozen=True, slots=True)
+class Exact(ListedText):
+    """A decimal number with all its digits: a text, without an exponent."""
+
+    missing: frozenset[str] = frozenset()
+    default: str | None = None
+
+    def one(self, text: str, column: str) -> str:
+        text = text.strip(WHITESPACE)
+        if text in self.missing:
+            return _or_refused(self.default, column)
+        if not _NUMBER.fullmatch(text) or abs((number := Decimal(text)).adjusted()) > _DIGITS:
+            raise RowError("validate", "bad_number", f"{column} is not a number, or one of very many digits.")
+        return f"{number:f}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListOfTexts(ListedText):
+    """Texts with a delimiter between them: the JSON list of them."""
+
+    delimiter: str
+    missing: frozenset[str] = frozenset()
+    default: str | None = None
+
+    def one(self, text: str, column: str) -> str:
+        text = text.strip(WHITESPACE)
+        if text in self.missing:
+            return _or_refused(self.default, column)
+        return json.dumps([part.strip(WHITESPACE) for part in text.split(self.delimiter)], ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock(Listed):
+    """A time of day, by a pattern of strptime: int64, in microseconds since midnight."""
+
+    pattern: str
+    filler: ClassVar[int] = 0
+
+    def one(self, text: str, column: str) -> int:
+        try:
+            at = datetime.strptime(text.strip(WHITESPACE), self.pattern)
+        except ValueError:
+            raise RowError("validate", "bad_timestamp", f"{column} is not written as the schema says.") from None
+        return ((at.hour * 60 + at.minute) * 60 + at.second) * 1_000_000 + at.microsecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +337,23 @@ class FormattedTime(Listed):
         except ValueError:
             raise RowError("validate", "bad_timestamp", f"{column} is not written as the schema says.") from None
         return within_range(micros_of(at if at.tzinfo else at.replace(tzinfo=ZoneInfo(self.zone))), column)
+
+
+@dataclass(frozen=True, slots=True)
+class Day(Listed):
+    """The day of a time whose clock is in another column: int64, midnight in no zone, in microseconds since 1970.
+
+    The first and the last of the days that can be stored are none, since in some zone the time would not be.
+    """
+
+    pattern: str
+    filler: ClassVar[int] = 0
+
+    def one(self, text: str, column: str) -> int:
+        micros = FormattedTime(self.pattern).one(text, column)
+        within_range(micros - _DAY_MICROS, column)
+        within_range(micros + 2 * _DAY_MICROS, column)
+        return micros
 
 
 @dataclass(frozen=True, slots=True)

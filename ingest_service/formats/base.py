@@ -1,16 +1,19 @@
 """What a format is: a reader of one source from a position on, and of one row by itself.
 
-A new one is these two classes, and a line in `formats.opening`.
+A new one is these two classes; its reader is registered by the entry-point group `ingest_service.formats`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import RowError
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.sources.base import Source
+
+RowValues: TypeAlias = list[list[Any]]  # of each of a row's records the values, in the order of the data set's columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class Rows(ABC):
     recipe: str
 
     @abstractmethod
-    def row(self, raw: bytes) -> list[Any] | RowError:
-        """The values of a text that is one row, as a dead letter has it; in the order of the data set's columns."""
+    def row(self, raw: bytes) -> RowValues | RowError:
+        """What a text that is one row says, as a dead letter has it."""
 
     @abstractmethod
     def advice(self, refused: DeadRow) -> str:
@@ -58,6 +61,26 @@ class Reader(ABC, Generic[B]):
     position: Position
     source_size: int | None  # in stored bytes; a file may grow while it is read
     reached_end: bool
+
+    @abstractmethod
+    def __init__(
+        self,
+        source: Source,
+        dataset: Dataset,
+        *,
+        columns: Mapping[str, str] | None,
+        limit: int | None,
+        block_bytes: int,
+    ) -> None:
+        """Before the first row. `columns` names the user's own by role, `limit` bounds the rows.
+
+        Blocks. ConfigurationError if the source has no such rows, SourceNotFound if there is none.
+        """
+
+    @classmethod
+    @abstractmethod
+    def rows_of(cls, dataset: Dataset, recipe: str, columns: Mapping[str, str] | None = None) -> Rows:
+        """What reads the rows of a source that had this recipe, one by one and without the source."""
 
     @property
     @abstractmethod
@@ -89,7 +112,7 @@ class Reader(ABC, Generic[B]):
         """A block's rows as typed columns, and those that are refused."""
 
     @abstractmethod
-    def values(self, block: B) -> Iterator[list[Any] | RowError]:
+    def values(self, block: B) -> Iterator[RowValues | RowError]:
         """The same row by row, as the specification has it; slow."""
 
     @abstractmethod

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ingest_service.datasets.base import Dataset
+from ingest_service.errors import ConfigurationError
 from ingest_service.formats.base import Reader, Rows
-from ingest_service.formats.delimited.blocks import DelimitedReader
-from ingest_service.formats.delimited.layout import bind, bind_by_place
 from ingest_service.formats.memory import BLOCK_BYTES
+from ingest_service.runtime.plugins import registered
 from ingest_service.sources.base import Source
 
 
@@ -23,9 +23,18 @@ def open_reader(
 
     Blocks the caller. ConfigurationError if the source has no such rows, SourceNotFound if there is none.
     """
-    return DelimitedReader(source, dataset, columns=columns, limit=limit, block_bytes=block_bytes)
+    return _reader_of(dataset)(source, dataset, columns=columns, limit=limit, block_bytes=block_bytes)
 
 
 def rows_of(dataset: Dataset, recipe: str, columns: Mapping[str, str] | None = None) -> Rows:
     """What reads the rows of a source that had this recipe, one by one and without the source."""
-    return bind(dataset, recipe.encode(), columns) if dataset.form.header else bind_by_place(dataset, columns)
+    return _reader_of(dataset).rows_of(dataset, recipe, columns)
+
+
+def _reader_of(dataset: Dataset) -> type[Reader[Any]]:
+    known = registered("formats")
+    name = dataset.form.format
+    if name not in known:
+        raise ConfigurationError(f"There is no format {name!r}; choose from: {', '.join(sorted(known))}.")
+    reader: type[Reader[Any]] = known[name].load()
+    return reader

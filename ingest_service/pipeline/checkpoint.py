@@ -91,7 +91,7 @@ def encode(checkpoint: Checkpoint) -> str:
         "sink": checkpoint.sink,
         "source": asdict(checkpoint.source),
         **asdict(position),
-        "counts": asdict(checkpoint.watermark.counts),
+        "counts": checkpoint.watermark.counts.as_json(),
         "complete": checkpoint.complete,
         "fence": checkpoint.fence,
         "beat": checkpoint.beat,
@@ -101,7 +101,7 @@ def encode(checkpoint: Checkpoint) -> str:
         "place": asdict(checkpoint.place) if checkpoint.place else None,
     }
     if unended is not None:  # whoever does not know it refuses a line that went on, as ever
-        content["unended"] = {**asdict(unended.position), "counts": asdict(unended.counts)}
+        content["unended"] = {**asdict(unended.position), "counts": unended.counts.as_json()}
     return json.dumps({**content, "checksum": _checksum(content)}, separators=(",", ":"))
 
 

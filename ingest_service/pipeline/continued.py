@@ -91,7 +91,7 @@ def _earlier(job: Job, before: Watermark, gone: Columns) -> Iterator[Chunk]:
     try:
         while (block := reader.next()) is not None and block.start.offset < before.position.offset:
             chunk = reader.chunk(block)
-            is_earlier = chunk.data_offset + chunk.starts < before.position.offset
+            is_earlier = chunk.offsets < before.position.offset
             wanted = is_earlier & chunk.columns.may_be_owned_as(gone)
             if wanted.any():
                 yield chunk.only(wanted)

@@ -265,7 +265,15 @@ async def _consume(state: State, lane: Lane) -> None:
         dead = len(written.dead)
         lane.tracker.settle(
             chunk.start,
-            Counts(chunk.read, chunk.accepted, chunk.rejected, written.written, written.merged, dead),
+            Counts(
+                chunk.read,
+                chunk.accepted_rows,
+                chunk.rejected,
+                written.written,
+                written.merged,
+                dead,
+                None if chunk.row_offsets is None else chunk.accepted,
+            ),
         )
         fault.point("settled", lane.sink.name, chunk.start.row, chunk.end.row)
         _refuse_too_many(state)

@@ -1,7 +1,7 @@
 """What a run did, so that the rows add up: read = accepted + rejected, accepted = written + merged + dead a sink."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ingest_service.pipeline.tracker import Count, Counts
@@ -61,7 +61,7 @@ class StreamReport:
             "warnings": self.warnings,
             "sinks": {
                 name: {
-                    **asdict(sink.counts),
+                    **sink.counts.as_json(),
                     "offset": sink.offset,
                     "complete": sink.complete,
                     "rows_now": sink.rows_now,

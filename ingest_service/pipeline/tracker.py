@@ -5,7 +5,7 @@ unbroken run of settled spans from the start; everything before it is stored, ke
 """
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, TypeAlias
 
 from pydantic import Field
@@ -17,7 +17,11 @@ Count: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of rows: read = accepted + rejected, and accepted = written + merged + dead."""
+    """What became of rows: read = accepted + rejected, and accepted = written + merged + dead.
+
+    `records`: where a row may be several records, or none, how many the accepted rows are; these are then what is
+    written, merged or dead. None where each is one.
+    """
 
     read: Count = 0
     accepted: Count = 0
@@ -25,6 +29,7 @@ class Counts:
     written: Count = 0
     merged: Count = 0
     dead: Count = 0
+    records: Count | None = None
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
@@ -34,11 +39,19 @@ class Counts:
             self.written + other.written,
             self.merged + other.merged,
             self.dead + other.dead,
+            None if self.records is other.records is None else self.n_records + other.n_records,
         )
 
     @property
+    def n_records(self) -> int:
+        return self.accepted if self.records is None else self.records
+
+    @property
     def balanced(self) -> bool:
-        return self.read == self.accepted + self.rejected and self.accepted == self.written + self.merged + self.dead
+        return self.read == self.accepted + self.rejected and self.n_records == self.written + self.merged + self.dead
+
+    def as_json(self) -> dict[str, int]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

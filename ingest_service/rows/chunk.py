@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,27 +36,35 @@ class DeadRow:
     reason: str
 
 
+class Raws(Protocol):
+    """Rows as they stood in the source."""
+
+    def raw(self, row: int) -> bytes:
+        """One of them, as a dead letter keeps it."""
+
+    def take(self, rows: Ints | slice) -> "Raws": ...
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Rows [start.row, end.row) of the source.
 
-    `columns` holds the accepted rows in file order. For accepted row i,
-    `starts[i]` and `ends[i]` bound its bytes in `data`, which begins at offset `data_offset`; `lines[i]` is its line.
+    `columns` holds the accepted rows in file order; row i stood at `offsets[i]`, in line `lines[i]`, as `raws.raw(i)`.
     `kept` are the offsets of refused rows that are in the dead letters already, and no longer in `rejects`.
-    `is_unended`: its rows are others if the source goes on.
+    `is_unended`: its rows are others if the source goes on. `row_offsets`: where a row may be several records, or none,
+    the offsets of the accepted rows; `columns` then holds the records, and i counts these.
     """
 
     start: Position
     end: Position
-    data: bytes
-    data_offset: int
     columns: Columns
-    starts: Ints
-    ends: Ints
+    offsets: Ints
     lines: Ints
+    raws: Raws
     rejects: list[DeadRow] = field(default_factory=list)
     kept: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     is_unended: bool = False
+    row_offsets: Ints | None = None
 
     @cached_property
     def key_hashes(self) -> NDArray[np.uint64]:
@@ -77,11 +86,16 @@ class Chunk:
 
     @property
     def accepted(self) -> int:
+        """Records."""
         return len(self.columns)
 
     @property
+    def accepted_rows(self) -> int:
+        return self.accepted if self.row_offsets is None else len(self.row_offsets)
+
+    @property
     def read(self) -> int:
-        return self.accepted + self.rejected
+        return self.accepted_rows + self.rejected
 
     @property
     def rejected(self) -> int:
@@ -97,27 +111,32 @@ class Chunk:
             return self
         if position.offset >= self.end.offset:
             return None
-        first = int(np.searchsorted(self.starts, position.offset - self.data_offset))
+        first = int(np.searchsorted(self.offsets, position.offset))
         return replace(
             self,
             start=position,
             columns=self.columns.take(slice(first, None)),
-            starts=self.starts[first:],
-            ends=self.ends[first:],
+            offsets=self.offsets[first:],
             lines=self.lines[first:],
+            raws=self.raws.take(slice(first, None)),
             rejects=[reject for reject in self.rejects if reject.offset >= position.offset],
             kept=self.kept[self.kept >= position.offset],
+            row_offsets=None if self.row_offsets is None else self.row_offsets[self.row_offsets >= position.offset],
         )
 
     def only(self, wanted: Bools) -> "Chunk":
         """Some of the accepted rows, and no others."""
         rows = np.flatnonzero(wanted)
-        starts, ends, lines = self.starts[rows], self.ends[rows], self.lines[rows]
-        nothing: Ints = np.empty(0, np.int64)
-        columns = self.columns.take(rows)
-        return replace(self, columns=columns, starts=starts, ends=ends, lines=lines, rejects=[], kept=nothing)
+        return replace(
+            self,
+            columns=self.columns.take(rows),
+            offsets=self.offsets[rows],
+            lines=self.lines[rows],
+            raws=self.raws.take(rows),
+            rejects=[],
+            kept=np.empty(0, np.int64),
+        )
 
     def dead_row(self, row: int, stage: str, code: str, reason: str) -> DeadRow:
         """Accepted row `row`, refused by a sink."""
-        start, end = int(self.starts[row]), int(self.ends[row])
-        return DeadRow(self.data_offset + start, int(self.lines[row]), self.data[start:end], stage, code, reason)
+        return DeadRow(int(self.offsets[row]), int(self.lines[row]), self.raws.raw(row), stage, code, reason)

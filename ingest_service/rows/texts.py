@@ -26,9 +26,16 @@ class Texts:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Texts":
-        encoded = [text.encode() for text in texts]
-        widths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), np.cumsum(widths) - widths, widths)
+        joined = "".join(texts)
+        if not joined.isascii():
+            return cls.of_bytes([text.encode() for text in texts])
+        widths = np.fromiter(map(len, texts), np.int64, len(texts))
+        return cls(np.frombuffer(joined.encode(), np.uint8), np.cumsum(widths) - widths, widths)
+
+    @classmethod
+    def of_bytes(cls, texts: Sequence[bytes]) -> "Texts":
+        widths = np.fromiter(map(len, texts), np.int64, len(texts))
+        return cls(np.frombuffer(b"".join(texts), np.uint8), np.cumsum(widths) - widths, widths)
 
     @classmethod
     def constant(cls, text: str, n: int) -> "Texts":
@@ -56,6 +63,12 @@ class Texts:
     def take(self, rows: Ints | slice) -> "Texts":
         widths = self.widths if isinstance(self.widths, int) else self.widths[rows]
         return Texts(self.buffer, self.starts[rows], widths)
+
+    def raw(self, row: int) -> bytes:
+        """One of them, as bytes."""
+        start = int(self.starts[row])
+        width = self.widths if isinstance(self.widths, int) else int(self.widths[row])
+        return self.buffer[start : start + width].tobytes()
 
     def prefixes(self) -> NDArray[np.uint64]:
         """The first 8 bytes of each text as a number: these sort as the texts do, as far as they go."""

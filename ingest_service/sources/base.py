@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
+
+from ingest_service.errors import ConfigurationError
 
 
 class Stream(ABC):
@@ -63,6 +65,10 @@ class Source(ABC):
     @abstractmethod
     def open(self) -> Stream:
         """SourceNotFound or LocalIOError if it cannot be."""
+
+    def open_at_random(self) -> IO[bytes]:
+        """The stored bytes as a file that can be sought. ConfigurationError where there is none."""
+        raise ConfigurationError(f"{self.uri} can only be read from front to back; its format needs a file.")
 
     def interrupt(self) -> None:
         """Called from another thread: reads that wait must return soon, with whatever. Only what can wait needs it."""

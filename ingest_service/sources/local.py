@@ -34,6 +34,9 @@ class FileSource(Source):
     def version(self) -> str:
         return file_version(self.path)
 
+    def open_at_random(self) -> IO[bytes]:
+        return self._opener(self.path)
+
     def open(self) -> Stream:
         stream, self._size = open_whole(self._opener(self.path), self.path.name)
         return stream

@@ -27,6 +27,11 @@ class ObjectSource(Source):
     def version(self) -> str:
         return object_version(self._address, self._allowed)
 
+    def open_at_random(self) -> IO[bytes]:
+        file = open_object(self._address, self._allowed)
+        self.etag, self._size = file.etag or "", file.size
+        return cast("IO[bytes]", file)
+
     def open(self) -> Stream:
         file = open_object(self._address, self._allowed)
         self.etag = file.etag or ""

@@ -402,6 +402,4 @@ def test_a_row_is_told_from_its_letter_alone() -> None:
     ]
     chunk, indices, refused = chunk_of_letters(letters, rows_of(MICROLENS, HEADER))
     assert (indices, [index for index, _ in refused], chunk.lines.tolist()) == ([1, 3], [0, 2], [3, 5])
-    assert [chunk.data[start:end] for start, end in zip(chunk.starts, chunk.ends, strict=True)] == [
-        letters[i]["raw"].encode() for i in (1, 3)
-    ]
+    assert [chunk.raws.raw(row) for row in range(chunk.accepted)] == [letters[i]["raw"].encode() for i in (1, 3)]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ingest_service.datasets.kinds import ID, TEXT, Kind, Time
 from ingest_service.datasets.movielens import LINKS, MOVIELENS, MOVIES, TAGS, HalfStars
 from ingest_service.errors import RowError
-from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.rows.interaction import timestamp_text
 from ingest_service.sources.local import FileSource
 from tests.helpers import (
@@ -73,7 +73,7 @@ def test_columns_and_specification_agree(
     try:
         while (block := reader.next()) is not None:
             chunk = reader.chunk(block)
-            wanted = [values for values in reader.values(block) if not isinstance(values, RowError)]
+            wanted = [values for row in reader.values(block) if not isinstance(row, RowError) for values in row]
             assert chunk.accepted == len(wanted)
             texts = {name: texts.to_list() for name, texts in chunk.columns.texts.items()}
             for row, values in enumerate(wanted):

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 from unittest.mock import patch
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, RowError
-from ingest_service.formats.delimited import blocks, records
-from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats import text
+from ingest_service.formats.base import Reader
+from ingest_service.formats.delimited import records
 from ingest_service.formats.delimited.layout import Layout, bind, specify
+from ingest_service.formats.text import BOM
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.sources.base import Source, Stream
@@ -71,7 +74,7 @@ def header_of(data: bytes) -> tuple[Layout, int]:
     start = 0
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)
-        line = data[start:end].removeprefix(b"" if start else blocks.BOM).rstrip(b"\r\n")
+        line = data[start:end].removeprefix(b"" if start else BOM).rstrip(b"\r\n")
         start = end
         if line.strip(b" \t\r\v\f") and not re.fullmatch(rb"\"?sep=.\"?[\s,;|]*", line, re.IGNORECASE | re.DOTALL):
             try:
@@ -104,11 +107,11 @@ def specification(data: bytes, block_bytes: int) -> tuple[list[Row | DeadRow], i
         assert record is not None
         if record.fields is not None:
             raw = data[position : record.end]
-            values = specify(record.fields, layout)
-            if isinstance(values, RowError):
-                found.append(DeadRow(position, line, raw, values.stage, values.code, values.reason))
+            row = specify(record.fields, layout)
+            if isinstance(row, RowError):
+                found.append(DeadRow(position, line, raw, row.stage, row.code, row.reason))
             else:
-                found.append(Row(position, line, raw, record_of(values, layout)))
+                found += [Row(position, line, raw, record_of(values, layout)) for values in row]
         position = record.next_start
     return found, first
 
@@ -134,7 +137,7 @@ def columns_of(interaction: VideoInteraction) -> tuple[object, ...]:
 # --- the columnar path ------------------------------------------------------------------------------
 
 
-def chunks_of(reader: DelimitedReader) -> list[Chunk]:
+def chunks_of(reader: Reader[Any]) -> list[Chunk]:
     chunks = []
     while (block := reader.next()) is not None:
         chunks.append(reader.chunk(block))
@@ -145,13 +148,8 @@ def content(chunks: list[Chunk]) -> list[Row | DeadRow]:
     """What the chunks hold, in the order of the file."""
     found: list[Row | DeadRow] = []
     for chunk in chunks:
-        rows = zip(
-            chunk.columns.frame().iter_rows(), chunk.starts.tolist(), chunk.ends.tolist(), chunk.lines, strict=True
-        )
-        accepted = [
-            Row(chunk.data_offset + start, int(line), chunk.data[start:end], values)
-            for values, start, end, line in rows
-        ]
+        rows = zip(chunk.columns.frame().iter_rows(), chunk.offsets.tolist(), chunk.lines.tolist(), strict=True)
+        accepted = [Row(offset, line, chunk.raws.raw(row), values) for row, (values, offset, line) in enumerate(rows)]
         found += sorted([*accepted, *chunk.rejects], key=lambda row: row.offset)
     return found
 
@@ -173,6 +171,6 @@ def small_records(max_record: int, tail: int) -> Iterator[None]:
     """Limits so small that block borders, and the borders of the last MiB, fall everywhere."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(records, "MAX_RECORD_BYTES", max_record))
-        stack.enter_context(patch.object(blocks, "MAX_RECORD_BYTES", max_record))
-        stack.enter_context(patch.object(blocks, "TAIL_BYTES", tail))
+        stack.enter_context(patch.object(text, "MAX_RECORD_BYTES", max_record))
+        stack.enter_context(patch.object(text, "TAIL_BYTES", tail))
         yield

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import CODES, ConfigurationError, LineContinued, SourceChanged
-from ingest_service.formats.delimited import blocks, records
-from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats.delimited import records
+from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.formats.memory import BLOCK_BYTES, MEMORY_MB, MIN_MEMORY_MB, block_bytes_within
+from ingest_service.formats.text import BOM
 from ingest_service.rows.chunk import DeadRow, Position
 from ingest_service.rows.interaction import timestamp_text
 from ingest_service.sources.local import FileSource
@@ -208,7 +209,7 @@ def test_each_code_of_the_parser(line: bytes, code: str) -> None:
 def test_every_code_of_the_parser_has_a_known_answer() -> None:
     """The list above leaves no parser code out."""
     of_sinks = {"wrong_type", "item_too_large", "bad_key", "duplicate_key", "unknown_movie", "refused"}
-    of_other_data_sets = {"bad_rating", "bad_number", "bad_value", "missing_value"}
+    of_other_data_sets = {"bad_rating", "bad_number", "bad_value", "missing_value", "bad_json"}
     mark = next(m for m in test_each_code_of_the_parser.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
     assert {code for _, code in mark.args[1]} == CODES.keys() - of_sinks - of_other_data_sets
 
@@ -265,7 +266,7 @@ def test_a_quoted_line_break_counts_as_a_line() -> None:
     assert [(row.line, isinstance(row, Row)) for row in found] == [(2, True), (4, True)]
 
 
-@pytest.mark.parametrize("mark", [b"", blocks.BOM])
+@pytest.mark.parametrize("mark", [b"", BOM])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize(
     "header",

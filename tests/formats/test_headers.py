@@ -13,7 +13,7 @@ import pytest
 
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceNotFound, UsageError
-from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.sources import sources_named
 from tests.formats.specification import Bytes, Row, chunks_of, content

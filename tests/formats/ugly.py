@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from ingest_service.formats.delimited import blocks
+from ingest_service.formats.text import BOM
 
 
 def either(*lists: list[str]) -> st.SearchStrategy[str]:
@@ -148,7 +148,7 @@ def files(draw: st.DrawFn) -> bytes:
     kinds = [
         "timestamp" if name == b"timestamp" else "other" if name in (b"x_label", b"note") else "id" for name in names
     ]
-    header = draw(st.sampled_from([b"", b"", blocks.BOM])) + delimiter.join(names)
+    header = draw(st.sampled_from([b"", b"", BOM])) + delimiter.join(names)
     lines = draw(st.lists(rows(delimiter, kinds), max_size=30))
     usual = draw(st.sampled_from([b"\n", b"\r\n", b""]))
     data = header + (usual or b"\n")

@@ -9,13 +9,14 @@ import pytest
 from ingest_service.datasets.microlens import MICROLENS
 from ingest_service.pipeline.ordering import KeyOrder
 from ingest_service.rows.chunk import Chunk, Position
+from ingest_service.rows.texts import Texts
 
 
 def chunk(rows: Sequence[tuple[int, int, int]]) -> Chunk:
     columns = [np.array([row[i] for row in rows], np.int64) for i in range(3)]
     values = {"user": columns[0], "item": columns[1], "timestamp": columns[2] * 1_000_000}
     empty = np.zeros(len(rows), np.int64)
-    return Chunk(Position(), Position(1), b"", 0, MICROLENS.records(values), empty, empty, empty)
+    return Chunk(Position(), Position(1), MICROLENS.records(values), empty, empty, Texts.of([]))
 
 
 async def order_of(chunks: Sequence[Chunk], finish: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -10,7 +10,7 @@ import pytest
 
 from ingest_service.datasets import dataset_named
 from ingest_service.errors import ConfigurationError, LocalIOError, SourceChanged, SourceNotFound, UsageError
-from ingest_service.formats.delimited.blocks import DelimitedReader
+from ingest_service.formats.delimited.reader import DelimitedReader
 from ingest_service.sources import sources_named
 from ingest_service.sources.objects import ObjectSource
 

@@ -5,18 +5,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from ingest_service.datasets.base import Column, Dataset, bare_name
+from ingest_service.datasets.forms import Delimited
 from ingest_service.errors import ConfigurationError, RowError, UsageError, declare_codes
-from ingest_service.formats.base import Rows
+from ingest_service.formats.base import Rows, RowValues
 from ingest_service.formats.delimited.records import BLANKS, Dialect, Records, scan_record
+from ingest_service.formats.delimited.splitting import Parts, find_parts, parts_of
 from ingest_service.rows import parse
 from ingest_service.rows.arrays import QUOTE, Bools, Ints
 from ingest_service.rows.chunk import DeadRow
-from ingest_service.rows.columns import Values, chained
+from ingest_service.rows.columns import Values, chained, taken
 
 declare_codes(
     {
@@ -42,8 +43,7 @@ class Layout(Rows):
     def advice(self, refused: DeadRow) -> str:
         if refused.code == "wrong_arity":
             return self._advice_on_arity(refused.raw)
-        advices = (_ADVICE, *(column.kind.advice for column in self.dataset.columns))
-        return next((advice[refused.code] for advice in advices if refused.code in advice), "")
+        return _ADVICE.get(refused.code) or self.dataset.advice(refused.code)
 
     def _advice_on_arity(self, raw: bytes) -> str:
         own, n = self.dialect.delimiter, self.dialect.n_fields
@@ -57,7 +57,7 @@ class Layout(Rows):
             return "Each row has one field more, as with row names: give the header a name for it."
         return "Does the header belong to these rows?"
 
-    def row(self, raw: bytes) -> list[Any] | RowError:
+    def row(self, raw: bytes) -> RowValues | RowError:
         """With or without its line end."""
         record = scan_record(raw, 0, self.dialect, eof=True)
         if record is None or record.fields is None:
@@ -66,31 +66,75 @@ class Layout(Rows):
             return RowError("parse", "wrong_arity", "The text holds more than one record.")
         return specify(record.fields, self)
 
-    def values(self, fields: Sequence[str]) -> list[Any]:
-        """The values of one row, in the order of the data set's columns; RowError says what is wrong with it."""
-        columns = zip(self.dataset.columns, self.fields, strict=True)
-        return [column.kind.one(fields[index], column.role) for column, index in columns]
+    def records(self, fields: Sequence[str]) -> RowValues:
+        """The values of one row's records; RowError says what is wrong with it."""
+        columns = list(zip(self.dataset.columns, self.fields, strict=True))
+        parts: Sequence[Sequence[str]] = ((),)
+        for column, index in columns:
+            if column.split:
+                parts = parts_of(fields[index], column.split, column.role)
+                break
+        return [
+            [
+                column.kind.one(part[column.split.index] if column.split else fields[index], column.role)
+                for column, index in columns
+            ]
+            for part in parts
+        ]
 
-    def columns(self, data: bytes, records: Records) -> tuple[list[Values], Bools]:
-        """The values of all plain records, a column each, and which rows are surely right."""
+    def plain(self, data: bytes, records: Records) -> tuple[Ints, list[Values], Bools]:
+        """The records of all plain rows: each one's row, among these, and values; and which rows are surely right."""
         buffer = parse.padded(data)
         quotes: Ints = np.flatnonzero(buffer == QUOTE) if records.has_quotes else np.empty(0, np.int64)
         n = len(records.plain)
         valid = np.ones(n, np.bool_)
         slices: list[list[Values]] = [[] for _ in self.dataset.columns]
+        rows: list[Ints] = []
         for first in range(0, max(n, 1), parse.SLICE_ROWS):
-            rows = slice(first, first + parse.SLICE_ROWS)
-            for column, index, found in zip(self.dataset.columns, self.fields, slices, strict=True):
+            some = slice(first, first + parse.SLICE_ROWS)
+            found = self._parts(buffer, records, some)
+            rows.append(first + (np.arange(len(valid[some])) if found is None else found.rows))
+            for number, values in enumerate(slices):
+                one, good = self._column(buffer, quotes, records, some, number, found)
+                values.append(one)
+                valid[some] &= good
+        chained_rows = np.concatenate(rows)
+        return chained_rows, [chained(found) if len(found) > 1 else found[0] for found in slices], valid
+
+    def _parts(self, buffer: parse.Bytes, records: Records, rows: slice) -> Parts | None:
+        """The records of the field that is several; None where there is none."""
+        for column, index in zip(self.dataset.columns, self.fields, strict=True):
+            if column.split:
                 starts, ends = (bound + parse.PAD for bound in records.field(index, rows))
-                if not column.kind.is_verbatim:
-                    starts, ends = parse.bare(buffer, starts, ends, has_quotes=records.has_quotes)
-                elif records.has_quotes:
-                    starts, ends, good = parse.unquoted(buffer, quotes, starts, ends)
-                    valid[rows] &= good
-                values, good = column.kind.many(buffer, starts, ends)
-                found.append(values)
-                valid[rows] &= good
-        return [chained(found) if len(found) > 1 else found[0] for found in slices], valid
+                starts, ends = parse.bare(buffer, starts, ends, has_quotes=records.has_quotes)
+                return find_parts(buffer, starts, ends, column.split)
+        return None
+
+    def _column(
+        self, buffer: parse.Bytes, quotes: Ints, records: Records, rows: slice, number: int, parts: Parts | None
+    ) -> tuple[Values, Bools]:
+        """A value a record of some rows, and which of these rows are surely right by it."""
+        column = self.dataset.columns[number]
+        if column.split and parts is not None:
+            starts, ends = parse.bare(buffer, *parts.bounds[column.split.index], has_quotes=False)
+            values, good = column.kind.many(buffer, starts, ends)
+            right = np.ones(len(records.plain[rows]), np.bool_)
+            right[parts.rows[~(good & parts.good)]] = False
+            return values, right
+        starts, ends = (bound + parse.PAD for bound in records.field(self.fields[number], rows))
+        well = np.ones(len(starts), np.bool_)
+        if not column.kind.is_verbatim:
+            starts, ends = parse.bare(buffer, starts, ends, has_quotes=records.has_quotes)
+        elif records.has_quotes:
+            starts, ends, well = parse.unquoted(buffer, quotes, starts, ends)
+        values, good = column.kind.many(buffer, starts, ends)
+        return values if parts is None else taken(values, parts.rows), good & well
+
+
+def form_of(dataset: Dataset) -> Delimited:
+    """How the data set's files are delimited."""
+    assert isinstance(dataset.form, Delimited), "its format says so"
+    return dataset.form
 
 
 def _named(delimiter: bytes) -> str:
@@ -110,7 +154,7 @@ def bind(
         raise ConfigurationError("The header is not valid UTF-8; is this a text file?") from None
     own = dict(names or {})
     missing = "nothing"
-    form = dataset.form
+    form = form_of(dataset)
     delimiters = (form.delimiter,) if form.delimiter else tuple(bytes([byte]) for byte in DELIMITERS)
     for delimiter in delimiters:
         found = header_names(header, delimiter)
@@ -131,7 +175,7 @@ def bind(
 
 def bind_by_place(dataset: Dataset, names: Mapping[str, str] | None = None) -> Layout:
     """The layout of a file without a header. UsageError for a column by name, of which there are none."""
-    form = dataset.form
+    form = form_of(dataset)
     fields = {column.role: column.place for column in dataset.columns}
     for role, own in (names or {}).items():
         position = _POSITION.fullmatch(own)
@@ -189,8 +233,9 @@ def _refuse_doubtful(layout: Layout, found: Sequence[str], own: Mapping[str, str
 
 def _refuse_doubles(layout: Layout) -> None:
     roles = [column.role for column in layout.dataset.columns]
-    for index in layout.fields:
-        if layout.fields.count(index) > 1:
+    fields = [index for column, index in zip(layout.dataset.columns, layout.fields, strict=True) if not column.split]
+    for index in fields:
+        if fields.count(index) > 1:
             both = [one for one, place in zip(roles, layout.fields, strict=True) if place == index]
             raise UsageError(f"One column would be both {' and '.join(both)}; give each its own with --column.")
 
@@ -204,14 +249,14 @@ def _split_header(header: str, delimiter: str) -> list[str]:
         return []
 
 
-def specify(fields: Sequence[str] | RowError, layout: Layout) -> list[Any] | RowError:
+def specify(fields: Sequence[str] | RowError, layout: Layout) -> RowValues | RowError:
     """One record through the specification: its values, or why not."""
     if isinstance(fields, RowError):
         return fields
     try:
-        return layout.values(fields)
+        return layout.records(fields)
     except RowError as error:
-        return _HEADER_AGAIN if layout.dataset.form.header and _is_header(fields, layout) else error
+        return _HEADER_AGAIN if form_of(layout.dataset).header and _is_header(fields, layout) else error
 
 
 def _is_header(fields: Sequence[str], layout: Layout) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.errors import RowError, declare_codes
+from ingest_service.formats.lines import CR, LF, Lines, lines_of, positions
 from ingest_service.formats.memory import MAX_RECORD_BYTES as MAX_RECORD_BYTES
 from ingest_service.rows.arrays import QUOTE, Bools, Ints, trim
 
@@ -36,8 +37,6 @@ declare_codes(
 )
 
 BLANKS = b" \t\r\v\f"
-_PART_BYTES = 1 << 18
-LF, CR = b"\n\r"
 _SPACES, _SPACES_AND_TABS = re.compile(rb" *"), re.compile(rb"[ \t]*")
 _UNCLOSED = RowError("parse", "unclosed_quote", "A quoted field has no closing quote.")
 _BAD_QUOTE = RowError("parse", "bad_quote", "Text follows a closing quote.")
@@ -192,30 +191,19 @@ def _wrong_arity(n_fields: int, n_columns: int) -> RowError:
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
-    """The records of one block, as arrays of positions in it; n records, m of them plain.
+class Records(Lines):
+    """The records of one block, n of them, m of them plain.
 
-    starts, ends: int64[n], the record's bytes without its line end.
-    lines: int64[n], lines before it in the block.
     plain: int64[m], which records have their fields given by position: `delimiters`, int64[m, n_fields - 1].
     has_quotes: whether plain fields may stand in quotes.
     scanned: for every other record, its fields or its error, by record index.
-    consumed, lines_consumed: where the first record that is not in here begins, in bytes and line ends.
     """
 
-    starts: Ints
-    ends: Ints
-    lines: Ints
     plain: Ints
     delimiters: Ints
     has_quotes: bool
     scanned: dict[int, list[str] | RowError]
-    consumed: int
-    lines_consumed: int
-    delimiter_bytes: int = 1
-
-    def __len__(self) -> int:
-        return len(self.starts)
+    delimiter_bytes: int
 
     def head(self, n: int) -> "Records":
         """The first `n` records, as if the block ended before the next one."""
@@ -226,13 +214,13 @@ class Records:
             self.starts[:n],
             self.ends[:n],
             self.lines[:n],
+            int(self.starts[n]),
+            int(self.lines[n]),
             self.plain[:m],
             self.delimiters[:m],
             self.has_quotes,
             {index: fields for index, fields in self.scanned.items() if index < n},
-            consumed=int(self.starts[n]),
-            lines_consumed=int(self.lines[n]),
-            delimiter_bytes=self.delimiter_bytes,
+            self.delimiter_bytes,
         )
 
     def field(self, column: int, rows: slice) -> tuple[Ints, Ints]:
@@ -251,9 +239,9 @@ def split(data: bytes, dialect: Dialect, *, eof: bool) -> Records:
     """All whole records of a block that begins at a record's start and is not empty."""
     whole_lines = len(data) if eof else data.rfind(b"\n") + 1
     buffer = np.frombuffer(data, np.uint8)[:whole_lines]
-    starts, ends, next_starts = _lines(buffer, eof=eof)
+    starts, ends, next_starts = lines_of(buffer, eof=eof)
     is_quoted = dialect.has_quotes and b'"' in data
-    quotes = _positions(buffer, QUOTE) if is_quoted else np.empty(0, np.int64)
+    quotes = positions(buffer, QUOTE) if is_quoted else np.empty(0, np.int64)
     delimiters, doubtful = _delimiters(buffer, dialect.delimiter)
     if quotes.size:
         delimiters = _outside_quotes(delimiters, quotes, starts)
@@ -271,43 +259,23 @@ def split(data: bytes, dialect: Dialect, *, eof: bool) -> Records:
         starts[indices],
         ends[indices],
         indices,
+        consumed,
+        data.count(b"\n", 0, consumed) if eof else n_lines,
         plain_records,
         delimiters[indices[plain_records]],
         bool(quotes.size),
         {record_of_line[line]: fields for line, fields in scanned.items()},
-        consumed,
-        data.count(b"\n", 0, consumed) if eof else n_lines,
         len(dialect.delimiter),
     )
 
 
 def _delimiters(buffer: NDArray[np.uint8], delimiter: bytes) -> tuple[Ints, Ints]:
     """Where the delimiter stands, and where it may stand in two ways, as `::` in `:::`."""
-    found = _positions(buffer, delimiter[0])
+    found = positions(buffer, delimiter[0])
     for index, byte in enumerate(delimiter[1:], 1):
         found = found[found + index < buffer.size]
         found = found[buffer[found + index] == byte]
     return found, found[1:][np.diff(found) < len(delimiter)]
-
-
-def _positions(buffer: NDArray[np.uint8], byte: int) -> Ints:
-    """Where a byte stands, found in parts that stay in the CPU's cache."""
-    firsts = range(0, buffer.size, _PART_BYTES)
-    found = [np.flatnonzero(buffer[first : first + _PART_BYTES] == byte) + first for first in firsts]
-    return np.concatenate(found) if found else np.empty(0, np.int64)
-
-
-def _lines(buffer: NDArray[np.uint8], *, eof: bool) -> tuple[Ints, Ints, Ints]:
-    """Start, end (without CR LF) and start of the next, for each line; an unended last one counts at the end."""
-    newlines = _positions(buffer, LF)
-    next_starts = newlines + 1
-    ends = newlines
-    if eof and buffer.size and (not newlines.size or next_starts[-1] < buffer.size):
-        next_starts = np.append(next_starts, buffer.size)
-        ends = np.append(ends, buffer.size)
-    starts = np.concatenate((np.zeros(1, np.int64), next_starts))[: len(next_starts)]
-    has_cr = (ends > starts) & (buffer[np.maximum(ends - 1, 0)] == CR) if buffer.size else np.zeros(0, np.bool_)
-    return starts, ends - has_cr, next_starts
 
 
 def _outside_quotes(delimiters: Ints, quotes: Ints, starts: Ints) -> Ints:

@@ -10,7 +10,7 @@ const EQUATIONS = [
   { name: "Read", value: (sink) => count(sink.read) },
   { name: "= accepted", value: (sink) => count(sink.accepted) },
   { name: "+ rejected", value: (sink) => count(sink.rejected) },
-  { name: "Accepted", value: (sink) => count(sink.accepted), group: true },
+  { name: "Records", value: (sink) => count(records(sink)), group: true },
   { name: "= written", value: (sink) => count(sink.written) },
   { name: "+ merged", value: (sink) => count(sink.merged) },
   { name: "+ dead", value: (sink) => count(sink.dead) },
@@ -18,7 +18,12 @@ const EQUATIONS = [
 ];
 
 export function addsUp(sink) {
-  return sink.read === sink.accepted + sink.rejected && sink.accepted === sink.written + sink.merged + sink.dead;
+  return sink.read === sink.accepted + sink.rejected && records(sink) === sink.written + sink.merged + sink.dead;
+}
+
+/** Of accepted rows, where one may be several records; else as many. */
+function records(sink) {
+  return sink.records ?? sink.accepted;
 }
 
 /** `tell(text)` is for what came of the button. */

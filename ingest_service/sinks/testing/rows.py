@@ -34,15 +34,13 @@ def chunk_of(rows: Sequence[VideoInteraction], *, follows_from_key: bool = True,
     The bytes of row i are `row i`, on line i + 2. Rows that are different versions of one record do not follow from
     their key.
     """
-    raw = [f"row {i}".encode() for i in range(len(rows))]
-    ends = np.cumsum([len(text) + 1 for text in raw])
-    data = b"\n".join(raw) + b"\n"
-    lines = np.arange(2, len(rows) + 2)
-    end = Position(len(data), len(rows), len(rows) + 1)
-    starts = ends - [len(text) + 1 for text in raw]
+    raws = Texts.of([f"row {i}\n" for i in range(len(rows))])
+    widths = np.asarray(raws.widths)
+    end = Position(int(widths.sum()), len(rows), len(rows) + 1)
     columns = columns_of(rows, **texts)
     columns = replace(columns, schema=replace(columns.schema, follows_from_key=follows_from_key))
-    return Chunk(Position(0, 0, 1), end, data, 0, columns, starts, ends - 1, lines)
+    lines = np.arange(2, len(rows) + 2)
+    return Chunk(Position(0, 0, 1), end, columns, raws.starts, lines, replace(raws, widths=widths - 1))
 
 
 def columns_of(rows: Sequence[VideoInteraction], **texts: Sequence[str]) -> Columns:

@@ -103,7 +103,7 @@ async def test_only_culprits_are_refused(kit: Kit, sink: AnySink) -> None:
     written = await store(sink, chunk)
     places = {row.offset: (row.line, row.raw, row.stage, row.code) for row in written.dead}
     assert places == {
-        int(chunk.starts[row]): (row + 2, f"row {row}".encode(), sink.name, code) for row, code in culprits.items()
+        int(chunk.offsets[row]): (row + 2, f"row {row}".encode(), sink.name, code) for row, code in culprits.items()
     }
     assert all(row.reason.endswith(".") for row in written.dead)
     assert (written.written, written.merged) == (chunk.accepted - len(culprits), 0)
