@@ -3,6 +3,7 @@
     IngestError
     ├── UsageError            2   the command line makes no sense: fix it
     ├── TooManyRejects       65   more rows are refused than --max-rejects allows, or nearly all without it
+    ├── NotAsPublished       65   with --expect published: the source has other rows than the published one
     ├── SourceNotFound       66   no such file, glob match or archive member
     ├── SinkUnavailable      69   a sink stayed down past its retry budget: run again later
     ├── LeaseHeld            73   another runner works on this stream
@@ -40,6 +41,10 @@ class UsageError(IngestError):
 
 
 class TooManyRejects(IngestError):
+    exit_code = 65
+
+
+class NotAsPublished(IngestError):
     exit_code = 65
 
 

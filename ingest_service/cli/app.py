@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
+from ingest_service.cli.datasets import datasets
 from ingest_service.cli.ending import code_of
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.serve import serve
@@ -82,6 +83,12 @@ def run(
         int | None,
         typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here meanwhile."),
     ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            "--expect", metavar="published", help="Compare the rows with what the data set was published with."
+        ),
+    ] = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -98,13 +105,29 @@ def run(
         "state_dir": state_dir,
         "metrics_port": metrics_port,
     }
+    if expect not in (None, "published"):
+        raise UsageError("--expect is for: published.")
     settings = settings_of(flags, config)
+    if expect and settings.limit:
+        raise UsageError("--expect published is for whole files, and not with --limit.")
     report = execute(_run(sources, settings, restart=restart))
     with output():
         if as_json:
             typer.echo(json.dumps(report.as_json()))
         else:
             print_report(report)
+    if expect:
+        _compare(report, settings)
+
+
+def _compare(report: "Report", settings: "Settings") -> None:
+    """Say as which published file each source is. NotAsPublished if one is as none."""
+    from ingest_service.datasets.catalogue import published_as
+
+    dataset = settings.dataset_named()
+    for stream in report.streams:
+        rows = max(sink.counts.read for sink in stream.sinks.values())
+        say(f"{stream.source.rpartition('/')[2]}: as published, {published_as(dataset, rows)}", err=True)
 
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
@@ -402,6 +425,7 @@ def _column_names(columns: list[str] | None) -> dict[str, str] | None:
     return names
 
 
+app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)
 

@@ -1,14 +1,16 @@
-"""The data sets by name: those that packages have registered by the entry-point group `ingest_service.datasets`."""
+"""The data sets by name: those of packages (entry-point group `ingest_service.datasets`), presets, schema files."""
 
 from collections.abc import Collection
 from pathlib import Path
 
 from ingest_service.datasets.base import Dataset
+from ingest_service.datasets.presets import preset_names, preset_path
 from ingest_service.errors import ConfigurationError
 from ingest_service.runtime.plugins import registered
 
 
 def dataset_names() -> Collection[str]:
+    """Of packages."""
     return registered("datasets").keys()
 
 
@@ -29,8 +31,10 @@ def dataset_named(name: str) -> Dataset:
     if is_schema_file(name):
         return dataset_described_by(Path(name))
     known = registered("datasets")
+    if name not in known and (path := preset_path(name)):
+        return dataset_described_by(path)
     if name not in known:
-        names = ", ".join(sorted(known))
+        names = ", ".join(sorted({*known, *preset_names()}))
         raise ConfigurationError(f"There is no data set {name!r}; choose from: {names}; or name a schema file (.yaml).")
     dataset: Dataset = known[name].load()
     return dataset

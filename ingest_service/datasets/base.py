@@ -18,6 +18,19 @@ def bare_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """A field of delimited text that is several: its parts by `delimiter`, each a record of its own.
+
+    With `inner`, a part is itself `n` values, by that; `index` is which of them the column is.
+    """
+
+    delimiter: str
+    inner: str = ""
+    n: int = 1
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column that the data set needs. `names` are the headers it goes by, as `bare_name` has them.
 
@@ -28,7 +41,18 @@ class Column:
     kind: Kind
     names: frozenset[str]
     place: int = -1  # where there is no header
+    split: Split | None = None
     path: tuple[str, ...] = ()  # where rows are objects, from the outside in; else the role is its name
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a published data set. `rows`: by file, or by release."""
+
+    title: str = ""
+    description: str = ""
+    homepage: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +69,7 @@ class Dataset:
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
     form: Form = field(default_factory=Delimited)
+    about: About = field(default_factory=About)
     has_many_a_row: bool = False  # whether a row may be several records, or none
 
     @property

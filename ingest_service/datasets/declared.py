@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from ingest_service.datasets.base import Column, Dataset
+import numpy as np
+
+from ingest_service.datasets.base import About, Column, Dataset
 from ingest_service.datasets.forms import Form
 from ingest_service.datasets.identity import numbers_of
 from ingest_service.datasets.kinds import UuidId
-from ingest_service.datasets.times import texts_and_dates
+from ingest_service.datasets.times import texts_and_dates, to_utc
 from ingest_service.datasets.uuids import TextUuids, UuidDictionary
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns, Values
@@ -40,24 +42,30 @@ class OwnField:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """event, device: a column, or the text of all records. session: a column, or None for `session_<owner>_<date>`."""
+    """What a file's columns are for.
+
+    time: a column, or the time of all records, in microseconds since 1970 UTC. clock: where `time` is the day alone,
+    the column of the time of day; both are in `zone`. event, device: a column, or the text of all records. session: a
+    column, or None for `session_<owner>_<date>`.
+    """
 
     name: str
     owner: IdColumn
     item: IdColumn
-    time: Column
+    time: Column | int
+    clock: Column | None
+    zone: str
     event: Column | str
     device: Column | str
     session: Column | None
     own: tuple[OwnField, ...]
     form: Form
+    about: About
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        optional = (self.event, self.device, self.session)
-        found = [self.owner.column, self.item.column, self.time]
-        found += [column for column in optional if isinstance(column, Column)]
-        return (*found, *(own.column for own in self.own))
+        roles = (self.owner.column, self.item.column, self.time, self.clock, self.event, self.device, self.session)
+        return (*(one for one in roles if isinstance(one, Column)), *(own.column for own in self.own))
 
 
 def dataset_of(declared: Declaration) -> Dataset:
@@ -67,11 +75,14 @@ def dataset_of(declared: Declaration) -> Dataset:
     key_parts = [own for own in declared.own if own.is_key]
 
     def records(values: Read) -> Columns:
-        owner, item, micros = (values[one.role] for one in declared.columns[:3])
+        owner, item = values[declared.owner.column.role], values[declared.item.column.role]
+        micros = _micros(declared, values, len(owner))
         timestamps, dates = texts_and_dates(micros)
+        user_ids, owner_numbers = owners.stored(owner)
+        video_ids, item_numbers = items.stored(item)
         texts = {
-            "user_id": owners.texts(owner),
-            "video_id": items.texts(item),
+            "user_id": user_ids,
+            "video_id": video_ids,
             "timestamp": timestamps,
             "event_type": _texts(declared.event, values, len(micros)),
             "device": _texts(declared.device, values, len(micros)),
@@ -79,16 +90,18 @@ def dataset_of(declared: Declaration) -> Dataset:
             if declared.session is None
             else values[declared.session.role],
         }
-        own = {one.field.name: values[one.column.role] for one in declared.own}
+        own = {one.field.name: _stored(values[one.column.role], one.field) for one in declared.own}
         texts |= {name: column for name, column in own.items() if isinstance(column, Texts)}
         numbers = {name: column for name, column in own.items() if not isinstance(column, Texts)}
-        parts = items.identity(item)
+        parts = item_numbers
         for one in key_parts:
             parts = (*parts, *numbers_of(texts[one.field.name]))
-        return Columns(schema, owners.identity(owner), parts, micros, texts, numbers)
+        return Columns(schema, owner_numbers, parts, micros, texts, numbers)
 
-    has_many_a_row = any(name.endswith("[]") for column in declared.columns for name in column.path)
-    return Dataset(declared.name, declared.columns, schema, records, None, declared.form, has_many_a_row)
+    has_many_a_row = any(one.split or any(name.endswith("[]") for name in one.path) for one in declared.columns)
+    return Dataset(
+        declared.name, declared.columns, schema, records, None, declared.form, declared.about, has_many_a_row
+    )
 
 
 def _schema_of(declared: Declaration) -> Schema:
@@ -108,13 +121,24 @@ class _Ids:
         self._numbers = UuidDictionary(declared.prefix, declared.namespace)
         self._is_uuid = isinstance(kind, UuidId)
 
-    def texts(self, ids: Values) -> Texts:
+    def stored(self, ids: Values) -> tuple[Texts, tuple[Ints, ...]]:
         if not isinstance(ids, Texts):
-            return self._numbers.uuids(ids)
-        return ids if self._is_uuid else self._texts.uuids(ids)
+            return self._numbers.uuids(ids), (ids,)
+        return (ids, numbers_of(ids)) if self._is_uuid else self._texts.uuids(ids)
 
-    def identity(self, ids: Values) -> tuple[Ints, ...]:
-        return numbers_of(ids) if isinstance(ids, Texts) else (ids,)
+
+def _micros(declared: Declaration, values: Read, n: int) -> Ints:
+    """When each record was: in microseconds since 1970 UTC."""
+    if isinstance(declared.time, int):
+        return np.full(n, declared.time)
+    micros: Ints = values[declared.time.role]
+    if declared.clock is None:
+        return micros
+    return to_utc(micros + values[declared.clock.role], declared.zone)
+
+
+def _stored(values: Values, field: Field) -> Values:
+    return texts_and_dates(values)[0] if field.kind is FieldKind.TIME and not isinstance(values, Texts) else values
 
 
 def _texts(column: Column | str, values: Read, n: int) -> Texts:

@@ -4,6 +4,7 @@
 plainly right it leaves to `one`, which then accepts it or words the error.
 """
 
+import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -39,6 +40,7 @@ _UUID_BYTES, _DASHES = 36, frozenset({8, 13, 18, 23})
 _IS_HEX = np.isin(np.arange(256), list(b"0123456789abcdef"))  # not upper case, which has another form
 _IS_WHITESPACE = np.isin(np.arange(256), list(WHITESPACE.encode()))
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_DAY_MICROS = 86_400 * 1_000_000
 _DIGITS = 40  # the longest number that could be a time has fewer
 
 
@@ -205,6 +207,15 @@ class Listed(Kind):
         return taken(self.gathered(values), inverse), good[inverse]
 
 
+class ListedText(Listed):
+    """One whose values are texts."""
+
+    filler: ClassVar[str] = ""
+
+    def gathered(self, values: Sequence[Any]) -> Values:
+        return Texts.of(values)
+
+
 @dataclass(frozen=True, slots=True)
 class Number(Listed):
     """A decimal number: float64. Where it is missing it is `default`, and without one the row is refused."""
@@ -243,13 +254,12 @@ class Whole(Listed):
 
 
 @dataclass(frozen=True, slots=True)
-class Category(Listed):
+class Category(ListedText):
     """A text, and what it stands for: `values` maps it, and where there are any no other may stand there."""
 
     values: Mapping[str, str] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     default: str | None = None
-    filler: ClassVar[str] = ""
 
     def one(self, text: str, column: str) -> str:
         text = text.strip(WHITESPACE)
@@ -259,11 +269,54 @@ class Category(Listed):
             raise RowError("validate", "bad_value", f"{column} is none of the values that the schema has.")
         return self.values.get(text, text)
 
-    def gathered(self, values: Sequence[Any]) -> Values:
-        return Texts.of(values)
-
     def __hash__(self) -> int:
         return hash((*self.values.items(), self.missing, self.default))
+
+
+@dataclass(frozen=True, slots=True)
+class Exact(ListedText):
+    """A decimal number with all its digits: a text, without an exponent."""
+
+    missing: frozenset[str] = frozenset()
+    default: str | None = None
+
+    def one(self, text: str, column: str) -> str:
+        text = text.strip(WHITESPACE)
+        if text in self.missing:
+            return _or_refused(self.default, column)
+        if not _NUMBER.fullmatch(text) or abs((number := Decimal(text)).adjusted()) > _DIGITS:
+            raise RowError("validate", "bad_number", f"{column} is not a number, or one of very many digits.")
+        return f"{number:f}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListOfTexts(ListedText):
+    """Texts with a delimiter between them: the JSON list of them."""
+
+    delimiter: str
+    missing: frozenset[str] = frozenset()
+    default: str | None = None
+
+    def one(self, text: str, column: str) -> str:
+        text = text.strip(WHITESPACE)
+        if text in self.missing:
+            return _or_refused(self.default, column)
+        return json.dumps([part.strip(WHITESPACE) for part in text.split(self.delimiter)], ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock(Listed):
+    """A time of day, by a pattern of strptime: int64, in microseconds since midnight."""
+
+    pattern: str
+    filler: ClassVar[int] = 0
+
+    def one(self, text: str, column: str) -> int:
+        try:
+            at = datetime.strptime(text.strip(WHITESPACE), self.pattern)
+        except ValueError:
+            raise RowError("validate", "bad_timestamp", f"{column} is not written as the schema says.") from None
+        return ((at.hour * 60 + at.minute) * 60 + at.second) * 1_000_000 + at.microsecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +337,23 @@ class FormattedTime(Listed):
         except ValueError:
             raise RowError("validate", "bad_timestamp", f"{column} is not written as the schema says.") from None
         return within_range(micros_of(at if at.tzinfo else at.replace(tzinfo=ZoneInfo(self.zone))), column)
+
+
+@dataclass(frozen=True, slots=True)
+class Day(Listed):
+    """The day of a time whose clock is in another column: int64, midnight in no zone, in microseconds since 1970.
+
+    The first and the last of the days that can be stored are none, since in some zone the time would not be.
+    """
+
+    pattern: str
+    filler: ClassVar[int] = 0
+
+    def one(self, text: str, column: str) -> int:
+        micros = FormattedTime(self.pattern).one(text, column)
+        within_range(micros - _DAY_MICROS, column)
+        within_range(micros + 2 * _DAY_MICROS, column)
+        return micros
 
 
 @dataclass(frozen=True, slots=True)

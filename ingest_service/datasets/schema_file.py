@@ -1,162 +1,39 @@
-"""A data set described by a file: Frictionless Table Schema and Table Dialect, as YAML or JSON.
+"""Schema files read: what one says as a data set, and what is wrong with it in a sentence."""
 
-Standard: datapackage.org/standard/table-schema and table-dialect. What is read of it stands in docs/SCHEMAS.md;
-whatever else a file says is refused by its name, so that nothing is believed to count that does not. Beyond the
-standard there are keys that begin with `x-`.
-"""
-
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from uuid import UUID
-from zoneinfo import ZoneInfo
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from ingest_service.datasets.base import Column, Dataset, bare_name
+from ingest_service.datasets.base import About, Column, Dataset, bare_name
 from ingest_service.datasets.declared import Declaration, IdColumn, OwnField, dataset_of
-from ingest_service.datasets.forms import Delimited, Form, codec_name
-from ingest_service.datasets.kinds import ID, Category, Epoch, FormattedTime, Kind, Number, TextId, Time, UuidId, Whole
+from ingest_service.datasets.forms import Delimited, Form
+from ingest_service.datasets.kinds import (
+    ID,
+    Category,
+    Clock,
+    Day,
+    Epoch,
+    Exact,
+    FormattedTime,
+    Kind,
+    ListOfTexts,
+    Number,
+    TextId,
+    Time,
+    UuidId,
+    Whole,
+)
+from ingest_service.datasets.schema_model import DatasetFile, FieldOfFile, kept_name
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows import schema
-from ingest_service.rows.interaction import INTERACTION, NAMESPACE
+from ingest_service.rows.interaction import micros_of, parse_timestamp
 from ingest_service.rows.schema import FieldKind
 
-_READERS = {"csv": "delimited", "tsv": "delimited", "ndjson": "jsonl"}  # formats that go by another name here
 _DATE = "%Y-%m-%d"  # what the standard means by a date in its default format
 _MICROS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0}
-_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"  # of a stored field: every store takes it as it is
-_TAKEN = frozenset((*INTERACTION.texts, "event_key", "epoch_ms", "expires_at", "body", "id"))
-
-
-def _known_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except Exception as error:  # of several kinds, for a name that is none or leads elsewhere
-        raise ValueError("there is no such time zone") from error
-    return name
-
-
-def _known_encoding(name: str) -> str:
-    if not (known := codec_name(name)):
-        raise ValueError(
-            f"the encoding {name!r} is not read here; it may be utf-8, utf-16, utf-16-le, utf-16-be or one with a "
-            "byte a character, like windows-1252; turn others into UTF-8, for example with iconv"
-        )
-    return known
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
-
-    title: str = ""
-    description: str = ""
-
-
-class FieldOfFile(_Part):
-    """A column. One without a role that is not kept is passed over."""
-
-    name: str = Field(min_length=1)
-    type: Literal["string", "integer", "number", "datetime", "date"] = "string"
-    format: str = "default"
-    example: Any = None
-    role: Literal["owner", "item", "time", "event", "device", "session", ""] = Field("", alias="x-role")
-    keep: bool | Annotated[str, Field(pattern=_NAME)] = Field(False, alias="x-keep")
-    is_key: bool = Field(False, alias="x-key")
-    prefix: str | None = Field(None, alias="x-prefix")
-    unit: Literal["auto", "s", "ms", "us", "ns"] = Field("auto", alias="x-unit")
-    zone: Annotated[str, AfterValidator(_known_zone)] = Field("UTC", alias="x-zone")
-    values: dict[str, str] = Field(default_factory=dict, alias="x-values")
-    default: str | float | int | None = Field(None, alias="x-default")
-    path: str | tuple[str, ...] = Field((), alias="x-path")
-
-    @model_validator(mode="after")
-    def _whole(self) -> "FieldOfFile":
-        is_id, is_time = self.role in ("owner", "item"), self.role == "time"
-        if self.prefix is not None and not is_id:
-            raise ValueError("x-prefix is for an owner or an item")
-        if self.unit != "auto" and not (is_time and self.type in ("integer", "number")):
-            raise ValueError("x-unit is for a time that is an integer or a number")
-        if self.zone != "UTC" and not (is_time and (self.type == "date" or self.format not in ("default", "any"))):
-            raise ValueError("x-zone is for a date, or a time with a format like %Y-%m-%d %H:%M:%S")
-        if is_id and self.type not in ("string", "integer"):
-            raise ValueError("an id is a string or an integer")
-        if self.type in ("datetime", "date") and not is_time:
-            raise ValueError("a datetime or date is for the role time")
-        if self.role in ("event", "device", "session") and self.type != "string":
-            raise ValueError(f"the {self.role} is a string")
-        if self.keep and self.role:
-            raise ValueError("x-keep is for a column without a role")
-        if self.is_key and not (self.keep and self.type == "string"):
-            raise ValueError("x-key is for a kept string")
-        if self.values and self.type != "string":
-            raise ValueError("x-values is for a string")
-        if self.format != "default" and not (is_time or (is_id and self.format == "uuid")):
-            raise ValueError("a format is for a time, or uuid for an id")
-        return self
-
-
-class DialectOfFile(_Part):
-    """How the file is written."""
-
-    header: bool = True
-    delimiter: str = Field("", max_length=8, pattern=r"^[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x7f]*$")
-    quote_char: Literal['"', ""] = Field('"', alias="quoteChar")
-    comment_char: str = Field("#", alias="commentChar", max_length=8)
-    skip_lines: int = Field(0, alias="x-skipLines", ge=0, le=1000)
-
-    @model_validator(mode="after")
-    def _whole(self) -> "DialectOfFile":
-        if not self.header and not self.delimiter:
-            raise ValueError("without a header the delimiter must be said")
-        return self
-
-
-class TableSchema(_Part):
-    fields: tuple[FieldOfFile, ...] = Field(min_length=1, max_length=1000)
-    missing_values: tuple[str, ...] = Field(("",), alias="missingValues")
-
-
-class DatasetFile(_Part):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    dialect: DialectOfFile = Field(default_factory=lambda: DialectOfFile.model_validate({}))
-    table: TableSchema = Field(alias="schema")
-    homepage: str = ""
-    format: str = Field("csv", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
-    event: str = Field("click", alias="x-event", min_length=1, max_length=64)
-    device: str = Field("unknown", alias="x-device", min_length=1, max_length=64)
-    namespace: UUID = Field(NAMESPACE, alias="x-namespace")
-
-    @property
-    def reader(self) -> str:
-        """The name of what reads the format."""
-        return _READERS.get(self.format, self.format)
-
-    @model_validator(mode="after")
-    def _whole(self) -> "DatasetFile":
-        if self.reader != "delimited" and "dialect" in self.model_fields_set:
-            raise ValueError(f"a dialect is for delimited text, and not for {self.format}")
-        if self.reader == "delimited" and any(field.path for field in self.table.fields):
-            raise ValueError("x-path is for a format whose rows are objects, like format: jsonl")
-        names = [bare_name(field.name) for field in self.table.fields]
-        roles: list[str] = [field.role for field in self.table.fields if field.role]
-        kept = [_kept_name(field) for field in self.table.fields if field.keep]
-        for what, found in (("field name", names), ("role", roles), ("kept name", kept)):
-            for one in found:
-                if found.count(one) > 1:
-                    raise ValueError(f"the {what} {one!r} is there twice")
-        for role in ("owner", "item", "time"):
-            if role not in roles:
-                raise ValueError(f"no field has the role {role}; give one x-role: {role}")
-        for name in kept:
-            if not re.fullmatch(_NAME, name):
-                raise ValueError(f"{name!r} cannot be the name of a stored field; give one: x-keep: my_name")
-            if name.lower() in _TAKEN:
-                raise ValueError(f"{name!r} is a field of every record; keep the column under another name")
-        return self
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -200,28 +77,39 @@ def _declaration(file: DatasetFile) -> Declaration:
     missing = frozenset(file.table.missing_values)
     if file.reader != "delimited":
         missing |= {""}  # as which null is read
+    holders = {
+        one.name: field for field in file.table.fields for one in (field, *(field.each.fields if field.each else ()))
+    }
     places = {field.name: place for place, field in enumerate(file.table.fields)}
-    by_role: dict[str, FieldOfFile] = {field.role: field for field in file.table.fields if field.role}
+    splits = {field.name: split for field, split in file.flat}
+    by_role: dict[str, FieldOfFile] = {field.role: field for field, _ in file.flat if field.role}
 
     def column(field: FieldOfFile) -> Column:
-        names = frozenset({bare_name(field.name)})
-        return Column(field.name, _kind(field, missing), names, places[field.name], _path(field))
+        holder = holders[field.name].name
+        kind = _kind(field, missing, has_clock="clock" in by_role)
+        return Column(
+            field.name, kind, frozenset({bare_name(holder)}), places[holder], splits[field.name], _path(field)
+        )
 
     def id_column(role: str, prefix: str) -> IdColumn:
         field = by_role[role]
         return IdColumn(column(field), prefix if field.prefix is None else field.prefix, file.namespace)
 
-    own = tuple(OwnField(column(one), _field(one), one.is_key) for one in file.table.fields if one.keep)
+    own = tuple(OwnField(column(one), _field(one), one.is_key) for one, _ in file.flat if one.keep)
+    clock = by_role.get("clock")
     return Declaration(
         file.name,
         id_column("owner", "user_"),
         id_column("item", "video_"),
-        column(by_role["time"]),
+        column(by_role["time"]) if "time" in by_role else micros_of(parse_timestamp(file.time, "x-time")),
+        column(clock) if clock else None,
+        by_role["time"].zone if clock else "UTC",
         column(by_role["event"]) if "event" in by_role else file.event,
         column(by_role["device"]) if "device" in by_role else file.device,
         column(by_role["session"]) if "session" in by_role else None,
         own,
         _form(file),
+        About(file.title, file.description, file.homepage, file.published),
     )
 
 
@@ -240,17 +128,29 @@ def _form(file: DatasetFile) -> Form:
     )
 
 
-def _kind(field: FieldOfFile, missing: frozenset[str]) -> Kind:
+def _kind(field: FieldOfFile, missing: frozenset[str], *, has_clock: bool) -> Kind:
+    if field.role == "time" and has_clock:
+        return Day(_DATE if field.format in ("default", "any") else field.format)
+    if field.role == "clock":
+        return Clock("%H:%M:%S" if field.format in ("default", "any") else field.format)
     if field.role in ("owner", "item"):
         return UuidId() if field.format == "uuid" else ID if field.type == "integer" else TextId()
-    if field.role == "time":
+    if field.role == "time" or field.type in ("datetime", "date"):
         return _time(field)
     default: Any = field.default
+    text = None if default is None else str(default)
+    if field.type == "boolean":
+        known = dict.fromkeys(field.true_values, "true") | dict.fromkeys(field.false_values, "false")
+        return Category(known, missing, None if text is None else text.lower())
+    if field.type == "list":
+        return ListOfTexts(field.delimiter, missing, text)
+    if field.exact:
+        return Exact(missing, text)
     if field.type == "number":
         return Number(missing, None if default is None else float(default))
     if field.type == "integer":
         return Whole(missing, None if default is None else int(default))
-    return Category(field.values, missing, None if default is None else str(default))
+    return Category(field.values, missing, text)
 
 
 def _path(field: FieldOfFile) -> tuple[str, ...]:
@@ -268,9 +168,14 @@ def _time(field: FieldOfFile) -> Kind:
 
 
 def _field(field: FieldOfFile) -> schema.Field:
-    kinds: Mapping[str, FieldKind] = {"number": FieldKind.FLOAT, "integer": FieldKind.INT}
-    return schema.Field(_kept_name(field), kinds.get(field.type, FieldKind.TEXT))
-
-
-def _kept_name(field: FieldOfFile) -> str:
-    return field.keep if isinstance(field.keep, str) else field.name
+    if field.exact:
+        return schema.Field(kept_name(field), FieldKind.TEXT)
+    moment = FieldKind.TIME
+    kinds: Mapping[str, FieldKind] = {
+        "number": FieldKind.FLOAT,
+        "integer": FieldKind.INT,
+        "boolean": FieldKind.WORD,
+        "datetime": moment,
+        "date": moment,
+    }
+    return schema.Field(kept_name(field), kinds.get(field.type, FieldKind.TEXT))

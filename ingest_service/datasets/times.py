@@ -1,13 +1,18 @@
 """Many timestamps to their stored text at once, without a formatting call a row."""
 
+from datetime import timedelta
 from functools import cache
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from ingest_service.rows.arrays import Ints
+from ingest_service.rows.interaction import EPOCH
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Texts, concatenate
 
+_US = timedelta(microseconds=1)
+_MINUTE_US = 60 * 1_000_000
 _DAY_US = 86_400 * 1_000_000
 
 
@@ -26,6 +31,22 @@ def texts_and_dates(micros: Ints) -> tuple[Texts, Texts]:
         return concatenate([dates, clock, b"000000Z"]), dates
     millis, rest = (Texts(_thousand(), part * 3, 3) for part in np.divmod(fractions, 1_000))
     return concatenate([dates, clock, millis, rest, b"Z"]), dates
+
+
+def to_utc(local: Ints, zone: str) -> Ints:
+    """int64[n] microseconds of local times to those since 1970 UTC; of an hour that is there twice the first is meant.
+
+    No zone changes within a minute, so each minute is looked up once.
+    """
+    if zone == "UTC":
+        return local
+    known = ZoneInfo(zone)
+    minutes, inverse = np.unique(local // _MINUTE_US, return_inverse=True)
+    offsets = [
+        (EPOCH + timedelta(minutes=minute)).replace(tzinfo=known).utcoffset() or timedelta()
+        for minute in minutes.tolist()
+    ]
+    return local - np.array([offset // _US for offset in offsets], np.int64)[inverse]
 
 
 @cache

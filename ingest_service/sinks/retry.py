@@ -7,7 +7,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from ingest_service.errors import Retry, SinkUnavailable
 from ingest_service.runtime.backoff import backoff_s
@@ -15,6 +16,17 @@ from ingest_service.runtime.backoff import backoff_s
 T = TypeVar("T")
 
 _LATE_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """What is being waited for: since when it would be silent, and how often its task was told to end before."""
+
+    task: asyncio.Task[Any]
+    cancelling: int
+    since: float
+    moves_rows: bool
+    is_cut_off: bool = False
 
 
 class Retrier:
@@ -32,6 +44,9 @@ class Retrier:
         self.budget_s = budget_s
         self._can_hang = can_hang
         self._last_progress = self._last_answer = time.monotonic()
+        self._watched: set[_Attempt] = set()
+        self._timer: asyncio.TimerHandle | None = None  # as long as there are any
+        self._due = 0.0  # when it looks at them
         self._woke = 0.0  # when this process was seen to have slept, and so to have heard nothing
         self.is_spent = False  # a request was given up, and no row has got through since
         self.retries = 0
@@ -84,33 +99,46 @@ class Retrier:
         """The attempt, cut off once nothing was answered for the whole budget, whatever it waits for."""
         if not self._can_hang:
             return await attempt()
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle
-
-        def look(due: float) -> None:
-            if time.monotonic() - due > _LATE_S:
-                self._woke = time.monotonic()
-            left_s = self._left_s(max(since, self._woke, self._last_answer if moves_rows else 0))
-            if left_s > 0:
-                look_in(left_s)
-            else:
-                limit.reschedule(loop.time())
-
-        def look_in(left_s: float) -> None:
-            nonlocal timer
-            timer = loop.call_later(left_s, look, time.monotonic() + left_s)
-
+        task = asyncio.current_task()
+        assert task is not None
+        watched = _Attempt(task, task.cancelling(), since, moves_rows)
+        self._watched.add(watched)
+        if self._timer is None or since + self.budget_s < self._due:
+            self._look_at(since + self.budget_s)
         try:
-            async with asyncio.timeout(None) as limit:
-                look_in(self._left_s(since))
-                try:
-                    return await attempt()
-                finally:
-                    timer.cancel()
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise self._given_up(reason) from error
+            return await attempt()
+        except asyncio.CancelledError as error:
+            if watched.is_cut_off and task.cancelling() - 1 <= watched.cancelling:  # nobody else wants it cancelled
+                raise self._given_up(reason) from error
+            raise
+        finally:
+            if watched.is_cut_off:
+                task.uncancel()
+            self._watched.discard(watched)
+            if not self._watched and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _look_at(self, due: float) -> None:
+        """One timer for all attempts: a timer for each would cost as much as the rest of a request."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = asyncio.get_running_loop().call_later(due - time.monotonic(), self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._due > _LATE_S:
+            self._woke = now
+        next_s = self.budget_s
+        for one in self._watched:
+            left_s = self._left_s(max(one.since, self._woke, self._last_answer if one.moves_rows else 0))
+            if left_s > 0:
+                next_s = min(next_s, left_s)
+            elif not one.is_cut_off:
+                one.is_cut_off = True
+                one.task.cancel()
+        self._look_at(now + next_s)
 
     def _left_s(self, since: float) -> float:
         return since + self.budget_s - time.monotonic()

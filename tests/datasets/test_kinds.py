@@ -12,9 +12,13 @@ from ingest_service.datasets.kinds import (
     ID,
     TEXT,
     Category,
+    Clock,
+    Day,
     Epoch,
+    Exact,
     FormattedTime,
     Kind,
+    ListOfTexts,
     Number,
     TextId,
     Time,
@@ -32,6 +36,7 @@ MISSING = frozenset({"", "NA"})
 KINDS: tuple[Kind, ...] = (
     *(ID, TEXT, HalfStars(), Time(), Time("s"), Time("ms"), TextId(), UuidId()),
     *(Number(MISSING, 1.5), Number(), Whole(MISSING), Category(), Category({"pv": "view"}, MISSING, "click")),
+    *(Exact(MISSING, "0"), ListOfTexts("|"), ListOfTexts(" ", MISSING, "[]"), Clock("%H:%M:%S"), Day("%Y-%m-%d")),
     *(Epoch(1), Epoch(0), Epoch(1_000), FormattedTime("%Y-%m-%d %H:%M:%S", "Europe/Berlin"), FormattedTime("%d.%m.%y")),
 )
 STARS = st.sampled_from(["0", "0.5", "4", "4.0", "4.50", "4.25", "5.0", "5.5", "6", "45", ".5", "4.", "4x5", "-4.5"])
@@ -66,6 +71,9 @@ def test_what_is_taken_is_what_the_specification_reads(kind: Kind, fields: list[
     if not kind.is_verbatim:
         starts, ends = parse.bare(buffer, starts, ends, has_quotes=False)
     values, valid = kind.many(buffer, starts, ends)
+    alone, well = kind.texts(Texts.of(fields))
+    for row in np.flatnonzero(well).tolist():
+        assert kind.one(fields[row], "column") == listed(alone)[row]
     taken = {row: listed(values)[row] for row in np.flatnonzero(valid).tolist()}
     for row, value in taken.items():
         assert kind.one(fields[row], "column") == value
@@ -158,3 +166,13 @@ def test_what_the_specification_refuses(kind: Kind, text: str, code: str) -> Non
     with pytest.raises(RowError) as refused:
         kind.one(text, "column")
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@given(numbers=st.lists(st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(0, 1 << 42), min_size=1, max_size=9))
+@settings(max_examples=100, derandomize=True, deadline=None)
+def test_whole_numbers_are_read_as_their_texts(kind: Kind, numbers: list[int]) -> None:
+    """What a format has as a number is what a file of text would have."""
+    values, valid = kind.whole(np.array(numbers, np.int64))
+    for row in np.flatnonzero(valid).tolist():
+        assert listed(values)[row] == kind.one(str(numbers[row]), "column")

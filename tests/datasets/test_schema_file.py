@@ -223,6 +223,107 @@ def test_a_dead_letter_is_read_again_without_the_source(tmp_path: Path) -> None:
     assert refused.code == "bad_timestamp"
 
 
+# --- kinds of columns -------------------------------------------------------------------------------
+
+
+def test_a_day_and_its_clock_in_two_columns(tmp_path: Path) -> None:
+    """They are one time, in the zone of the day, also on the days on which clocks change."""
+    day = {"name": "day", "type": "date", "format": "%Y%m%d", "x-role": "time", "x-zone": "Europe/Berlin"}
+    clock = {"name": "hm", "type": "time", "format": "%H%M", "x-role": "clock"}
+    data = b"user,item,day,hm\nu,i,20200305,0930\nu,i,20200329,0330\nu,i,20200329,0130\nu,i,20201025,0230\n"
+    found = [row["timestamp"] for row in records(described(tmp_path, OWNER, ITEM, day, clock), data)]
+    assert [text[:16] for text in found] == [
+        *("2020-03-05T08:30", "2020-03-29T01:30", "2020-03-29T00:30", "2020-10-25T00:30"),
+    ]
+    (chunk,) = chunks_of(open_reader(Bytes(b"user,item,day,hm\nu,i,20200230,0930\nu,i,20200305,2530\n"), described(
+        tmp_path, OWNER, ITEM, day, clock)))  # fmt: skip
+    assert [reject.code for reject in chunk.rejects] == ["bad_timestamp", "bad_timestamp"]
+
+
+def test_kept_booleans_decimals_lists_and_times(tmp_path: Path) -> None:
+    """A boolean is true or false, a decimal has all its digits, a list is JSON, a time is stored as times are."""
+    own: list[dict[str, Any]] = [
+        {
+            "name": "ok",
+            "type": "boolean",
+            "x-keep": True,
+            "trueValues": ["y"],
+            "falseValues": ["n"],
+            "x-default": False,
+        },
+        {"name": "price", "type": "number", "x-keep": True, "x-exact": True},
+        {"name": "tags", "type": "list", "delimiter": "|", "x-keep": True, "x-default": "[]"},
+        {"name": "born", "type": "date", "format": "%d.%m.%Y", "x-keep": True},
+        {"name": "not_read", "type": "geojson"},
+    ]
+    data = (
+        b"user,item,at,ok,price,tags,born,not_read\n"
+        b'u,i,1583366400000,y,12.50,Action|S\xc3\xa9rie "x",05.03.2020,{}\n'
+        b"u,i,1583366400000,,1e3,,05.03.2020,{}\n"
+    )
+    rows = records(described(tmp_path, OWNER, ITEM, TIME, *own), data.replace(b'"x"', b"x"))
+    assert [(row["ok"], row["price"], row["tags"], row["born"]) for row in rows] == [
+        ("true", "12.50", '["Action", "S\u00e9rie x"]', "2020-03-05T00:00:00.000000Z"),
+        ("false", "1000", "[]", "2020-03-05T00:00:00.000000Z"),
+    ]
+    (chunk,) = chunks_of(
+        open_reader(Bytes(data.replace(b",y,", b",maybe,")), described(tmp_path, OWNER, ITEM, TIME, *own))
+    )
+    assert "bad_value" in [reject.code for reject in chunk.rejects]
+
+
+# --- a field that is several records ----------------------------------------------------------------
+
+PAIRS = {"name": "items", "x-each": {"delimiter": " ", "fields": [ITEM]}}
+SHOWN = {
+    "name": "shown",
+    "x-each": {
+        "delimiter": " ",
+        "x-inner": "-",
+        "fields": [ITEM, {"name": "clicked", "x-role": "event", "x-values": {"1": "click", "0": "view"}}],
+    },
+}
+WORDS = st.sampled_from(["N1", "N2-1", "N-3-0", "N4-2", "-1", "5-", "é-1", "", "  ", "N6-1 "])
+
+
+def test_a_line_of_a_user_and_the_items(tmp_path: Path) -> None:
+    """As MicroLens's pairs.tsv: no header, no times; each item is a record of the line."""
+    dialect = {"header": False, "delimiter": "\t"}
+    dataset = described(tmp_path, OWNER, PAIRS, dialect=dialect, **{"x-time": "2020-03-05T00:00:00Z"})
+    (chunk,) = chunks_of(open_reader(Bytes(b"1\t5 6 7\n2\t\n3\t 8  9 \n"), dataset))
+    rows = chunk.columns.frame().to_dicts()
+    assert [row["session_id"][8] for row in rows] == ["1", "1", "1", "3", "3"]
+    assert [row["video_id"] for row in rows] == [str(uuid5(NAMESPACE, f"video_{item}")) for item in (5, 6, 7, 8, 9)]
+    assert (chunk.accepted, chunk.accepted_rows, chunk.read, chunk.lines.tolist()) == (5, 3, 3, [1, 1, 1, 3, 3])
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from(["u", "v", ""]), st.lists(WORDS, max_size=4)), min_size=1, max_size=9))
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_parts_are_those_of_splitting_texts(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
+    """Of MIND's impressions each part is an item and its event; one without both refuses its line."""
+    dataset = described(
+        tmp_path_factory.getbasetemp(), OWNER, TIME, SHOWN, dialect={"header": False, "delimiter": "\t"}
+    )
+    lines = [f"{user}\t1583366400000\t{' '.join(words)}\n" for user, words in rows]
+    expected: list[tuple[int, str, str]] = []
+    n_rows = 0
+    for number, (user, words) in enumerate(rows, 1):
+        parts = [part.rpartition("-") for part in " ".join(words).split(" ") if part.strip(" \t")]
+        good = all(item.strip() and dash and mark.strip() in ("1", "0") for item, dash, mark in parts)
+        if good and (user or not parts):
+            n_rows += 1
+            expected += [(number, item, "click" if mark == "1" else "view") for item, _, mark in parts]
+    chunks = list(chunks_of(open_reader(Bytes("".join(lines).encode()), dataset)))
+    found = [
+        (line, row["video_id"], row["event_type"])
+        for chunk in chunks
+        for line, row in zip(chunk.lines.tolist(), chunk.columns.frame().to_dicts(), strict=True)
+    ]
+    assert found == [(line, str(uuid5(NAMESPACE, f"video_{item}")), event) for line, item, event in expected]
+    assert sum(chunk.accepted_rows for chunk in chunks) == n_rows
+    assert sum(chunk.read for chunk in chunks) == len(rows)
+
+
 # --- what is wrong ----------------------------------------------------------------------------------
 
 GOOD = {"name": "own", "schema": {"fields": [OWNER, ITEM, TIME]}}
@@ -248,7 +349,13 @@ def with_field(**changes: Any) -> dict[str, Any]:
         (with_field(**{"x-unit": "min"}), "schema.fields.2.x-unit: Input should be"),
         (with_field(**{"x-zone": "Europe/Berlin"}), "x-zone is for a date"),
         (with_field(type="date", **{"x-zone": "Mars/Base", "x-unit": "auto"}), "there is no such time zone"),
-        (with_field(type="boolean"), "schema.fields.2.type: Input should be"),
+        (with_field(type="boolean", **{"x-unit": "auto"}), "a boolean is kept (x-keep), and for no role"),
+        (with_field(type="geojson", **{"x-unit": "auto"}), "a column of type geojson can only be passed over"),
+        (with_field(type="txt"), "schema.fields.2.type"),
+        (with_field(**{"x-each": {"delimiter": " ", "fields": [ITEM]}}), "the column itself has no role"),
+        (GOOD | {"x-time": "2020-01-01T00:00:00Z"}, "x-time is the time of all records"),
+        (GOOD | {"format": "jsonl", "dialect": {"header": True}}, "a dialect is for delimited text"),
+        (GOOD | {"encoding": "gbk"}, "the encoding 'gbk' is not read here"),
         (GOOD | {"schema": {"fields": [OWNER, ITEM, TIME, OWNER]}}, "the field name 'user' is there twice"),
         (
             GOOD | {"schema": {"fields": [OWNER, ITEM, TIME, RATING | {"x-keep": "device"}]}},

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -14,10 +13,11 @@ from ingest_service.datasets.forms import Delimited
 from ingest_service.errors import ConfigurationError, RowError, UsageError, declare_codes
 from ingest_service.formats.base import Rows, RowValues
 from ingest_service.formats.delimited.records import BLANKS, Dialect, Records, scan_record
+from ingest_service.formats.delimited.splitting import Parts, find_parts, parts_of
 from ingest_service.rows import parse
 from ingest_service.rows.arrays import QUOTE, Bools, Ints
 from ingest_service.rows.chunk import DeadRow
-from ingest_service.rows.columns import Values, chained
+from ingest_service.rows.columns import Values, chained, taken
 
 declare_codes(
     {
@@ -66,31 +66,69 @@ class Layout(Rows):
             return RowError("parse", "wrong_arity", "The text holds more than one record.")
         return specify(record.fields, self)
 
-    def values(self, fields: Sequence[str]) -> list[Any]:
-        """The values of one row, in the order of the data set's columns; RowError says what is wrong with it."""
-        columns = zip(self.dataset.columns, self.fields, strict=True)
-        return [column.kind.one(fields[index], column.role) for column, index in columns]
+    def records(self, fields: Sequence[str]) -> RowValues:
+        """The values of one row's records; RowError says what is wrong with it."""
+        columns = list(zip(self.dataset.columns, self.fields, strict=True))
+        parts: Sequence[Sequence[str]] = ((),)
+        for column, index in columns:
+            if column.split:
+                parts = parts_of(fields[index], column.split, column.role)
+                break
+        return [
+            [
+                column.kind.one(part[column.split.index] if column.split else fields[index], column.role)
+                for column, index in columns
+            ]
+            for part in parts
+        ]
 
-    def columns(self, data: bytes, records: Records) -> tuple[list[Values], Bools]:
-        """The values of all plain records, a column each, and which rows are surely right."""
+    def plain(self, data: bytes, records: Records) -> tuple[Ints, list[Values], Bools]:
+        """The records of all plain rows: each one's row, among these, and values; and which rows are surely right."""
         buffer = parse.padded(data)
         quotes: Ints = np.flatnonzero(buffer == QUOTE) if records.has_quotes else np.empty(0, np.int64)
         n = len(records.plain)
         valid = np.ones(n, np.bool_)
         slices: list[list[Values]] = [[] for _ in self.dataset.columns]
+        rows: list[Ints] = []
         for first in range(0, max(n, 1), parse.SLICE_ROWS):
-            rows = slice(first, first + parse.SLICE_ROWS)
-            for column, index, found in zip(self.dataset.columns, self.fields, slices, strict=True):
+            some = slice(first, first + parse.SLICE_ROWS)
+            found = self._parts(buffer, records, some)
+            rows.append(first + (np.arange(len(valid[some])) if found is None else found.rows))
+            for number, values in enumerate(slices):
+                one, good = self._column(buffer, quotes, records, some, number, found)
+                values.append(one)
+                valid[some] &= good
+        chained_rows = np.concatenate(rows)
+        return chained_rows, [chained(found) if len(found) > 1 else found[0] for found in slices], valid
+
+    def _parts(self, buffer: parse.Bytes, records: Records, rows: slice) -> Parts | None:
+        """The records of the field that is several; None where there is none."""
+        for column, index in zip(self.dataset.columns, self.fields, strict=True):
+            if column.split:
                 starts, ends = (bound + parse.PAD for bound in records.field(index, rows))
-                if not column.kind.is_verbatim:
-                    starts, ends = parse.bare(buffer, starts, ends, has_quotes=records.has_quotes)
-                elif records.has_quotes:
-                    starts, ends, good = parse.unquoted(buffer, quotes, starts, ends)
-                    valid[rows] &= good
-                values, good = column.kind.many(buffer, starts, ends)
-                found.append(values)
-                valid[rows] &= good
-        return [chained(found) if len(found) > 1 else found[0] for found in slices], valid
+                starts, ends = parse.bare(buffer, starts, ends, has_quotes=records.has_quotes)
+                return find_parts(buffer, starts, ends, column.split)
+        return None
+
+    def _column(
+        self, buffer: parse.Bytes, quotes: Ints, records: Records, rows: slice, number: int, parts: Parts | None
+    ) -> tuple[Values, Bools]:
+        """A value a record of some rows, and which of these rows are surely right by it."""
+        column = self.dataset.columns[number]
+        if column.split and parts is not None:
+            starts, ends = parse.bare(buffer, *parts.bounds[column.split.index], has_quotes=False)
+            values, good = column.kind.many(buffer, starts, ends)
+            right = np.ones(len(records.plain[rows]), np.bool_)
+            right[parts.rows[~(good & parts.good)]] = False
+            return values, right
+        starts, ends = (bound + parse.PAD for bound in records.field(self.fields[number], rows))
+        well = np.ones(len(starts), np.bool_)
+        if not column.kind.is_verbatim:
+            starts, ends = parse.bare(buffer, starts, ends, has_quotes=records.has_quotes)
+        elif records.has_quotes:
+            starts, ends, well = parse.unquoted(buffer, quotes, starts, ends)
+        values, good = column.kind.many(buffer, starts, ends)
+        return values if parts is None else taken(values, parts.rows), good & well
 
 
 def form_of(dataset: Dataset) -> Delimited:
@@ -195,8 +233,9 @@ def _refuse_doubtful(layout: Layout, found: Sequence[str], own: Mapping[str, str
 
 def _refuse_doubles(layout: Layout) -> None:
     roles = [column.role for column in layout.dataset.columns]
-    for index in layout.fields:
-        if layout.fields.count(index) > 1:
+    fields = [index for column, index in zip(layout.dataset.columns, layout.fields, strict=True) if not column.split]
+    for index in fields:
+        if fields.count(index) > 1:
             both = [one for one, place in zip(roles, layout.fields, strict=True) if place == index]
             raise UsageError(f"One column would be both {' and '.join(both)}; give each its own with --column.")
 
@@ -215,7 +254,7 @@ def specify(fields: Sequence[str] | RowError, layout: Layout) -> RowValues | Row
     if isinstance(fields, RowError):
         return fields
     try:
-        return [layout.values(fields)]
+        return layout.records(fields)
     except RowError as error:
         return _HEADER_AGAIN if form_of(layout.dataset).header and _is_header(fields, layout) else error
 

@@ -68,12 +68,13 @@ class DelimitedReader(TextReader):
         records = cast(Records, block.lines)
         if not len(records.plain):
             return None
-        values, valid = self.rows.columns(block.data, records)
+        rows, values, valid = self.rows.plain(block.data, records)
         is_right = np.zeros(len(records), np.bool_)
         is_right[records.plain] = valid
-        if valid.all():
-            return Plain(records.plain, values, is_right)
-        return Plain(records.plain[valid], [taken(one, np.flatnonzero(valid)) for one in values], is_right)
+        if not valid.all():
+            keep = np.flatnonzero(valid[rows])
+            rows, values = rows[keep], [taken(one, keep) for one in values]
+        return Plain(records.plain[rows], values, is_right)
 
     def _specify(self, block: TextBlock, index: int) -> RowValues | RowError:
         return specify(self._fields_of(block, index), self.rows)
