@@ -16,6 +16,7 @@ import typer
 from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
 from ingest_service.cli.datasets import datasets
 from ingest_service.cli.ending import code_of
+from ingest_service.cli.infer import infer
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.serve import serve
 from ingest_service.errors import UsageError
@@ -425,6 +426,7 @@ def _column_names(columns: list[str] | None) -> dict[str, str] | None:
     return names
 
 
+app.command()(infer)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)
