@@ -98,7 +98,7 @@ def _delimiter(lines: Sequence[bytes]) -> tuple[bytes, int]:
     best, most = next(filter(None, (_best(bare[1:] or bare, some) for bare, some in tries)), (b"", 0))
     if not best:
         raise ConfigurationError(
-            "The source's lines are not split into three fields or more; a record needs a user, an item and a time."
+            "The source's lines are not split into three fields or more; a record has a user, an item and a time."
         )
     if most > MAX_COLUMNS:
         raise ConfigurationError(f"The source has {most:,} columns; a schema may have {MAX_COLUMNS:,}.")

@@ -16,6 +16,7 @@ from ingest_service.formats.opening import open_reader
 from ingest_service.inference import delimited, objects
 from ingest_service.inference.encoding import encoding_of_sample, whole_lines
 from ingest_service.inference.found import Table
+from ingest_service.inference.known import known_datasets_for
 from ingest_service.inference.profile import profile_of
 from ingest_service.inference.roles import Roles, roles_of
 from ingest_service.inference.sample import Sample, SampledSource, name_of, sample_of
@@ -61,12 +62,14 @@ def infer(source: Source) -> Inferred:
             if not again.repeated:
                 rows, trial = [_said(row, trial.repeated) for row in with_key], again
                 break
-    found = _found(table, roles, trial, sample)
+    found = _found(table, roles, trial)
+    if known := known_datasets_for(tried, table):
+        found.append(f"known: it fits --dataset {' or '.join(known)} as well, with ids and events as others have them")
     doubts = [*table.doubts, *_doubts_of(trial), *(f"{row.keys['name']}: {row.doubt}" for row in rows if row.doubt)]
     notes = [
         "Written by `ingest-service infer`, from some of the rows. Look at what is not sure, and at preview.",
         *found[:1],
-        *(line for line in found if line.startswith("order: ")),
+        *(line for line in found if line.startswith(("order: ", "known: "))),
         *(f"not sure: {doubt}" for doubt in (*table.doubts, *_doubts_of(trial))),
     ]
     return Inferred(schema_text(name, table, roles, rows, notes), found, doubts)
@@ -74,13 +77,13 @@ def infer(source: Source) -> Inferred:
 
 def _table_of(source: Source, sample: Sample) -> tuple[Table, Source]:
     """The rows as a table, and the source to try a schema on."""
-    if not sample.head:
-        raise ConfigurationError("The source is empty; it takes some rows to tell what they are.")
     if sample.head.startswith(objects.MAGIC):
         return objects.table_of_parquet(source), source
     encoding, doubt = encoding_of_sample(sample)
     text, later, stored = whole_lines(sample, encoding)
-    if not text or (not sample.is_whole and text.find(b"\n") > MAX_RECORD_BYTES):
+    if sample.is_whole and not text:
+        raise ConfigurationError("The source is empty; it takes some rows to tell what they are.")
+    if not text or text.find(b"\n") > MAX_RECORD_BYTES:
         raise ConfigurationError("The source's first line is longer than 1 MiB; is this a text file?")
     if objects.is_json(text):
         table = objects.table_of_lines(text, later)
@@ -103,7 +106,7 @@ def _tried(source: Source, text: str) -> _Trial:
     """The schema is loaded as a file, and the rows by it, as `run` would. ConfigurationError if it cannot be."""
     dataset = _loaded(text)
     reader = open_reader(source, dataset, limit=_TRIED_ROWS, block_bytes=2 * MAX_RECORD_BYTES)
-    records = repeated = 0
+    rows = records = repeated = 0
     refused: Counter[str] = Counter()
     parts: list[Columns] = []
     try:
@@ -111,6 +114,7 @@ def _tried(source: Source, text: str) -> _Trial:
             if block.is_unended and parts:
                 break  # the sample may end within a row
             chunk = reader.chunk(block)
+            rows += chunk.accepted_rows
             records += chunk.accepted
             if chunk.accepted:
                 repeated += chunk.accepted - len(chunk.last_of_each_key())
@@ -118,7 +122,7 @@ def _tried(source: Source, text: str) -> _Trial:
             parts.append(chunk.columns.identity_alone())
     finally:
         reader.close()
-    return _Trial(records, repeated, refused, _order_of(parts))
+    return _Trial(records, repeated, refused, _order_of(parts, rows))
 
 
 def _loaded(text: str) -> Dataset:
@@ -134,14 +138,14 @@ def _loaded(text: str) -> Dataset:
         raise ConfigurationError(f"No schema can be written for the source: {reason}") from error
 
 
-def _order_of(parts: Sequence[Columns]) -> str:
+def _order_of(parts: Sequence[Columns], rows: int) -> str:
     times = np.concatenate([part.times for part in parts]) if parts else np.empty(0, np.int64)
     owners = np.concatenate([part.owner[0] for part in parts]) if parts else np.empty(0, np.int64)
     if len(times) < 3:
         return "too few rows to tell"
     steps = np.diff(times)
     runs = 1 + int(np.count_nonzero(np.diff(owners)))
-    by_user = runs == len(np.unique(owners)) and runs < len(owners)
+    by_user = runs == len(np.unique(owners)) and runs < rows
     if by_user and bool((steps[np.diff(owners) == 0] >= 0).all()):
         return "by user, and by time within each"
     by_time = "by time" if bool((steps >= 0).all()) else "by time, backwards" if bool((steps <= 0).all()) else ""
@@ -174,14 +178,13 @@ def _doubts_of(trial: _Trial) -> list[str]:
     return doubts
 
 
-def _found(table: Table, roles: Roles, trial: _Trial, sample: Sample) -> list[str]:
-    where = "all" if sample.is_whole and table.format != "parquet" else "the first and some further on"
-    found = [f"format: {table.what}, in {table.encoding.upper()}; {table.rows:,} rows looked at ({where})"]
-    if table.format == "parquet":
-        found = [f"format: Parquet; {table.rows:,} rows looked at"]
+def _found(table: Table, roles: Roles, trial: _Trial) -> list[str]:
+    encoding = "" if table.format == "parquet" else f", in {table.encoding.upper()}"
+    found = [f"format: {table.what}{encoding}; {table.rows:,} rows looked at"]
     for role, profile in roles.by_role.items():
         place = next(place for place, column in enumerate(table.columns, 1) if column is profile.column)
         column = ".".join(profile.column.path) or profile.column.name or f"#{place}"
-        what = profile.time.words if role == "time" and profile.time else f"{profile.holds}s"
+        is_list = role == "item" and profile.items is not None
+        what = profile.time.words if role == "time" and profile.time else "lists" if is_list else f"{profile.holds}s"
         found.append(f"{role}: {column}, {what}")
     return [*found, f"order: {trial.order}"]

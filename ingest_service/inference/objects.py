@@ -24,6 +24,7 @@ _JSON_DOCUMENT = (
 
 
 def is_json(head: bytes) -> bool:
+    """Or what others take for it."""
     return head.lstrip(b" \t\r\n").startswith((b"{", b"["))
 
 
@@ -36,6 +37,8 @@ def table_of_lines(head: bytes, later: Sequence[bytes]) -> Table:
             rows.append(parsed(line))
         except RowError:
             n_bad += 1
+    if head.lstrip().startswith((b"{'", b"{u'")):
+        raise ConfigurationError("The source's lines are literals of Python, and no JSON; write them with json.dumps.")
     if len(rows) < _MOST * (len(rows) + n_bad) or not rows:
         raise ConfigurationError(_JSON_DOCUMENT)
     doubts = [f"{n_bad:,} of {len(rows) + n_bad:,} lines looked at are no JSON objects"] if n_bad else []

@@ -4,10 +4,11 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from ingest_service.inference.found import Sampled
+from ingest_service.inference.lists import ListShape, list_shape
 from ingest_service.inference.times import TimeShape, time_shape
 from ingest_service.rows.interaction import INT64_MAX, INT64_MIN, WHITESPACE
 
@@ -18,6 +19,13 @@ _NOTHING = frozenset({r"\N", "NULL", "null", "NaN", "nan", "<NA>"})
 _NO_NUMBER = frozenset({"NA", "N/A", "n/a", "None", "none", "-", "?", "--", "#N/A", "Null"})
 _WHOLE = re.compile(r"(?:0|-?[1-9][0-9]{0,18})(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
+_BOOLEANS = frozenset({"true", "True", "TRUE", "false", "False", "FALSE"})
+_CLOCKS: Final = {
+    re.compile("(?:[01]?[0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"): "%H:%M:%S",
+    re.compile("(?:[01]?[0-9]|2[0-3]):[0-5][0-9]"): "%H:%M",
+    re.compile("(?:0?[1-9]|1[0-2]):[0-5][0-9]:[0-5][0-9] [AaPp][Mm]"): "%I:%M:%S %p",
+    re.compile("(?:0?[1-9]|1[0-2]):[0-5][0-9] [AaPp][Mm]"): "%I:%M %p",
+}
 _FEW, _TIMES_EACH = 40, 4
 
 
@@ -73,6 +81,22 @@ class Profile:
     def has_blanks(self) -> bool:
         """Whether values are of several words, as names and lists are and ids are not."""
         return any(" " in text for text in self.different[:200])
+
+    @property
+    def is_boolean(self) -> bool:
+        return bool(self.values) and _BOOLEANS.issuperset(self.different)
+
+    @cached_property
+    def clock(self) -> str:
+        """The pattern of times of day; "" if the column holds none, or not always."""
+        if self.holds != "text" or self.n_missing:
+            return ""
+        return next((pattern for form, pattern in _CLOCKS.items() if all(map(form.fullmatch, self.different))), "")
+
+    @cached_property
+    def items(self) -> ListShape | None:
+        """How it lists ids, in delimited text."""
+        return list_shape(self.different) if self.holds == "text" and not self.column.path else None
 
     @cached_property
     def time(self) -> TimeShape | None:

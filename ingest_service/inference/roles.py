@@ -16,7 +16,7 @@ _LONGEST_ID = 128
 _WHAT: Final = {
     "owner": "of users (integers, UUIDs or texts)",
     "item": "of items (integers, UUIDs or texts)",
-    "time": "a time (like an epoch, 2020-03-05T10:00:00Z or 2020-03-05)",
+    "time": "a time (like an epoch, 2020-03-05T10:00:00Z or 2020-03-05), or in the schema x-time for all",
 }
 
 
@@ -64,6 +64,9 @@ def _assigned(profiles: Sequence[Profile]) -> Roles:
         doubt = _doubt(role, best, rivals)
         if doubt:
             roles.doubts[id(best.column)] = doubt
+    clocks = [one for one in profiles if one.clock and one.column.each == roles.by_role["time"].column.each]
+    if clocks and (day := roles.by_role["time"].time) is not None and day.type == "date":
+        roles.by_role["clock"] = clocks[0]
     for role in ("event", "session", "device"):
         taken = [id(one) for one in roles.by_role.values()]
         further = [one for one in profiles if id(one) not in taken and _fits_as(role, one)]
@@ -115,8 +118,10 @@ def _id_score(profile: Profile, role: str, own: re.Pattern[str], others: re.Patt
     if not named and max(_rank(profile, other) for other in ("owner", "item", "time", "rating", "event")) > _SURE:
         return 0
     points = 40 + named
-    points -= 8 if profile.has_blanks else 0
-    points -= 8 if profile.width > _LONGEST_ID else 0
+    lists = profile.items if role == "item" else None
+    points += 4 if lists and lists.inner else 0
+    points -= 8 if profile.has_blanks and not lists else 0
+    points -= 8 if profile.width > _LONGEST_ID and not lists else 0
     points -= 12 + 20 * _missing_share(profile) if profile.n_missing else 0
     points -= 12 if profile.is_category and not (role == "owner" and profile.is_grouped) else 0
     points -= 60 if profile.is_row_number and not named else 0
@@ -149,7 +154,9 @@ def _doubt(role: str, profile: Profile, rivals: Sequence[Profile]) -> str:
         doubts.append(f"the {role} is told by a part of its name")
     elif role == "owner" and rank(_name(profile), "session") > 0:
         doubts.append("no column names users, so a session is the owner")
-    if profile.holds == "text" and profile.has_blanks and role == "item":
+    if role == "item" and profile.items:
+        doubts.append("its values are lists of ids, of which each is a record of its own")
+    elif role == "item" and profile.holds == "text" and profile.has_blanks:
         doubts.append("its values have blanks, as lists and names do; a record is about one item")
     names = [
         _name(one) for one in rivals if _name(one) and _rank(one, role) > _SURE and not rank(_name(one), "session")

@@ -11,6 +11,7 @@ import yaml
 from ingest_service.datasets.base import bare_name
 from ingest_service.inference.delimited import MAX_COLUMNS
 from ingest_service.inference.found import Table
+from ingest_service.inference.lists import ListShape
 from ingest_service.inference.names import rank, without_type
 from ingest_service.inference.profile import Profile
 from ingest_service.inference.roles import Roles
@@ -37,25 +38,24 @@ def rows_of(table: Table, roles: Roles, keys: Iterable[str] = ()) -> list[Row]:
     """The fields of the schema. `keys` are kept names that are part of what tells records apart."""
     of_role = {id(profile.column): role for role, profile in roles.by_role.items()}
     profiles = {id(profile.column): profile for profile in (*roles.by_role.values(), *roles.rest)}
-    has_header = bool(table.dialect.get("header", True))
+    is_by_name = bool(table.dialect.get("header"))  # columns may be left out, and are found as they are written
     names, kept = _Names(), _Names(_TAKEN)
     n_kept = 0
     rows: list[Row] = []
     for place, column in enumerate(table.columns[:MAX_COLUMNS]):
-        role, profile = of_role.get(id(column)), profiles.get(id(column))
-        wanted = column.name
-        if not has_header and not wanted:
-            is_rating = profile is not None and profile.is_rating and not names.has("rating")
-            wanted = _ROLE_NAMES.get(role or "", role or ("rating" if is_rating else f"column_{place + 1}"))
-        if not bare_name(wanted) or (table.format == "csv" and has_header and names.has(wanted) and not role):
+        role, profile = of_role.get(id(column), ""), profiles.get(id(column))
+        wanted = column.name if is_by_name or column.name else _name_for(role, profile, place, names)
+        if not bare_name(wanted) or (is_by_name and names.has(wanted) and not role):
             continue
-        name = wanted if table.format == "csv" and has_header else names.free(wanted, column.path)
-        names.take(name)
-        field: dict[str, Any] = {"name": name}
-        if column.path and column.path != (name,):
+        field: dict[str, Any] = {"name": wanted if is_by_name else names.free(wanted, column.path)}
+        names.take(field["name"])
+        if column.path and column.path != (field["name"],):
             field["x-path"] = list(column.path) if any("." in part for part in column.path) else ".".join(column.path)
         if profile is None:
             rows.append(Row(field, "of another list than the records'"))
+        elif role == "item" and profile.items:
+            others = _Names(bare_name(one.name) for one in table.columns)
+            rows.append(_list(field, profile.items, roles.doubts.get(id(column), ""), others, kept))
         elif role:
             rows.append(_with_role(field, role, profile, roles.doubts.get(id(column), "")))
         else:
@@ -63,6 +63,15 @@ def rows_of(table: Table, roles: Roles, keys: Iterable[str] = ()) -> list[Row]:
             n_kept += "x-keep" in row.keys
             rows.append(row)
     return rows
+
+
+def _name_for(role: str, profile: Profile | None, place: int, names: "_Names") -> str:
+    """Of a column that nothing names."""
+    if role == "item" and profile is not None and profile.items:
+        return "items"
+    if not role and profile is not None and profile.is_rating and not names.has("rating"):
+        return "rating"
+    return _ROLE_NAMES.get(role, role) or f"column_{place + 1}"
 
 
 class _Names:
@@ -94,6 +103,9 @@ def _with_role(field: dict[str, Any], role: str, profile: Profile, doubt: str) -
         if profile.time.format:
             field["format"] = profile.time.format
         comment = profile.time.words
+    elif role == "clock":
+        field |= {"type": "time", "format": profile.clock}
+        comment = "the time of the day"
     elif role in ("owner", "item"):
         field["type"] = "integer" if profile.holds == "integer" else "string"
         if profile.holds == "uuid":
@@ -109,26 +121,39 @@ def _with_role(field: dict[str, Any], role: str, profile: Profile, doubt: str) -
     return Row(field, comment, doubt)
 
 
+def _list(field: dict[str, Any], items: ListShape, doubt: str, names: _Names, kept: _Names) -> Row:
+    """The records of a column that are its parts."""
+    fields = [{"name": names.free("item"), "type": "integer" if items.is_whole else "string", "x-role": "item"}]
+    each: dict[str, Any] = {"delimiter": items.delimiter}
+    if items.inner:
+        stored = kept.free("label")
+        fields.append({"name": names.free("label"), "type": "string", "x-keep": stored})
+        each["x-inner"] = items.inner
+        kept.take(stored)
+    return Row({**field, "x-each": {**each, "fields": fields}}, doubt=doubt)
+
+
 def _kept_or_not(field: dict[str, Any], profile: Profile, kept: _Names, keys: Iterable[str], has_room: bool) -> Row:
     """Numbers that are always there, and short texts, are kept; of others it is said why not."""
     if profile.holds == "nothing":
         return Row(field, "holds nothing")
     name = field["name"]
     is_number = profile.holds in ("integer", "number")
-    field["type"] = "string" if not is_number else "integer" if _is_whole(profile) else "number"
-    if is_number and profile.n_missing:
+    is_text = not is_number and not profile.is_boolean
+    field["type"] = _type_of(profile)
+    if profile.n_missing and not is_text:
         what = f"missing in {profile.n_missing:,} of {len(profile.column.texts):,} rows"
-        return Row(field, f"{what}; to keep it, x-keep: true and x-default: 0")
+        return Row(field, f"{what}; to keep it, x-keep: true and x-default: {'0' if is_number else 'false'}")
     if profile.width > _LONGEST_KEPT:
         return Row({**field, "type": "string"}, "long texts; to keep them, x-keep: true")
     if not has_room or profile.n_missing * 2 > len(profile.column.texts):
-        return Row(field, "to keep it, x-keep: true" + ("" if is_number else ' and x-default: ""'))
+        return Row(field, "to keep it, x-keep: true" + (' and x-default: ""' if is_text else ""))
     if profile.is_row_number and not profile.column.name:
         return Row(field, "row numbers; to keep them, x-keep: true")
     stored = kept.free(_as_stored(without_type(profile.column.name or name)))
     kept.take(stored)
     field["x-keep"] = True if stored == name else stored
-    if not is_number:
+    if is_text:
         field["x-default"] = ""
         if stored in keys:
             field["x-key"] = True
@@ -141,9 +166,15 @@ def stored_name(keys: Mapping[str, Any]) -> str:
     return str(keys["name"] if keep is True else keep)
 
 
-def _is_whole(profile: Profile) -> bool:
+def _type_of(profile: Profile) -> str:
+    """Of a kept column."""
+    if profile.is_boolean:
+        return "boolean"
+    if profile.holds not in ("integer", "number"):
+        return "string"
     is_float = profile.column.name.endswith(":float")  # so RecBole says it
-    return profile.holds == "integer" and not is_float and not any("." in text for text in profile.different)
+    is_whole = profile.holds == "integer" and not is_float and not any("." in text for text in profile.different)
+    return "integer" if is_whole else "number"
 
 
 def _as_stored(name: str) -> str:
@@ -182,10 +213,12 @@ def _flow(keys: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return _flow(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(map(_text, value))}]"
+        return f"[{', '.join(map(_value, value))}]"
     return str(value) if isinstance(value, int) else _text(value)
 
 

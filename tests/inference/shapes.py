@@ -333,7 +333,34 @@ SHAPES: dict[str, Shape] = {
         {"owner": ("user", "string"), "time": ("time", "datetime", US), "item": ("item", "string")},
         "behaviors.tsv",
         {"delimiter": "\t", "header": False},
-        said=("as lists and names do",),
+        frozenset({"label"}),
+        ("its values are lists of ids",),
+        records=sum(n % 20 + 1 for n in range(N)),
+        is_sure=False,
+    ),
+    "baskets": Shape(
+        text(
+            ",",
+            rng_rows(
+                lambda rng, n: [
+                    f"{moment(n * 900):%d.%m.%Y}",
+                    f"{n % 12 + 1}:{n % 60:02} PM",
+                    f"C{n % 30}",
+                    "|".join(str(rng.randrange(9000)) for _ in range(n % 4 + 1)),
+                    n % 3 == 0,
+                ]
+            ),
+            "Date,Clock,customer,products,is_new",
+        ),
+        {
+            "time": ("Date", "date", "%d.%m.%Y"),
+            "clock": ("Clock", "time"),
+            "owner": ("customer", "string"),
+            "item": ("item", "integer"),
+        },
+        "baskets.csv",
+        kept=frozenset({"is_new"}),
+        records=sum(n % 4 + 1 for n in range(N)),
         is_sure=False,
     ),
     "KuaiRec": Shape(

@@ -21,7 +21,7 @@ from ingest_service.errors import ConfigurationError, IngestError
 from ingest_service.inference.infer import Inferred, infer
 from ingest_service.sources import sources_named
 from tests.helpers import Cli, sqlite_rows
-from tests.inference.shapes import FIRST_S, SHAPES, N, Shape, at, parquet, text
+from tests.inference.shapes import FIRST_S, SHAPES, N, at, parquet, text
 
 
 def inferred(folder: Path, data: bytes, name: str = "log.csv") -> Inferred:
@@ -30,10 +30,16 @@ def inferred(folder: Path, data: bytes, name: str = "log.csv") -> Inferred:
     return infer(sources_named(str(path))[0])
 
 
+def fields_of(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those within a list, too."""
+    fields: list[dict[str, Any]] = schema["schema"]["fields"]
+    return [*fields, *(one for field in fields for one in field.get("x-each", {}).get("fields", ()))]
+
+
 def roles_in(schema: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """By role the name, the type, and a time's unit or format."""
     found = {}
-    for field in schema["schema"]["fields"]:
+    for field in fields_of(schema):
         if role := field.get("x-role"):
             more = [field[key] for key in ("x-unit", "format") if key in field and role == "time"]
             found[role] = (field["name"], field["type"], *more)
@@ -54,8 +60,8 @@ def test_columns_are_told_by_name_and_content(tmp_path: Path, name: str) -> None
     }
     said = schema | schema.get("dialect", {}) | schema["schema"]
     assert {key: said.get(key) for key in shape.keys} == shape.keys
-    kept = {field["name"] for field in schema["schema"]["fields"] if "x-keep" in field}
-    stored = {field["x-keep"] for field in schema["schema"]["fields"] if "x-keep" in field}
+    kept = {field["name"] for field in fields_of(schema) if "x-keep" in field}
+    stored = {field["x-keep"] for field in fields_of(schema) if "x-keep" in field}
     assert shape.kept <= kept | stored
     lines = "\n".join([*result.found, *result.doubts])
     for words in shape.said:
@@ -81,6 +87,29 @@ def test_what_is_written_loads_all_rows(cli: Cli, name: str) -> None:
     assert len(sqlite_rows(cli.folder / "own.db")) == counts["written"] == shape.records
     assert counts["rejected"] == (0 if shape.records != N - 10 else 10)  # those without a time
     assert cli.here("verify", *named).code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("MovieLens 1M", "movielens-1m"),
+        ("MovieLens CSV", "microlens or movielens"),
+        ("H&M", "hm"),
+        ("OTTO", "otto"),
+        ("MIND", "mind"),
+        ("RetailRocket", "retailrocket"),
+        ("RecBole", "recbole"),
+        ("baskets", ""),
+        ("Parquet", ""),
+    ],
+)
+def test_known_data_sets_are_named(tmp_path: Path, name: str, known: str) -> None:
+    """What is known by name and reads the rows, too, is said, on stderr and in the file."""
+    result = inferred(tmp_path, SHAPES[name].data, SHAPES[name].name)
+    lines = [line for line in result.found if line.startswith("known: ")]
+    words = f"known: it fits --dataset {known} as well, with ids and events as others have them"
+    assert lines == ([words] if known else [])
+    assert all(f"# {line}\n" in result.text for line in lines)
 
 
 def test_what_is_unsure_is_in_the_file_and_on_stderr(cli: Cli) -> None:
@@ -161,7 +190,7 @@ def test_nothing_is_written_where_nothing_can_be_said(cli: Cli) -> None:
     assert outcome.code == 78 and outcome.stdout == ""
     assert outcome.stderr == (
         "ingest-service: The source has no column for the time; a record needs a time "
-        "(like an epoch, 2020-03-05T10:00:00Z or 2020-03-05).\n"
+        "(like an epoch, 2020-03-05T10:00:00Z or 2020-03-05), or in the schema x-time for all.\n"
     )
     assert not (cli.folder / "own.yaml").exists()
 
@@ -170,6 +199,7 @@ def test_nothing_is_written_where_nothing_can_be_said(cli: Cli) -> None:
 
 REFUSED: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "The source is empty"),
+    "a mark alone": (b"\xfe\xff", "The source is empty"),
     "blank lines": (b"\n\n\n", "The source is empty"),
     "a header alone": (b"user,item,timestamp\n", "a header and no rows"),
     "one line": (b"hello\n", "not split into three fields"),
@@ -181,7 +211,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "HTML": (b"<!DOCTYPE html>\n<html></html>", "an HTML page"),
     "a document of JSON": (b'[{"user": 1,\n"item": 2}]', "jq -c"),
     "lists of JSON": (b"[1,2,3]\n[4,5,6]\n", "jq -c"),
-    "literals of Python": (b"{'user': 1}\n{'user': 2}\n", "not an object a line"),
+    "literals of Python": (b"{'user': 1}\n{'user': 2}\n", "literals of Python"),
     "JSON nested deep": (b'{"a":' * 100_000, "not an object a line"),
     "no Parquet after all": (b"PAR1" + bytes(5000), "cut off"),
     "Parquet in gzip": (gzip.compress(SHAPES["Parquet"].data), "a packed Parquet file"),
@@ -370,8 +400,3 @@ def test_what_is_written_is_a_schema_whatever_the_source(tmp_path: Path, data: b
     path.write_text(result.text, encoding="utf-8")
     assert load_dataset(path).name == yaml.safe_load(result.text)["name"]
     assert result.found and result.text.count("# not sure: ") == len(result.doubts)
-
-
-def test_the_shapes_are_what_they_say() -> None:
-    """As many records as there are rows, but for lists and for rows without a time."""
-    assert all(isinstance(shape, Shape) and shape.records in (N, 2 * N, 3 * N, N - 10) for shape in SHAPES.values())
