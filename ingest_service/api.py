@@ -12,6 +12,7 @@ from uuid import UUID
 
 from ingest_service.config import load_settings
 from ingest_service.datasets import dataset_named
+from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.formats.base import Reader
 from ingest_service.formats.opening import open_reader
@@ -45,6 +46,7 @@ class InteractionStore:
             raise ConfigurationError("A store needs at least one sink.")
         sinks_of(self._urls)  # refuses a wrong URL now rather than at the first use
         self._kept: _Kept | None = None
+        self._datasets: dict[str, Dataset] = {}  # those that were asked about, by name
 
     async def __aenter__(self) -> Self:
         if self._kept is not None:
@@ -68,8 +70,19 @@ class InteractionStore:
     async def _health(self) -> dict[str, bool]:
         return {sink.name: all(finding.ok for finding in await examine(sink)) for sink in self.sinks()}
 
-    async def recent(self, user_id: UUID | str, limit: int = 20) -> list[VideoInteraction]:
-        """A user's newest interactions, newest first: from Redis, or else from SQLite."""
+    async def recent(
+        self,
+        user_id: UUID | str | None = None,
+        limit: int = 20,
+        *,
+        user: UUID | str | int | None = None,
+        dataset: str = "",
+    ) -> list[VideoInteraction]:
+        """A user's newest interactions, newest first: from Redis, or else from SQLite.
+
+        user: instead of the UUID, his id as it stands in the files of `dataset`, by default that of the configuration.
+        """
+        user_id = await self._stored_id(user_id, user, dataset)
         async with self._asked() as kept:
             for sink in kept.sinks:
                 if isinstance(sink, AnswersRecent):
@@ -78,15 +91,35 @@ class InteractionStore:
         raise ConfigurationError("No configured sink answers recent(); add a redis:// or sqlite:// one.")
 
     async def history(
-        self, user_id: UUID | str, since: datetime | None = None, until: datetime | None = None
+        self,
+        user_id: UUID | str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        user: UUID | str | int | None = None,
+        dataset: str = "",
     ) -> list[VideoInteraction]:
-        """A user's interactions in [since, until), oldest first: from DynamoDB, or else from SQLite."""
+        """A user's interactions in [since, until), oldest first: from DynamoDB or MongoDB, or else from SQLite.
+
+        user, dataset: as for `recent`.
+        """
+        user_id = await self._stored_id(user_id, user, dataset)
         async with self._asked() as kept:
             for sink in kept.sinks:
                 if isinstance(sink, AnswersHistory):
                     await kept.open(sink)
                     return await sink.history(user_id, since, until)
         raise ConfigurationError("No configured sink answers history(); add a dynamodb:// or sqlite:// one.")
+
+    async def _stored_id(self, user_id: UUID | str | None, user: UUID | str | int | None, name: str) -> UUID | str:
+        if (user_id is None) == (user is None):
+            raise TypeError("name one user, by user_id (a UUID) or by user (an id as in the files)")
+        if user is None:
+            assert user_id is not None
+            return user_id
+        if name not in self._datasets:  # it may be described by a file
+            self._datasets[name] = await asyncio.to_thread(lambda: load_settings().dataset_named(name))
+        return self._datasets[name].stored_id(str(user))
 
     @asynccontextmanager
     async def _asked(self) -> AsyncIterator["_Kept"]:

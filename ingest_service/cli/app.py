@@ -13,12 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
+from ingest_service.cli.common import (
+    AsJson,
+    Config,
+    Dataset,
+    To,
+    execute,
+    output,
+    print_findings,
+    print_report,
+    say,
+    settings_of,
+)
 from ingest_service.cli.datasets import datasets
 from ingest_service.cli.ending import code_of
 from ingest_service.cli.infer import infer
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.serve import serve
+from ingest_service.cli.show import show
 from ingest_service.errors import UsageError
 from ingest_service.runtime.process import stop_on_signals
 from ingest_service.telemetry.stderr import open_all
@@ -44,13 +56,6 @@ Sources = Annotated[
     list[str],
     typer.Argument(metavar="SOURCE", help="Files, patterns, '-' for standard input, or archive.zip#member."),
 ]
-To = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--to", metavar="URL", help="redis://, dynamodb://, mongodb:// or sqlite://. May be given several times."
-    ),
-]
-Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
 Columns = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="ROLE=NAME", help="Your own name for a column, or its place: user=uid, user=#1."),
@@ -427,6 +432,7 @@ def _column_names(columns: list[str] | None) -> dict[str, str] | None:
 
 
 app.command()(infer)
+app.command()(show)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)

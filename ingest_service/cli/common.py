@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+To = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to", metavar="URL", help="redis://, dynamodb://, mongodb:// or sqlite://. May be given several times."
+    ),
+]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 

@@ -3,18 +3,36 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
+
+import numpy as np
 
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import Kind
-from ingest_service.errors import UsageError
-from ingest_service.rows.columns import Columns
+from ingest_service.errors import RowError, UsageError
+from ingest_service.rows.columns import Columns, Values
 from ingest_service.rows.interaction import WHITESPACE, VideoInteraction
 from ingest_service.rows.schema import Schema
+from ingest_service.rows.texts import Texts
 
 
 def bare_name(name: str) -> str:
     """The name of a column in the form in which headers are compared."""
     return name.strip(WHITESPACE).strip('"').strip(WHITESPACE).lower()
+
+
+def is_uuid(text: str) -> bool:
+    """In its usual form: 32 digits alone may be an id of another kind."""
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def _nothing(kind: Kind) -> Values:
+    """A column with one value that says nothing."""
+    empty = kind.gathered([])
+    return Texts.of([""]) if isinstance(empty, Texts) else np.zeros(1, empty.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +77,7 @@ class About:
 class Dataset:
     """A shape of file, and the one way its rows become records.
 
+    columns: the first has the owners of records.
     records: columns of values, by role, to records as columns.
     interaction: the same for one row, as the specification; None where a record is none.
     """
@@ -69,13 +88,29 @@ class Dataset:
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
     form: Form = field(default_factory=Delimited)
-    about: About = field(default_factory=About)
+    about: About = field(default_factory=About, hash=False)
     has_many_a_row: bool = False  # whether a row may be several records, or none
 
     @property
     def shape(self) -> Columns:
         """Its records' columns without a row."""
         return self.records({column.role: column.kind.gathered([]) for column in self.columns})
+
+    def stored_id(self, raw: str) -> str:
+        """The id under which stores have an owner, by his id in the files or by itself: a UUID. UsageError if neither.
+
+        It is that of a record which has nothing else.
+        """
+        if is_uuid(raw):
+            return raw.lower()
+        owner = self.columns[0]
+        try:
+            value = owner.kind.one(raw, owner.role)
+        except RowError as error:
+            raise UsageError(f"No {owner.role} of the data set {self.name} has such an id: {error.reason}") from None
+        values = {column.role: _nothing(column.kind) for column in self.columns}
+        record = self.records({**values, owner.role: owner.kind.gathered([value])})
+        return record.texts[self.schema.owner].to_list()[0]
 
     def advice(self, code: str) -> str:
         """What the user of a file with values that are refused so might do: a sentence, or nothing."""

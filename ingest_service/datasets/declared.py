@@ -24,11 +24,12 @@ Read: TypeAlias = Mapping[str, Any]  # the values of columns, by role
 
 @dataclass(frozen=True, slots=True)
 class IdColumn:
-    """A column of ids, and how they are stored: as uuid5 of `prefix` + id; a UUID as it is."""
+    """A column of ids, and how they are stored: as uuid5 of `prefix` + id; a UUID, or with `is_raw` any, as it is."""
 
     column: Column
     prefix: str = ""
     namespace: UUID = NAMESPACE
+    is_raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,10 @@ def dataset_of(declared: Declaration) -> Dataset:
 
 
 def _schema_of(declared: Declaration) -> Schema:
-    """An interaction's, but that event and device may be any texts; a record may have more than its key says."""
-    words = {"event_type", "device"}
-    fields = tuple(Field(one.name, FieldKind.TEXT) if one.name in words else one for one in INTERACTION.fields)
+    """An interaction's, but event, device and raw ids may be any texts; a record may have more than its key says."""
+    texts = {"event_type", "device"}
+    texts |= {name for name, ids in (("user_id", declared.owner), ("video_id", declared.item)) if ids.is_raw}
+    fields = tuple(Field(one.name, FieldKind.TEXT) if one.name in texts else one for one in INTERACTION.fields)
     keys = [own.field.name for own in declared.own if own.is_key]
     return replace(INTERACTION, fields=fields).extended(declared.name, *(own.field for own in declared.own), key=keys)
 
@@ -119,12 +121,13 @@ class _Ids:
         kind = declared.column.kind
         self._texts = TextUuids(declared.prefix, declared.namespace)
         self._numbers = UuidDictionary(declared.prefix, declared.namespace)
-        self._is_uuid = isinstance(kind, UuidId)
+        self._is_stored = declared.is_raw or isinstance(kind, UuidId)
 
     def stored(self, ids: Values) -> tuple[Texts, tuple[Ints, ...]]:
-        if not isinstance(ids, Texts):
-            return self._numbers.uuids(ids), (ids,)
-        return (ids, numbers_of(ids)) if self._is_uuid else self._texts.uuids(ids)
+        numbers = () if isinstance(ids, Texts) else (ids,)
+        if self._is_stored:
+            return _plain(ids), numbers or numbers_of(_plain(ids))
+        return (self._numbers.uuids(ids), numbers) if not isinstance(ids, Texts) else self._texts.uuids(ids)
 
 
 def _micros(declared: Declaration, values: Read, n: int) -> Ints:

@@ -87,9 +87,12 @@ class Device(_Open):
 
 
 class VideoInteraction(BaseModel):
-    """One user's event on one video. `timestamp` is UTC, in microseconds."""
+    """One user's event on one video. `timestamp` is UTC, in microseconds.
 
-    model_config = ConfigDict(frozen=True)
+    What comes out of a store has the data set's own fields beside, a rating for example.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     user_id: UUID
     video_id: UUID

@@ -1,6 +1,7 @@
 """What several stores share: the fields of a record, the part of its key, and texts into JSON, a column at a time."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.rows.columns import Columns
+from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Piece, Texts, concatenate
 
@@ -48,9 +50,15 @@ def field_texts(columns: Columns) -> dict[str, Texts]:
     return {name: texts[name] for name in stored_texts(columns.schema)}
 
 
-def json_safe(columns: Columns) -> Columns:
-    """The same with its free texts as they stand in JSON."""
-    escaped = {name: json_escaped(columns.texts[name]) for name in columns.schema.free_texts}
+def interaction_of(fields: Mapping[str, Any]) -> VideoInteraction:
+    """A record of a store that keeps it as fields; those of other data sets are None, and not of this one."""
+    ours = {name: value for name, value in fields.items() if name not in ("_id", EVENT_KEY) and value is not None}
+    return VideoInteraction.model_validate(ours)
+
+
+def json_safe(columns: Columns, *, but: str = "") -> Columns:
+    """The same with its free texts as they stand in JSON, but for one that stands elsewhere."""
+    escaped = {name: json_escaped(columns.texts[name]) for name in columns.schema.free_texts - {but}}
     return replace(columns, texts={**columns.texts, **escaped})
 
 

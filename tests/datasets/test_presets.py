@@ -244,6 +244,20 @@ def test_a_load_is_compared_with_what_was_published(cli: Cli) -> None:
     assert "as published, u.data" in outcome.stderr
 
 
+@pytest.mark.parametrize(("file", "name"), [("ratings", "movielens"), ("tags", "movielens-tags"), ("links", "movielens-links")])  # fmt: skip
+def test_a_real_file_is_as_published(cli: Cli, ml_latest_small: Path, file: str, name: str) -> None:
+    """Those of ml-latest-small, by what their README says; cut off in the middle they are not."""
+    whole = ml_latest_small / f"{file}.csv"
+    outcome = cli.here("run", whole, "--dataset", name, "--expect", "published", "--max-rejects", "0")
+    assert (outcome.code, "as published, ml-latest-small" in outcome.stderr + outcome.stdout) == (0, True), (
+        outcome.stderr
+    )
+    lines = whole.read_bytes().splitlines(keepends=True)
+    cli.file("half.csv", b"".join(lines[: len(lines) // 2]))
+    outcome = cli.here("run", "half.csv", "--dataset", name, "--expect", "published")
+    assert (outcome.code, "was published with others" in outcome.message) == (65, True)
+
+
 def test_a_wrong_name_is_told_the_right_ones(cli: Cli, tmp_path: Path) -> None:
     """Presets among them; and no name leads out of their folder."""
     cli.file("u.data", b"1\t2\t3\t4\n")

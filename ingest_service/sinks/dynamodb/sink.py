@@ -47,7 +47,7 @@ from ingest_service.sinks.dynamodb.items import (
     spread,
 )
 from ingest_service.sinks.dynamodb.tables import Tables
-from ingest_service.sinks.fields import EVENT_KEY, event_key
+from ingest_service.sinks.fields import EVENT_KEY, event_key, interaction_of
 from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
 from ingest_service.sinks.urls import parse_options
 
@@ -346,8 +346,8 @@ class DynamoDBSink(Sink[Ints]):
             }
             reply = await self.retrier.call(lambda query=query: self.client.call("query", **query))  # type: ignore[misc]
             for item in reply["Items"]:
-                fields = {name: value["S"] for name, value in item.items() if "S" in value}
-                found.append(VideoInteraction.model_validate(fields))
+                item.pop(EXPIRES_AT, None)
+                found.append(interaction_of({name: _value(one, is_float=False) for name, one in item.items()}))
             if "LastEvaluatedKey" not in reply:
                 return found
             more = {"ExclusiveStartKey": reply["LastEvaluatedKey"]}

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.rows.schema import Schema
-from ingest_service.sinks.fields import EVENT_KEY
+from ingest_service.sinks.fields import EVENT_KEY, interaction_of
 from ingest_service.sinks.mongodb.client import Document
 from ingest_service.sinks.mongodb.documents import Interactions
 from ingest_service.sinks.mongodb.writer import DocumentSink
@@ -39,7 +39,7 @@ class MongoDBSink(DocumentSink):
         async def find() -> list[Document]:
             return await self.collection.find({"_id": {"$gte": low, "$lt": high}}).sort("_id", 1).to_list()
 
-        return [VideoInteraction.model_validate(document) for document in await self.client.call(find)]
+        return [interaction_of(document) for document in await self.client.call(find)]
 
     def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         from ingest_service.sinks.readback import all_expected

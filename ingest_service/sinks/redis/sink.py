@@ -199,7 +199,7 @@ class RedisSink(Sink[Batch | None]):
         return [Finding("writes", True, "permitted")]
 
     def preview(self, columns: Columns) -> list[str]:
-        columns = json_safe(columns)
+        columns = json_safe(columns, but=columns.schema.owner)
         key: list[Piece] = [b"ZADD ", *self.keeping.key_pieces(columns.texts[columns.schema.owner]), b" "]
         return concatenate([*key, decimals(columns.epoch_ms), b" ", *member(columns)]).to_list()
 

@@ -27,7 +27,7 @@ from ingest_service.rows.schema import Schema
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
-from ingest_service.sinks.fields import EVENT_KEY, stored_texts
+from ingest_service.sinks.fields import EVENT_KEY, interaction_of, stored_texts
 from ingest_service.sinks.sqlite.file import DatabaseFile
 from ingest_service.sinks.sqlite.rows import Insertion, insertions, values
 from ingest_service.sinks.sqlite.tables import FIELDS, TABLES, add_columns, columns_of, make_key, survey
@@ -235,10 +235,12 @@ class SQLiteSink(Sink[Ints]):
         )
 
     async def _select(self, where: str, values: Sequence[object]) -> list[VideoInteraction]:
-        statement = f"SELECT user_id, video_id, event_type, timestamp, device, session_id FROM interactions {where}"
-        names = ("user_id", "video_id", "event_type", "timestamp", "device", "session_id")
-        rows = await self.run(lambda: self.connected().execute(statement, values).fetchall())
-        return [VideoInteraction.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+        def select() -> list[dict[str, Any]]:
+            cursor = self.connected().execute(f"SELECT * FROM interactions {where}", values)
+            names = [name for name, *_ in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+        return [interaction_of(fields) for fields in await self.run(select)]
 
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
