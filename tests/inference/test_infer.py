@@ -23,7 +23,8 @@ from ingest_service.sources import sources_named
 from tests.buckets import ObjectServer
 from tests.datasets.test_standard import is_standard
 from tests.helpers import Cli, sqlite_rows
-from tests.inference.shapes import FIRST_S, SHAPES, N, at, parquet, text
+from tests.inference.making import FIRST_S, N, at, parquet, text
+from tests.inference.shapes import SHAPES
 
 
 def inferred(folder: Path, data: bytes, name: str = "log.csv") -> Inferred:
