@@ -407,6 +407,18 @@ SHAPES: dict[str, Shape] = {
         keys={"delimiter": ";"},
         kept=frozenset({"rating"}),
     ),
+    "a title before the header": Shape(
+        text(",", rng_rows(movielens), "Export of ratings\r\n2020-03-05, by hand\r\n\r\nuser,item,rating,timestamp"),
+        {"owner": ("user", "integer"), "item": ("item", "integer"), "time": ("timestamp", *EPOCH_S)},
+        keys={"delimiter": ",", "header": True, "x-skipLines": 3},
+        kept=frozenset({"rating"}),
+    ),
+    "a title before rows": Shape(
+        text("\t", rng_rows(movielens), "Export of ratings"),
+        {"owner": ("user", "integer"), "item": ("item", "integer"), "time": ("time", *EPOCH_S)},
+        keys={"delimiter": "\t", "header": False, "x-skipLines": 1},
+        is_sure=False,
+    ),
     "a header that is a comment": Shape(
         text(",", rng_rows(movielens), "# written by a script\n# user,item,rating,timestamp"),
         {"owner": ("user", "integer"), "item": ("item", "integer"), "time": ("timestamp", *EPOCH_S)},
