@@ -9,6 +9,7 @@ import pytest
 
 from ingest_service import InteractionStore, MicroLensPairsReader, ingest
 from ingest_service.datasets import dataset_named
+from ingest_service.datasets.presets import preset_names
 from ingest_service.errors import UsageError
 from ingest_service.rows.interaction import NAMESPACE
 from ingest_service.sinks.testing.rows import FIRST_MS, interaction
@@ -147,3 +148,10 @@ def test_a_raw_id_is_stored_as_rows_have_it(name: str) -> None:
     values = {column.role: column.kind.gathered([]) for column in dataset.columns}
     row = {role: 5 if role in ("user", "item", "timestamp", "rating") else "x" for role in values}
     assert dataset.stored_id("5") == str(dataset.interaction(row).user_id)
+
+
+@pytest.mark.parametrize("name", sorted(preset_names()))
+def test_presets_know_their_users(name: str) -> None:
+    """Whatever columns a data set has beside its owners', an id alone is enough."""
+    stored = dataset_named(name).stored_id("5")
+    assert str(UUID(stored)) == stored
