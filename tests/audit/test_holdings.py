@@ -9,6 +9,7 @@ import pytest
 
 from ingest_service import InteractionStore, MicroLensPairsReader, ingest
 from ingest_service.datasets import dataset_named
+from ingest_service.datasets.presets import preset_names
 from ingest_service.errors import UsageError
 from ingest_service.rows.interaction import NAMESPACE
 from ingest_service.sinks.testing.rows import FIRST_MS, interaction
@@ -160,3 +161,10 @@ def test_ids_that_are_stored_as_they_stand_are_not_shown(cli: Cli, everywhere: C
     for one in to:
         shown = cli.here("show", user, one)
         assert (shown.code, "x-stored: raw" in shown.message, "film-1" in shown.stderr) == (78, True, False)
+
+
+@pytest.mark.parametrize("name", sorted(preset_names()))
+def test_presets_know_their_users(name: str) -> None:
+    """Whatever columns a data set has beside its owners', an id alone is enough."""
+    stored = dataset_named(name).stored_id("5")
+    assert str(UUID(stored)) == stored
