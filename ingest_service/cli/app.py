@@ -431,8 +431,8 @@ def _column_names(columns: list[str] | None) -> dict[str, str] | None:
     return names
 
 
-app.command()(infer)
 app.command()(show)
+app.command()(infer)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)

@@ -9,6 +9,7 @@ import pytest
 
 from ingest_service import InteractionStore, MicroLensPairsReader, ingest
 from ingest_service.datasets import dataset_named
+from ingest_service.datasets.presets import preset_names
 from ingest_service.errors import UsageError
 from ingest_service.rows.interaction import NAMESPACE
 from ingest_service.sinks.testing.rows import FIRST_MS, interaction
@@ -147,3 +148,23 @@ def test_a_raw_id_is_stored_as_rows_have_it(name: str) -> None:
     values = {column.role: column.kind.gathered([]) for column in dataset.columns}
     row = {role: 5 if role in ("user", "item", "timestamp", "rating") else "x" for role in values}
     assert dataset.stored_id("5") == str(dataset.interaction(row).user_id)
+
+
+def test_ids_that_are_stored_as_they_stand_are_not_shown(cli: Cli, everywhere: Callable[..., list[str]]) -> None:
+    """It is said before a store is asked, and by each that has such a record of a user; nothing of it is quoted."""
+    raw = SCHEMA.format(kind="type: string, format: uuid").replace(', x-prefix: "reader:"', "")
+    cli.file("raw.yaml", raw.replace("x-role: item", "x-role: item, x-stored: raw"))
+    user = str(interaction(1, 1).user_id)
+    to = everywhere("notes.csv", f"user,item,at\n{user},film-1,{FIRST_MS}\n", "--dataset=raw.yaml")
+    shown = cli.here("show", user, *to, "--dataset=raw.yaml")
+    assert (shown.code, "x-stored: raw" in shown.message) == (2, True)
+    for one in to:
+        shown = cli.here("show", user, one)
+        assert (shown.code, "x-stored: raw" in shown.message, "film-1" in shown.stderr) == (78, True, False)
+
+
+@pytest.mark.parametrize("name", sorted(preset_names()))
+def test_presets_know_their_users(name: str) -> None:
+    """Whatever columns a data set has beside its owners', an id alone is enough."""
+    stored = dataset_named(name).stored_id("5")
+    assert str(UUID(stored)) == stored
