@@ -106,10 +106,18 @@ class _Paths:
     def columns(self) -> list[Sampled]:
         found = []
         for path, texts in self._texts.items():
-            if path not in self._holders and not any("\ud800" <= one <= "\udfff" for name in path for one in name):
+            if (
+                path not in self._holders
+                and not self._is_list_as_well(path)
+                and not any("\ud800" <= one <= "\udfff" for name in path for one in name)
+            ):
                 lacking = self._counts[Sampled("", [], path).each] - len(texts)
                 found.append(Sampled(path[-1].removesuffix(EACH), texts + [""] * lacking, path))
         return found
+
+    def _is_list_as_well(self, path: tuple[str, ...]) -> bool:
+        """Whether what is on the way there is a list in other rows."""
+        return any((*path[:place], path[place] + EACH) in self._counts for place in range(len(path)))
 
     def _object(self, value: dict[str, Any], path: tuple[str, ...], each: tuple[str, ...]) -> None:
         for name, inner in value.items():

@@ -229,6 +229,24 @@ def test_names_that_need_escapes(tmp_path: Path) -> None:
     assert (chunk.accepted, chunk.rejects) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("paths", "row"),
+    [
+        (("a", "b", "a.c"), {"a": {"c": 1_583_366_400_000}, "b": 2}),
+        (("a[]", "b", "a.c"), {"a": [1], "b": 2}),
+        (("a[]", "a[].b", "c"), {"a": [{"b": 1}], "c": 1_583_366_400_000}),
+    ],
+)
+def test_paths_through_each_other(tmp_path: Path, paths: tuple[str, ...], row: dict[str, Any]) -> None:
+    """No row can have both; each is refused, and the others are read."""
+    fields = yaml.safe_load(FIELDS)[:3]
+    for field, path in zip(fields, paths, strict=True):
+        field["x-path"] = path
+    dataset = dataset_with(tmp_path, yaml.safe_dump(fields))
+    (chunk,) = chunks_of(JsonLinesReader(Bytes(json.dumps(row).encode() + b"\n"), dataset))
+    assert (chunk.accepted, [dead.code for dead in chunk.rejects]) == (0, ["bad_value"])
+
+
 def test_names_twice_and_odd_values(dataset: Dataset) -> None:
     """Of a name that is there twice the last counts; a number may be a text; null is nothing."""
     data = b"\xef\xbb\xbf" + (

@@ -37,8 +37,14 @@ class JsonColumns:
 
     @property
     def can_be_slots(self) -> bool:
-        """Whether msgspec takes the names that are wanted; others are left to the specification."""
-        return not any(_NO_SLOT.search(name) for path in (*self._paths.of, self._paths.each or ()) for name in path)
+        """Whether msgspec takes the names, and no path leads on from where another ends."""
+        outer: set[tuple[str, ...]] = {self._paths.each} if self._paths.each else set()
+        inner: set[tuple[str, ...]] = set()
+        for path, is_inner in zip(self._paths.of, self._paths.is_inner, strict=True):
+            (inner if is_inner else outer).add(path)
+        if any(path[:end] in paths for paths in (outer, inner) for path in paths for end in range(len(path))):
+            return False
+        return not any(_NO_SLOT.search(name) for path in (*outer, *inner) for name in path)
 
     def plain(self, block: TextBlock) -> Plain:
         """The records of all rows that are surely right, worked on in slices: objects of Python take memory."""
