@@ -27,6 +27,7 @@ from ingest_service.cli.common import (
 )
 from ingest_service.cli.datasets import datasets
 from ingest_service.cli.ending import code_of
+from ingest_service.cli.infer import infer
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
@@ -431,6 +432,7 @@ def _column_names(columns: list[str] | None) -> dict[str, str] | None:
 
 
 app.command()(show)
+app.command()(infer)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)

@@ -88,7 +88,7 @@ class Dataset:
     records: Callable[[Mapping[str, Any]], Columns]
     interaction: Callable[[Mapping[str, Any]], VideoInteraction] | None
     form: Form = field(default_factory=Delimited)
-    about: About = field(default_factory=About)
+    about: About = field(default_factory=About, hash=False)
     has_many_a_row: bool = False  # whether a row may be several records, or none
 
     @property
@@ -101,6 +101,9 @@ class Dataset:
 
         It is that of a record which has nothing else.
         """
+        if {"user_id", "video_id"} & self.schema.free_texts:
+            reason = "stores ids as they stand (x-stored: raw), and records are shown by UUIDs only"
+            raise UsageError(f"The data set {self.name} {reason}.")
         if is_uuid(raw):
             return raw.lower()
         owner = self.columns[0]

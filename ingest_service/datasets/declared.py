@@ -24,11 +24,12 @@ Read: TypeAlias = Mapping[str, Any]  # the values of columns, by role
 
 @dataclass(frozen=True, slots=True)
 class IdColumn:
-    """A column of ids, and how they are stored: as uuid5 of `prefix` + id; a UUID as it is."""
+    """A column of ids, and how they are stored: as uuid5 of `prefix` + id; a UUID, or with `is_raw` any, as it is."""
 
     column: Column
     prefix: str = ""
     namespace: UUID = NAMESPACE
+    is_raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,11 @@ def dataset_of(declared: Declaration) -> Dataset:
         owner, item = values[declared.owner.column.role], values[declared.item.column.role]
         micros = _micros(declared, values, len(owner))
         timestamps, dates = texts_and_dates(micros)
+        user_ids, owner_numbers = owners.stored(owner)
+        video_ids, item_numbers = items.stored(item)
         texts = {
-            "user_id": owners.texts(owner),
-            "video_id": items.texts(item),
+            "user_id": user_ids,
+            "video_id": video_ids,
             "timestamp": timestamps,
             "event_type": _texts(declared.event, values, len(micros)),
             "device": _texts(declared.device, values, len(micros)),
@@ -91,10 +94,10 @@ def dataset_of(declared: Declaration) -> Dataset:
         own = {one.field.name: _stored(values[one.column.role], one.field) for one in declared.own}
         texts |= {name: column for name, column in own.items() if isinstance(column, Texts)}
         numbers = {name: column for name, column in own.items() if not isinstance(column, Texts)}
-        parts = items.identity(item)
+        parts = item_numbers
         for one in key_parts:
             parts = (*parts, *numbers_of(texts[one.field.name]))
-        return Columns(schema, owners.identity(owner), parts, micros, texts, numbers)
+        return Columns(schema, owner_numbers, parts, micros, texts, numbers)
 
     has_many_a_row = any(one.split or any(name.endswith("[]") for name in one.path) for one in declared.columns)
     return Dataset(
@@ -103,9 +106,10 @@ def dataset_of(declared: Declaration) -> Dataset:
 
 
 def _schema_of(declared: Declaration) -> Schema:
-    """An interaction's, but that event and device may be any texts; a record may have more than its key says."""
-    words = {"event_type", "device"}
-    fields = tuple(Field(one.name, FieldKind.TEXT) if one.name in words else one for one in INTERACTION.fields)
+    """An interaction's, but event, device and raw ids may be any texts; a record may have more than its key says."""
+    texts = {"event_type", "device"}
+    texts |= {name for name, ids in (("user_id", declared.owner), ("video_id", declared.item)) if ids.is_raw}
+    fields = tuple(Field(one.name, FieldKind.TEXT) if one.name in texts else one for one in INTERACTION.fields)
     keys = [own.field.name for own in declared.own if own.is_key]
     return replace(INTERACTION, fields=fields).extended(declared.name, *(own.field for own in declared.own), key=keys)
 
@@ -117,15 +121,13 @@ class _Ids:
         kind = declared.column.kind
         self._texts = TextUuids(declared.prefix, declared.namespace)
         self._numbers = UuidDictionary(declared.prefix, declared.namespace)
-        self._is_uuid = isinstance(kind, UuidId)
+        self._is_stored = declared.is_raw or isinstance(kind, UuidId)
 
-    def texts(self, ids: Values) -> Texts:
-        if not isinstance(ids, Texts):
-            return self._numbers.uuids(ids)
-        return ids if self._is_uuid else self._texts.uuids(ids)
-
-    def identity(self, ids: Values) -> tuple[Ints, ...]:
-        return numbers_of(ids) if isinstance(ids, Texts) else (ids,)
+    def stored(self, ids: Values) -> tuple[Texts, tuple[Ints, ...]]:
+        numbers = () if isinstance(ids, Texts) else (ids,)
+        if self._is_stored:
+            return _plain(ids), numbers or numbers_of(_plain(ids))
+        return (self._numbers.uuids(ids), numbers) if not isinstance(ids, Texts) else self._texts.uuids(ids)
 
 
 def _micros(declared: Declaration, values: Read, n: int) -> Ints:

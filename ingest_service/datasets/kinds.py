@@ -40,6 +40,10 @@ _UUID_BYTES, _DASHES = 36, frozenset({8, 13, 18, 23})
 _IS_HEX = np.isin(np.arange(256), list(b"0123456789abcdef"))  # not upper case, which has another form
 _IS_WHITESPACE = np.isin(np.arange(256), list(WHITESPACE.encode()))
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_HOURS_AND_MINUTES = re.compile(r"[0-9]{1,4}")
+_NOT_IN_KEYS = re.compile(r"[\x00-\x1f\x7f#{}]")  # `#` parts the keys of records, braces are hash tags in Redis's
+_IS_NOT_IN_KEYS = np.isin(np.arange(256), [*range(0x20), 0x7F, *b"#{}"])
+MAX_ID_BYTES = 512  # two of them, and a time, fit into DynamoDB's keys
 _DAY_MICROS = 86_400 * 1_000_000
 _DIGITS = 40  # the longest number that could be a time has fewer
 
@@ -97,20 +101,6 @@ class Integer(Kind):
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         return parse.integers(buffer, starts, parse.without_zero_fraction(buffer, starts, ends))
 
-    def texts(self, read: Texts) -> tuple[Values, Bools]:
-        """The same of texts by themselves, with the blanks around them. One with a NUL byte is not surely right."""
-        buffer = parse.padded(read.buffer.tobytes())
-        starts = read.starts + parse.PAD
-        ends = starts + read.widths
-        good = np.ones(len(read), np.bool_)
-        if nuls := np.flatnonzero(read.buffer == 0).tolist():
-            at = np.array(nuls) + parse.PAD
-            good = np.searchsorted(at, ends) == np.searchsorted(at, starts)
-        if not self.is_verbatim:
-            starts, ends = parse.bare(buffer, starts, ends, has_quotes=False)
-        values, valid = self.many(buffer, starts, ends)
-        return values, valid & good
-
     def whole(self, numbers: Ints) -> tuple[Values, Bools]:
         return numbers, np.ones(len(numbers), np.bool_)
 
@@ -167,6 +157,26 @@ class TextId(Kind):
 
 
 @dataclass(frozen=True, slots=True)
+class RawId(TextId):
+    """An id that is stored as it stands. What would be doubtful in the key of some store is refused."""
+
+    advice: ClassVar[Mapping[str, str]] = {"bad_id": "Without x-stored, ids of any text become UUIDs."}
+
+    def one(self, text: str, column: str) -> str:
+        text = TextId.one(self, text, column)
+        if _NOT_IN_KEYS.search(text) or len(text.encode()) > MAX_ID_BYTES:
+            reason = f"{column} has #, a brace or a control character in it, or more than {MAX_ID_BYTES} bytes."
+            raise RowError("validate", "bad_id", reason)
+        return text
+
+    def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
+        texts, good = TextId.many(self, buffer, starts, ends)
+        doubtful = np.flatnonzero(_IS_NOT_IN_KEYS[buffer])
+        good &= np.searchsorted(doubtful, ends) == np.searchsorted(doubtful, starts)
+        return texts, good & (ends - starts <= MAX_ID_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
 class UuidId(TextId):
     """An id that is a UUID; it is kept in its usual form."""
 
@@ -184,6 +194,39 @@ class UuidId(TextId):
         for index in range(_UUID_BYTES):
             valid &= buffer[at + index] == ord("-") if index in _DASHES else _IS_HEX[buffer[at + index]]
         return Texts(buffer, starts, ends - starts), valid
+
+
+@dataclass(frozen=True, slots=True)
+class AnyText(Kind):
+    """A text, without the blanks around it. Where it is missing it is `default`, and without one the row is refused."""
+
+    missing: frozenset[str] = frozenset()
+    default: str | None = None
+
+    def one(self, text: str, column: str) -> str:
+        text = text.strip(WHITESPACE)
+        return _or_refused(self.default, column) if text in self.missing else text
+
+    def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
+        outer = _IS_WHITESPACE[buffer[starts]] | _IS_WHITESPACE[buffer[ends - 1]]
+        good = ~outer | (ends == starts)
+        widths = ends - starts
+        is_missing = np.zeros(len(starts), np.bool_)
+        for text in map(str.encode, self.missing):
+            rows = np.flatnonzero(widths == len(text))
+            same = np.ones(len(rows), np.bool_)
+            for index, byte in enumerate(text):
+                same &= buffer[starts[rows] + index] == byte
+            is_missing[rows[same]] = True
+        if self.default is None or not is_missing.any():
+            return Texts(buffer, starts, widths), good & ~is_missing
+        text = self.default.encode()
+        starts = np.where(is_missing, len(buffer), starts)
+        widths = np.where(is_missing, len(text), widths)
+        return Texts(np.concatenate((buffer, np.frombuffer(text, np.uint8))), starts, widths), good
+
+    def gathered(self, values: Sequence[Any]) -> Values:
+        return Texts.of(values)
 
 
 class Listed(Kind):
@@ -306,14 +349,17 @@ class ListOfTexts(ListedText):
 
 @dataclass(frozen=True, slots=True)
 class Clock(Listed):
-    """A time of day, by a pattern of strptime: int64, in microseconds since midnight."""
+    """A time of day: int64, in microseconds since midnight. By a pattern of strptime, or as a number: 905 is 9:05."""
 
-    pattern: str
+    pattern: str = ""
     filler: ClassVar[int] = 0
 
     def one(self, text: str, column: str) -> int:
+        text = text.strip(WHITESPACE)
+        if not self.pattern:
+            text = text.zfill(4) if _HOURS_AND_MINUTES.fullmatch(text) else ""
         try:
-            at = datetime.strptime(text.strip(WHITESPACE), self.pattern)
+            at = datetime.strptime(text, self.pattern or "%H%M")
         except ValueError:
             raise RowError("validate", "bad_timestamp", f"{column} is not written as the schema says.") from None
         return ((at.hour * 60 + at.minute) * 60 + at.second) * 1_000_000 + at.microsecond
@@ -368,6 +414,33 @@ class Epoch(Listed):
         if not _NUMBER.fullmatch(text) or not (number := Decimal(text)).is_finite() or abs(number.adjusted()) > _DIGITS:
             raise RowError("validate", "bad_timestamp", f"{column} is not a Unix epoch.")
         return within_range(math.floor(number * self.micros if self.micros else number / 1_000), column)
+
+
+@dataclass(frozen=True, slots=True)
+class Missable(Kind):
+    """Numbers of another kind, or nothing: where it is missing it is `default`, and without one the row is refused."""
+
+    kind: Kind
+    missing: frozenset[str]
+    default: int | None = None
+
+    def one(self, text: str, column: str) -> int:
+        if text.strip(WHITESPACE) in self.missing:
+            return _or_refused(self.default, column)
+        number: int = self.kind.one(text, column)
+        return number
+
+    def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
+        values, valid = self.kind.many(buffer, starts, ends)
+        assert isinstance(values, np.ndarray)
+        for text in map(str.encode, self.missing):
+            is_it = ends - starts == len(text)
+            at = np.where(is_it, starts, 0)
+            for index, byte in enumerate(text):
+                is_it &= buffer[np.minimum(at + index, len(buffer) - 1)] == byte
+            values = np.where(is_it, self.default or 0, values)
+            valid = np.where(is_it, self.default is not None, valid)
+        return values, valid
 
 
 def _or_refused(default: T | None, column: str) -> T:

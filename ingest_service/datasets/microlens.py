@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from uuid import uuid5
 
-from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.base import About, Column, Dataset
 from ingest_service.datasets.kinds import ID, Time
 from ingest_service.datasets.times import texts_and_dates
 from ingest_service.datasets.uuids import UuidDictionary
@@ -71,4 +71,9 @@ MICROLENS = Dataset(
     schema=_SCHEMA,
     records=_records,
     interaction=_interaction,
+    about=About(
+        "MicroLens pairs, and any file of that shape",
+        homepage="https://github.com/westlake-repl/MicroLens",
+        rows={"MicroLens-50k": 359_708, "MicroLens-100k": 719_405, "MicroLens-1M": 9_095_620},
+    ),
 )

@@ -13,7 +13,7 @@ from uuid import uuid5
 
 import numpy as np
 
-from ingest_service.datasets.base import Column, Dataset
+from ingest_service.datasets.base import About, Column, Dataset
 from ingest_service.datasets.identity import numbers_of
 from ingest_service.datasets.kinds import ID, TEXT, Kind, Time
 from ingest_service.datasets.times import texts_and_dates
@@ -155,12 +155,24 @@ def _link(values: Mapping[str, Any]) -> VideoInteraction:
     )
 
 
+def _rows(*rows: int) -> Mapping[str, int]:
+    """By release, as its README has them."""
+    return dict(zip(("ml-latest-small (9/2018)", "ml-20m", "ml-25m", "ml-32m"), rows, strict=True))
+
+
+_HOMEPAGE = "https://grouplens.org/datasets/movielens/"
 MOVIELENS = Dataset(
     "movielens",
     (_USER, _MOVIE, _RATING, _TIMESTAMP),
     _RATED,
     _ratings,
     lambda values: _interaction(EventType.RATE, values),
+    about=About(
+        "MovieLens ratings.csv",
+        "Since 20M, latest included.",
+        _HOMEPAGE,
+        _rows(100_836, 20_000_263, 25_000_095, 32_000_204),
+    ),
 )
 TAGS = Dataset(
     "movielens-tags",
@@ -168,7 +180,17 @@ TAGS = Dataset(
     _TAGGED,
     _tags,
     lambda values: _interaction(EventType.TAG, values),
+    about=About(
+        "MovieLens tags.csv", "Since 20M, latest included.", _HOMEPAGE, _rows(3_683, 465_564, 1_093_360, 2_000_072)
+    ),
 )
-LINKS = Dataset("movielens-links", (_MOVIE, _IMDB, _TMDB), _LINKED, _links, _link)
+LINKS = Dataset(
+    "movielens-links",
+    (_MOVIE, _IMDB, _TMDB),
+    _LINKED,
+    _links,
+    _link,
+    about=About("MovieLens links.csv", "Since 20M, latest included.", _HOMEPAGE, _rows(9_742, 27_278, 62_423, 87_585)),
+)
 # movies.csv, for its own step: genres are split by `|`.
 MOVIES = Dataset("movielens-movies", (_MOVIE, _TITLE, _GENRES), _MOVIES, _movie_records, None)

@@ -12,6 +12,7 @@ from ingest_service.datasets.declared import Declaration, IdColumn, OwnField, da
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import (
     ID,
+    AnyText,
     Category,
     Clock,
     Day,
@@ -20,14 +21,16 @@ from ingest_service.datasets.kinds import (
     FormattedTime,
     Kind,
     ListOfTexts,
+    Missable,
     Number,
+    RawId,
     TextId,
     Time,
     UuidId,
     Whole,
 )
 from ingest_service.datasets.schema_model import DatasetFile, FieldOfFile, kept_name
-from ingest_service.errors import ConfigurationError
+from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.rows import schema
 from ingest_service.rows.interaction import micros_of, parse_timestamp
 from ingest_service.rows.schema import FieldKind
@@ -62,7 +65,10 @@ def _dataset_of(text: str, path: str) -> Dataset:
         file = DatasetFile.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {_first(error)}") from None
-    return dataset_of(_declaration(file))
+    try:
+        return dataset_of(_declaration(file))
+    except RowError as error:
+        raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}") from None
 
 
 def _first(error: ValidationError) -> str:
@@ -93,7 +99,8 @@ def _declaration(file: DatasetFile) -> Declaration:
 
     def id_column(role: str, prefix: str) -> IdColumn:
         field = by_role[role]
-        return IdColumn(column(field), prefix if field.prefix is None else field.prefix, file.namespace)
+        prefix = prefix if field.prefix is None else field.prefix
+        return IdColumn(column(field), prefix, file.namespace, bool(field.stored))
 
     own = tuple(OwnField(column(one), _field(one), one.is_key) for one, _ in file.flat if one.keep)
     clock = by_role.get("clock")
@@ -132,25 +139,38 @@ def _kind(field: FieldOfFile, missing: frozenset[str], *, has_clock: bool) -> Ki
     if field.role == "time" and has_clock:
         return Day(_DATE if field.format in ("default", "any") else field.format)
     if field.role == "clock":
-        return Clock("%H:%M:%S" if field.format in ("default", "any") else field.format)
+        is_number = field.type == "integer"
+        return Clock("" if is_number else "%H:%M:%S" if field.format in ("default", "any") else field.format)
     if field.role in ("owner", "item"):
-        return UuidId() if field.format == "uuid" else ID if field.type == "integer" else TextId()
-    if field.role == "time" or field.type in ("datetime", "date"):
-        return _time(field)
-    default: Any = field.default
-    text = None if default is None else str(default)
+        if field.type == "integer":
+            return ID
+        return UuidId() if field.format == "uuid" else RawId() if field.stored else TextId()
+    return _time(field) if field.role == "time" else _kept(field, missing)
+
+
+def _kept(field: FieldOfFile, missing: frozenset[str]) -> Kind:
+    """A field of its own, or a word. RowError says what is wrong with its default, which is written as in the file."""
+    text = None if field.default is None else str(field.default)
+
+    def default(kind: Kind) -> Any:
+        return None if text is None else kind.one(text, f"x-default of {field.name}")
+
+    if field.type in ("datetime", "date"):
+        return Missable(_time(field), missing, default(_time(field)))
     if field.type == "boolean":
         known = dict.fromkeys(field.true_values, "true") | dict.fromkeys(field.false_values, "false")
-        return Category(known, missing, None if text is None else text.lower())
+        return Category(known, missing, default(Category({"True": "true", "False": "false"} | known)))
     if field.type == "list":
-        return ListOfTexts(field.delimiter, missing, text)
+        return ListOfTexts(
+            field.delimiter, missing, "[]" if text in ("", "[]") else default(ListOfTexts(field.delimiter))
+        )
     if field.exact:
-        return Exact(missing, text)
+        return Exact(missing, default(Exact()))
     if field.type == "number":
-        return Number(missing, None if default is None else float(default))
+        return Number(missing, default(Number()))
     if field.type == "integer":
-        return Whole(missing, None if default is None else int(default))
-    return Category(field.values, missing, text)
+        return Whole(missing, default(Whole()))
+    return Category(field.values, missing, text) if field.values else AnyText(missing, text)
 
 
 def _path(field: FieldOfFile) -> tuple[str, ...]:

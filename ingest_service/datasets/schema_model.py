@@ -80,6 +80,7 @@ class FieldOfFile(_Part):
     zone: Annotated[str, AfterValidator(_known_zone)] = Field("UTC", alias="x-zone")
     values: dict[str, str] = Field(default_factory=dict, alias="x-values")
     exact: bool = Field(False, alias="x-exact")
+    stored: Literal["raw", ""] = Field("", alias="x-stored")
     each: "Each | None" = Field(None, alias="x-each")
     default: str | float | int | bool | None = Field(None, alias="x-default")
     path: str | tuple[str, ...] = Field((), alias="x-path")
@@ -103,6 +104,8 @@ class FieldOfFile(_Part):
         yield self.role in _WORDS and self.type != "string", f"the {self.role} is a string"
         yield self.type in ("boolean", "list") and bool(self.role), f"a {self.type} is kept (x-keep), and for no role"
         yield self.prefix is not None and not is_id, "x-prefix is for an owner or an item"
+        yield bool(self.stored) and not is_id, "x-stored is for an owner or an item"
+        yield bool(self.stored) and self.prefix is not None, "an id that is stored raw has no x-prefix"
         yield self.is_key and not (self.keep and self.type == "string"), "x-key is for a kept string"
         yield bool(self.values) and self.type != "string", "x-values is for a string"
         yield self.exact and self.type != "number", "x-exact is for a number"
@@ -119,8 +122,9 @@ class FieldOfFile(_Part):
         zoned = "x-zone is for a date, or a time with a format like %Y-%m-%d %H:%M:%S"
         yield self.zone != "UTC" and not (is_read and has_format), zoned
         yield self.is_used and is_moment and not is_read, "a datetime or date is for the role time, or kept"
-        clock = "a time is for the role clock: the time of a day that another column has"
-        yield self.is_used and (self.type == "time") != (self.role == "clock"), clock
+        clock = "a time, or an integer like 905, is for the role clock: the time of a day that another column has"
+        is_clock = self.type == "time" or (self.type == "integer" and self.role == "clock")
+        yield self.is_used and is_clock != (self.role == "clock"), clock
         is_formatted = is_read or self.role == "clock" or (self.role in ("owner", "item") and self.format == "uuid")
         formatted = "a format is for a time, or uuid for an id"
         yield self.is_used and self.format != "default" and not is_formatted, formatted

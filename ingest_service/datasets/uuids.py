@@ -53,7 +53,7 @@ class UuidDictionary:
         return np.frombuffer("".join(map(self._uuid5, ids.tolist())).encode(), np.uint8)
 
     def _uuid5(self, value: int) -> str:
-        return _uuid5(self._prefix, str(value))
+        return _text_of(_uuid5(self._prefix, str(value)))
 
 
 class TextUuids:
@@ -61,10 +61,10 @@ class TextUuids:
 
     def __init__(self, prefix: str, namespace: UUID = NAMESPACE) -> None:
         self._prefix = namespace.bytes + prefix.encode()
-        self._known: dict[str, str] = {}  # each operation on it is one of the interpreter's
+        self._known: dict[str, tuple[str, bytes]] = {}  # each operation on it is one of the interpreter's
 
-    def uuids(self, ids: Texts) -> Texts:
-        """n texts to n texts of 36 characters."""
+    def uuids(self, ids: Texts) -> tuple[Texts, tuple[Ints, Ints]]:
+        """n texts to n texts of 36 characters, and the same as numbers, which tell the texts apart as the UUIDs do."""
         different, inverse = distinct(ids)
         known = self._known
         if len(known) > _MAX_KNOWN:
@@ -73,14 +73,21 @@ class TextUuids:
         for text in different.to_list():
             uuid = known.get(text)
             if uuid is None:
-                uuid = known[text] = _uuid5(self._prefix, text)
+                digest = _uuid5(self._prefix, text)
+                uuid = known[text] = (_text_of(digest), digest)
             found.append(uuid)
-        return Texts(np.frombuffer("".join(found).encode(), np.uint8), inverse * _UUID_BYTES, _UUID_BYTES)
+        words = np.frombuffer(b"".join([digest for _, digest in found]), np.int64).reshape(-1, 2)[inverse]
+        texts = np.frombuffer("".join([text for text, _ in found]).encode(), np.uint8)
+        return Texts(texts, inverse * _UUID_BYTES, _UUID_BYTES), (words[:, 0], words[:, 1])
 
 
-def _uuid5(prefix: bytes, name: str) -> str:
+def _uuid5(prefix: bytes, name: str) -> bytes:
     digest = bytearray(sha1(prefix + name.encode(), usedforsecurity=False).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x50  # version 5
     digest[8] = digest[8] & 0x3F | 0x80  # the RFC's variant
-    text = digest.hex()
+    return bytes(digest)
+
+
+def _text_of(uuid: bytes) -> str:
+    text = uuid.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from ingest_service.errors import ConfigurationError
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.rows.schema import Schema
@@ -51,14 +53,22 @@ def field_texts(columns: Columns) -> dict[str, Texts]:
 
 
 def interaction_of(fields: Mapping[str, Any]) -> VideoInteraction:
-    """A record of a store that keeps it as fields; those of other data sets are None, and not of this one."""
+    """A record of a store that keeps it as fields; those of other data sets are None, and not of this one.
+
+    ConfigurationError for one that is none: its ids are stored as they stand, or somebody else wrote it.
+    """
     ours = {name: value for name, value in fields.items() if name not in ("_id", EVENT_KEY) and value is not None}
-    return VideoInteraction.model_validate(ours)
+    try:
+        return VideoInteraction.model_validate(ours)
+    except ValidationError:  # it quotes the record
+        raise ConfigurationError(
+            "The store has a record of this user that is no interaction, or whose ids are no UUIDs (x-stored: raw)."
+        ) from None
 
 
-def json_safe(columns: Columns) -> Columns:
-    """The same with its free texts as they stand in JSON."""
-    escaped = {name: json_escaped(columns.texts[name]) for name in columns.schema.free_texts}
+def json_safe(columns: Columns, *, but: str = "") -> Columns:
+    """The same with its free texts as they stand in JSON, but for one that stands elsewhere."""
+    escaped = {name: json_escaped(columns.texts[name]) for name in columns.schema.free_texts - {but}}
     return replace(columns, texts={**columns.texts, **escaped})
 
 

@@ -3,6 +3,8 @@
 _PACKED = "packed twice; unpack it once, and name what comes out"
 _PARQUET_ADVICE = "write its rows as CSV, for example with DuckDB or polars"
 
+_DESCRIBED = "describe it by a schema file (--dataset), which ingest-service infer FILE writes"
+
 _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", _PACKED),
     (b"\x28\xb5\x2f\xfd", _PACKED),
@@ -14,7 +16,7 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"\x04\x22\x4d\x18", "packed with lz4; unpack it with: lz4 -d"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it, and name the file in it"),
     (b"Rar!\x1a\x07", "a rar archive; unpack it, and name the file in it"),
-    (b"PAR1", f"a Parquet file; {_PARQUET_ADVICE}"),
+    (b"PAR1", f"a Parquet file; {_DESCRIBED}"),
     (b"PARE", f"an encrypted Parquet file; {_PARQUET_ADVICE}"),
     (b"ORC\x00", f"an ORC file; {_PARQUET_ADVICE}"),
     (b"ARROW1", f"an Arrow file; {_PARQUET_ADVICE}"),
@@ -41,10 +43,10 @@ def binary_kind(head: bytes) -> str:
     if head[_TAR_MARK_AT:].startswith(_TAR_MARK):
         return "a tar archive; unpack it, and name the file in it"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head[:64]:  # half the bytes of a header in ASCII
-        return "UTF-16; write it as UTF-8 with: iconv -f UTF-16 -t UTF-8"
-    for kind, high, low in (("UTF-16BE", head[:64:2], head[1:64:2]), ("UTF-16LE", head[1:64:2], head[:64:2])):
+        return f"UTF-16; {_DESCRIBED}"
+    for high, low in ((head[:64:2], head[1:64:2]), (head[1:64:2], head[:64:2])):
         if len(low) > 4 and not any(high) and all(low):
-            return f"UTF-16; write it as UTF-8 with: iconv -f {kind} -t UTF-8"
+            return f"UTF-16; {_DESCRIBED}"
     return ""
 
 
@@ -56,7 +58,7 @@ def likely_kind(head: bytes) -> str:
     if text.startswith(b"<"):
         return "XML or HTML; its rows are wanted as CSV"
     if text.startswith((b"{", b"[")):
-        return "JSON; write its rows as CSV, for example with: jq -r"
+        return f"JSON; {_DESCRIBED}"
     if text.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS; fetch the file itself with: git lfs pull"
     return "binary, and no text of rows" if b"\0" in head else ""

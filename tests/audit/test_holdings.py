@@ -155,3 +155,16 @@ def test_presets_know_their_users(name: str) -> None:
     """Whatever columns a data set has beside its owners', an id alone is enough."""
     stored = dataset_named(name).stored_id("5")
     assert str(UUID(stored)) == stored
+
+
+def test_ids_that_are_stored_as_they_stand_are_not_shown(cli: Cli, everywhere: Callable[..., list[str]]) -> None:
+    """It is said before a store is asked, and by each that has such a record of a user; nothing of it is quoted."""
+    raw = SCHEMA.format(kind="type: string, format: uuid").replace(', x-prefix: "reader:"', "")
+    cli.file("raw.yaml", raw.replace("x-role: item", "x-role: item, x-stored: raw"))
+    user = str(interaction(1, 1).user_id)
+    to = everywhere("notes.csv", f"user,item,at\n{user},film-1,{FIRST_MS}\n", "--dataset=raw.yaml")
+    shown = cli.here("show", user, *to, "--dataset=raw.yaml")
+    assert (shown.code, "x-stored: raw" in shown.message) == (2, True)
+    for one in to:
+        shown = cli.here("show", user, one)
+        assert (shown.code, "x-stored: raw" in shown.message, "film-1" in shown.stderr) == (78, True, False)

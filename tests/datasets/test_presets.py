@@ -3,6 +3,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from uuid import uuid5
 
@@ -17,6 +18,7 @@ from ingest_service.rows.interaction import NAMESPACE
 from tests.formats.specification import Bytes, chunks_of
 from tests.formats.test_parquet import InMemory
 from tests.helpers import Cli
+from tests.servers import ROOT
 
 MBID = "a7f7df4a-77d8-4f12-8acd-5c60c93f4de8"
 HEX = "000058a12d5b43e67d225668fa1f8d618c13dc232df0cad8ffe7ad4a1091e318"
@@ -242,9 +244,39 @@ def test_a_load_is_compared_with_what_was_published(cli: Cli) -> None:
     assert "as published, u.data" in outcome.stderr
 
 
+@pytest.mark.parametrize(("file", "name"), [("ratings", "movielens"), ("tags", "movielens-tags"), ("links", "movielens-links")])  # fmt: skip
+def test_a_real_file_is_as_published(cli: Cli, ml_latest_small: Path, file: str, name: str) -> None:
+    """Those of ml-latest-small, by what their README says; cut off in the middle they are not."""
+    whole = ml_latest_small / f"{file}.csv"
+    outcome = cli.here("run", whole, "--dataset", name, "--expect", "published", "--max-rejects", "0")
+    assert (outcome.code, "as published, ml-latest-small" in outcome.stderr + outcome.stdout) == (0, True), (
+        outcome.stderr
+    )
+    lines = whole.read_bytes().splitlines(keepends=True)
+    cli.file("half.csv", b"".join(lines[: len(lines) // 2]))
+    outcome = cli.here("run", "half.csv", "--dataset", name, "--expect", "published")
+    assert (outcome.code, "was published with others" in outcome.message) == (65, True)
+
+
 def test_a_wrong_name_is_told_the_right_ones(cli: Cli, tmp_path: Path) -> None:
     """Presets among them; and no name leads out of their folder."""
     cli.file("u.data", b"1\t2\t3\t4\n")
     for name in ("movielens-5m", "../presets/otto", "*"):
         outcome = cli.here("run", "u.data", "--dataset", name)
         assert (outcome.code, "movielens-1m" in outcome.message) == (78, True)
+
+
+ROW = re.compile(r"\| `(ingest-service run (\S+) --dataset (\S+))` \|")
+
+
+def test_the_page_has_a_command_for_each(cli: Cli) -> None:
+    """And each of them runs on a file of the published form."""
+    commands = ROW.findall((ROOT / "docs" / "DATASETS.md").read_text())
+    assert sorted(name for _, _, name in commands) == sorted(preset_names())
+    for command, file, name in commands:
+        source = source_of(name)
+        cli.file(file, source.data)
+        outcome = cli.here(*command.split()[1:], "--restart", "--to", f"sqlite:///{name}.db", "--json")
+        assert outcome.code == 0, outcome.stderr
+        (sink,) = outcome.report["sources"][0]["sinks"].values()
+        assert sink["written"] == len(PUBLISHED[name][1])

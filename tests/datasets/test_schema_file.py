@@ -386,6 +386,16 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 # --- as a user --------------------------------------------------------------------------------------
 
 
+def test_a_kept_field_with_capital_letters(cli: Cli) -> None:
+    """SQLite takes them for small ones, and `verify` finds no difference in that."""
+    fields = [OWNER, ITEM, TIME, {"name": "Country", "x-keep": True}]
+    cli.file("own.yaml", yaml.safe_dump({"name": "own", "schema": {"fields": fields}}).encode())
+    cli.file("rows.csv", b"user,item,at,Country\nu,i,1583366400000,Peru\n")
+    cli.load("rows.csv", "--dataset", "own.yaml")
+    assert [row["Country"] for row in cli.rows.values()] == ["Peru"]
+    assert cli.run("verify", "rows.csv", "--dataset", "own.yaml").code == 0
+
+
 def test_a_load_by_a_schema_file(cli: Cli) -> None:
     """run, preview, verify, replay: each by `--dataset own.yaml`, dead letters and all."""
     cli.file("own.yaml", yaml.safe_dump(GOOD | {"dialect": DIALECTS[0]}).encode())

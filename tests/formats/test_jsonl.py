@@ -217,6 +217,18 @@ def test_each_code_of_a_line(dataset: Dataset, line: bytes, code: str) -> None:
     assert again.code == code
 
 
+def test_names_that_need_escapes(tmp_path: Path) -> None:
+    """Quotes, backslashes and control characters in names, too."""
+    names = {"user": 'us"er', "item": "it\\em", "at": "a\tt"}
+    fields = yaml.safe_load(FIELDS)[:3]
+    for field in fields:
+        field["x-path"] = [names[field["name"]]]
+    dataset = dataset_with(tmp_path, yaml.safe_dump(fields))
+    data = json.dumps({names["user"]: "x", names["item"]: 1, names["at"]: 1_583_366_400_000}).encode()
+    (chunk,) = chunks_of(JsonLinesReader(Bytes(data), dataset))
+    assert (chunk.accepted, chunk.rejects) == (1, [])
+
+
 def test_names_twice_and_odd_values(dataset: Dataset) -> None:
     """Of a name that is there twice the last counts; a number may be a text; null is nothing."""
     data = b"\xef\xbb\xbf" + (

@@ -169,7 +169,8 @@ def bind(
     role = dataset.columns[0].role
     raise ConfigurationError(
         f"The header has no column for: {missing}. Name your own with --column, for example --column {role}=uid, "
-        f"or --column {role}=#1 for the first; the first line must be a header."
+        f"or --column {role}=#1 for the first; the first line must be a header. "
+        "For files of another shape ingest-service infer FILE writes a schema for --dataset."
     )
 
 

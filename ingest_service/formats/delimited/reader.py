@@ -42,7 +42,7 @@ class DelimitedReader(TextReader):
                 continue
             if not form.header and not (form.comment and line.startswith(form.comment)):
                 return bind_by_place(self._dataset, self._columns), start or self._mark_bytes()
-            if form.header and not _stands_before_a_header(line):
+            if form.header and not stands_before_a_header(line):
                 layout = self._bind(line)
                 if layout is not None:
                     return layout, end
@@ -90,6 +90,6 @@ class DelimitedReader(TextReader):
         return record.fields
 
 
-def _stands_before_a_header(line: bytes) -> bool:
+def stands_before_a_header(line: bytes) -> bool:
     """Whether a line is blank, or says the delimiter as Excel wants it."""
     return not line.strip(BLANKS) or _SEPARATOR_LINE.fullmatch(line) is not None

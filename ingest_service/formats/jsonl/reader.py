@@ -72,7 +72,7 @@ class JsonLinesReader(TextReader):
         return Lines(starts[rows], ends[rows], rows, consumed, text.count(b"\n", 0, consumed))
 
     def _plain(self, block: TextBlock) -> Plain | None:
-        return self._json_columns.plain(block)
+        return self._json_columns.plain(block) if self._json_columns.can_be_slots else None
 
     def _specify(self, block: TextBlock, index: int) -> RowValues | RowError:
         return self.rows.row(block.places.raws.raw(index))

@@ -33,13 +33,14 @@ def specify(raw: bytes, columns: Sequence[Column], paths: Paths) -> RowValues | 
     if len(raw) > MAX_RECORD_BYTES:
         return RowError("parse", "record_too_long", f"The record is longer than {MAX_RECORD_BYTES} bytes.")
     try:
-        row = _parsed(raw)
+        row = parsed(raw)
         return values_of(row, columns, paths)
     except RowError as error:
         return error
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def parsed(raw: bytes) -> dict[str, Any]:
+    """The object on a line; RowError if there is none."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:

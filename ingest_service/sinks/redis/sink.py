@@ -21,7 +21,7 @@ from ingest_service.rows.texts import Piece, concatenate, decimals
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
-from ingest_service.sinks.fields import json_safe
+from ingest_service.sinks.fields import interaction_of, json_safe
 from ingest_service.sinks.redis.about import limits_of
 from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
 from ingest_service.sinks.redis.address import with_database
@@ -199,7 +199,7 @@ class RedisSink(Sink[Batch | None]):
         return [Finding("writes", True, "permitted")]
 
     def preview(self, columns: Columns) -> list[str]:
-        columns = json_safe(columns)
+        columns = json_safe(columns, but=columns.schema.owner)
         key: list[Piece] = [b"ZADD ", *self.keeping.key_pieces(columns.texts[columns.schema.owner]), b" "]
         return concatenate([*key, decimals(columns.epoch_ms), b" ", *member(columns)]).to_list()
 
@@ -237,7 +237,7 @@ class RedisSink(Sink[Batch | None]):
         key = self.keeping.key(user_id)
         found = await self.command("ZREVRANGE", key, 0, limit - 1, key=key)
         members = [json.loads(member) for member in cast("list[str]", found)]
-        return [VideoInteraction(user_id=UUID(str(user_id)), **member) for member in members]
+        return [interaction_of({"user_id": str(user_id), **member}) for member in members]
 
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:

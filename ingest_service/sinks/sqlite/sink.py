@@ -208,6 +208,8 @@ class SQLiteSink(Sink[Ints]):
 
         names = await self.run(lambda: sorted(columns_of(self.connected())))
         columns = ", ".join(f'"{name}"' for name in names)
+        as_declared = {field.name.lower(): field.name for field in schema.fields}
+        names = [as_declared.get(name, name) for name in names]
         frames = [pl.DataFrame(schema=STORED_SCHEMA)]
         for first in range(0, len(users), _PIECE_USERS):
             piece = users[first : first + _PIECE_USERS]

@@ -93,7 +93,8 @@ class _Table:
 def survey(connection: sqlite3.Connection, written: Sequence[str]) -> list[Finding]:
     """What rows with the columns `written` would meet: refusals first, and if there are none, warnings."""
     table = _Table.of(connection)
-    refusals = [Finding("table interactions", False, detail) for detail in _refusals(table, set(written))]
+    details = _refusals(table, {name.lower() for name in written})
+    refusals = [Finding("table interactions", False, detail) for detail in details]
     if not refusals and not table.has_key and connection.execute(_TWICE).fetchone():
         detail = "has no unique index on user_id and event_key, and rows that share theirs; delete all but one of each"
         refusals.append(Finding("table interactions", False, f"{detail}, or name another file."))
