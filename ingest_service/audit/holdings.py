@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ingest_service.pipeline.about_items import with_titles
 from ingest_service.pipeline.run import opened
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.sinks.abilities import AnswersHistory, AnswersRecent
@@ -52,13 +51,11 @@ def _as_json(one: VideoInteraction) -> dict[str, Any]:
     return {"timestamp": timestamp_text(one.timestamp), **one.model_dump(mode="json", exclude={"timestamp"})}
 
 
-async def held_by(sink: AnySink, user_id: str, *, titles: int = 0) -> Holding:
-    """The newest `titles` with their videos' titles. The sink is opened and closed here."""
+async def held_by(sink: AnySink, user_id: str) -> Holding:
+    """The sink is opened and closed here."""
     async with opened([sink]):
         if isinstance(sink, AnswersHistory):
-            found = (await sink.history(user_id, None, None))[::-1]
-        elif isinstance(sink, AnswersRecent):
-            found = await sink.recent(user_id, _ALL)
-        else:
-            return Holding(sink.name, user_id, None)
-        return Holding(sink.name, user_id, [*await with_titles(sink, found[:titles]), *found[titles:]])
+            return Holding(sink.name, user_id, (await sink.history(user_id, None, None))[::-1])
+        if isinstance(sink, AnswersRecent):
+            return Holding(sink.name, user_id, await sink.recent(user_id, _ALL))
+        return Holding(sink.name, user_id, None)

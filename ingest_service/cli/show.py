@@ -19,20 +19,18 @@ def show(
     to: To = None,
     dataset: Dataset = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many rows of each sink.")] = 20,
-    titles: Annotated[bool, typer.Option("--titles", help="With the videos' titles, where the sink has them.")] = False,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a sink.")] = False,
 ) -> None:
     """What each sink holds of a user, newest first."""
-    settings = settings_of({"to": to or None, "dataset": dataset}, config)
-    holdings = execute(_show(user, settings, titles=limit if titles else 0))
+    holdings = execute(_show(user, settings_of({"to": to or None, "dataset": dataset}, config)))
     with output():
         for holding in holdings:
             for line in [json.dumps(holding.as_json(limit))] if as_json else holding.lines(user, limit):
                 say(line)
 
 
-async def _show(user: str, settings: "Settings", *, titles: int) -> "list[Holding]":
+async def _show(user: str, settings: "Settings") -> "list[Holding]":
     import asyncio
 
     from ingest_service.audit.holdings import held_by
@@ -40,4 +38,4 @@ async def _show(user: str, settings: "Settings", *, titles: int) -> "list[Holdin
 
     dataset = await asyncio.to_thread(settings.dataset_named)
     user_id = dataset.stored_id(user)
-    return [await held_by(sink, user_id, titles=titles) for sink in sinks_of(settings.sink_urls())]
+    return [await held_by(sink, user_id) for sink in sinks_of(settings.sink_urls())]

@@ -24,7 +24,6 @@ from ingest_service.rows.interaction import (
 )
 from ingest_service.rows.texts import Texts, concatenate, decimals
 
-ITEM_NAMES = frozenset({"item", "itemid", "item_id", "video", "videoid", "video_id", "movieid"})
 _SCHEMA = INTERACTION.extended("microlens", follows_from_key=True)
 _users = UuidDictionary("user_")
 _videos = UuidDictionary("video_")
@@ -65,7 +64,7 @@ MICROLENS = Dataset(
     name="microlens",
     columns=(
         Column("user", ID, frozenset({"user", "userid", "user_id"})),
-        Column("item", ID, ITEM_NAMES),
+        Column("item", ID, frozenset({"item", "itemid", "item_id", "video", "videoid", "video_id", "movieid"})),
         Column("timestamp", Time(), frozenset({"timestamp", "time", "ts", "event_time", "datetime"})),
     ),
     schema=_SCHEMA,

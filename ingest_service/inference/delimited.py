@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.formats.delimited.layout import header_names
@@ -20,6 +20,7 @@ _LAST_RESORT = (b" ",)  # which stands in texts and times, too
 _RARELY_QUOTED = (b"\t", b"::", b"\x01")  # such files have quotes that are text, like `"Heroes" (live)`
 _QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 _LOOKED_AT_LINES, _MOST = 300, 0.9
+_PREAMBLE_LINES = 20
 _MAX_ROWS, _MAX_FIELDS, _ROWS_OF_A_PIECE = 4_000, 300_000, 500
 _WORDS = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "blanks"}
 
@@ -36,9 +37,9 @@ class _Header:
 
 def table_of(head: bytes, later: Sequence[bytes]) -> Table:
     """ConfigurationError if it is none whose rows could be records."""
-    lines = head.split(b"\n", _LOOKED_AT_LINES + 50)[: _LOOKED_AT_LINES + 50]
-    before = _lines_before(lines)
-    lines = [line.rstrip(b"\r") for line in lines[before:] if line.strip()]
+    all_lines = [line.rstrip(b"\r") for line in head.split(b"\n", _LOOKED_AT_LINES + 50)[: _LOOKED_AT_LINES + 50]]
+    before = _lines_before(all_lines)
+    lines = [line for line in all_lines[before:] if line.strip()]
     if not lines:
         raise ConfigurationError("The source is empty; it takes some rows to tell what they are.")
     if len(lines[0]) > MAX_RECORD_BYTES:
@@ -46,10 +47,16 @@ def table_of(head: bytes, later: Sequence[bytes]) -> Table:
     if b"\r" in lines[0]:
         raise ConfigurationError("The source's lines end in CR alone; write LF, for example with tr.")
     delimiter, n_fields = _delimiter(lines[:_LOOKED_AT_LINES])
+    preamble = _preamble(all_lines[before:], delimiter, n_fields)
+    before += preamble
+    lines = [line for line in all_lines[before:] if line.strip()]
     start = sum(len(line) + 1 for line in head.split(b"\n", before)[:before])
     # Comments and blank lines are passed over anyway.
-    skip = before if any(line.lower().startswith((b"sep=", b'"sep=')) for line in head[:start].split(b"\n")) else 0
-    header, dialect = _header(head[start:], lines, delimiter, n_fields, before, skip)
+    has_separator = any(line.lower().startswith((b"sep=", b'"sep=')) for line in all_lines[:before])
+    skip = before if preamble or has_separator else 0
+    header, dialect = _header(head[start:], lines, delimiter, n_fields, skip)
+    if header.skip < 0:  # its first line is none that the reader can take
+        header = replace(header, skip=before + 1)
     limit = max(20, min(_MAX_ROWS, _MAX_FIELDS // n_fields))
     first_row = (head.find(b"\n", start) + 1 or len(head)) if header.is_there or header.skip > before else start
     rows = list(_rows(head[first_row:], dialect, limit))
@@ -83,6 +90,16 @@ def _lines_before(lines: Sequence[bytes]) -> int:
     if before < comments < len(lines) and not _is_like(lines[comments - 1], lines[comments]):
         return comments
     return max(before, comments - 1)
+
+
+def _preamble(lines: Sequence[bytes], delimiter: bytes, n_fields: int) -> int:
+    """How many lines of another kind stand before the header or the rows, like a title and a date."""
+    for number, line in enumerate(lines[:_PREAMBLE_LINES]):
+        parts = _QUOTED.sub(b"", line).split(delimiter)
+        is_named = any(is_known(part.decode("utf-8", "replace")) for part in line.split(delimiter))
+        if len(parts) in (n_fields, n_fields - 1) or is_named or b'"' in line:
+            return number
+    return 0
 
 
 def _is_like(header: bytes, row: bytes) -> bool:
@@ -126,9 +143,7 @@ def _rows(text: bytes, dialect: Dialect, limit: int) -> Iterator[list[str] | Row
             yield record.fields
 
 
-def _header(
-    text: bytes, lines: Sequence[bytes], delimiter: bytes, n_fields: int, before: int, skip: int
-) -> tuple[_Header, Dialect]:
+def _header(text: bytes, lines: Sequence[bytes], delimiter: bytes, n_fields: int, skip: int) -> tuple[_Header, Dialect]:
     dialect = _dialect(text, delimiter, n_fields)
     first, *rest = lines
     try:
@@ -139,9 +154,8 @@ def _header(
     if len(names) == n_fields - 1 and len(shown) == len(names):
         # R writes no name for row names, and some end each row with a delimiter.
         ends = sum(line.endswith(delimiter) for line in rest) == len(rest)
-        return _Header(
-            (*shown, "") if ends else ("", *shown), False, before + 1, "the header has a name too few"
-        ), dialect
+        names = (*shown, "") if ends else ("", *shown)
+        return _Header(names, False, -1, "the header has a name too few"), dialect
     if len(names) != n_fields or len(shown) != n_fields:
         if len(lines) == 1 or not any(map(is_known, names)):
             return _Header(("",) * n_fields, False, skip), dialect
@@ -150,7 +164,7 @@ def _header(
         )
     is_header, doubt = _is_header(shown, list(_rows(text, dialect, _LOOKED_AT_LINES))[1:])
     if is_header:
-        return _Header((shown[0].lstrip("# "), *shown[1:]), True, doubt=doubt), dialect
+        return _Header((shown[0].lstrip("# "), *shown[1:]), True, skip, doubt), dialect
     return _Header(("",) * n_fields, False, skip, doubt), dialect
 
 
@@ -183,15 +197,11 @@ def _is_header(names: Sequence[str], rows: Sequence[list[str] | RowError]) -> tu
         return bool(known), ""
     typed = [place for place in range(len(names)) if _is_typed([row[place] for row in good])]
     alike = [place for place in typed if _is_typed([names[place]])]
-    if typed and not alike and (len(typed) > len(_empty(names, typed))):
+    if not alike and any(names[place] for place in typed):
         return True, ""
     if alike and known < 2:
         return False, ""
     return known > 1, "whether the first line is a header"
-
-
-def _empty(names: Sequence[str], places: Sequence[int]) -> list[int]:
-    return [place for place in places if not names[place]]
 
 
 def _is_typed(texts: list[str]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.inference.names import is_event, rank
+from ingest_service.inference.names import NAMES, is_event, rank
 from ingest_service.inference.profile import Profile
 
 _SURE = 45.0  # the rank of a name from which on it is a usual one
@@ -115,7 +115,7 @@ def _id_score(profile: Profile, role: str, own: re.Pattern[str], others: re.Patt
     if profile.holds in ("nothing", "number") or _is_surely_a_time(profile):
         return 0
     named = _rank(profile, role)
-    if not named and max(_rank(profile, other) for other in ("owner", "item", "time", "rating", "event")) > _SURE:
+    if not named and max(_rank(profile, other) for other in NAMES) > _SURE:
         return 0
     points = 40 + named
     lists = profile.items if role == "item" else None

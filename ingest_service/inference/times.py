@@ -23,8 +23,6 @@ _DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y",
          "%d %b %Y", "%b %d, %Y", "%B %d, %Y", "%d %B %Y", "%m %d, %Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y")  # fmt: skip
 _FORMATS = (
     *(day + clock for day in _DAYS for clock in _CLOCKS),
-    "%Y%m%d",
-    "%Y%m%d%H%M%S",
     "%Y%m%d %H:%M:%S",
     "%Y-%m-%dT%H:%M",
     "%Y-%m-%d %H:%M:%S UTC",
@@ -38,6 +36,9 @@ _FORMATS = (
     "%d/%b/%Y:%H:%M:%S %z",
     "%d-%b-%Y %H:%M:%S.%f",
 )
+
+
+_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # by the width that all must have
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,9 @@ def _iso(texts: Sequence[str]) -> TimeShape | None:
 def _formatted(texts: Sequence[str]) -> TimeShape | None:
     if not any(character.isdigit() for character in texts[0]):
         return None
-    found = [pattern for pattern in _FORMATS if _fits(texts[:_AT_FIRST], pattern) and _fits(texts, pattern)]
+    widths = {len(text) if text.isdigit() else 0 for text in texts}
+    patterns = _FORMATS if widths == {0} else [_DIGITS.get(min(widths), "")] if len(widths) == 1 else []
+    found = [pattern for pattern in patterns if pattern and _fits(texts[:_AT_FIRST], pattern) and _fits(texts, pattern)]
     if not found:
         return None
     pattern, *others = found

@@ -76,8 +76,6 @@ class EventType(_Open):
     RATE = "rate"
     TAG = "tag"
     LINK = "link"
-    TITLE = "title"
-    COUNTS = "counts"
 
 
 class Device(_Open):

@@ -150,13 +150,6 @@ def test_a_raw_id_is_stored_as_rows_have_it(name: str) -> None:
     assert dataset.stored_id("5") == str(dataset.interaction(row).user_id)
 
 
-@pytest.mark.parametrize("name", sorted(preset_names()))
-def test_presets_know_their_users(name: str) -> None:
-    """Whatever columns a data set has beside its owners', an id alone is enough."""
-    stored = dataset_named(name).stored_id("5")
-    assert str(UUID(stored)) == stored
-
-
 def test_ids_that_are_stored_as_they_stand_are_not_shown(cli: Cli, everywhere: Callable[..., list[str]]) -> None:
     """It is said before a store is asked, and by each that has such a record of a user; nothing of it is quoted."""
     raw = SCHEMA.format(kind="type: string, format: uuid").replace(', x-prefix: "reader:"', "")
@@ -168,3 +161,10 @@ def test_ids_that_are_stored_as_they_stand_are_not_shown(cli: Cli, everywhere: C
     for one in to:
         shown = cli.here("show", user, one)
         assert (shown.code, "x-stored: raw" in shown.message, "film-1" in shown.stderr) == (78, True, False)
+
+
+@pytest.mark.parametrize("name", sorted(preset_names()))
+def test_presets_know_their_users(name: str) -> None:
+    """Whatever columns a data set has beside its owners', an id alone is enough."""
+    stored = dataset_named(name).stored_id("5")
+    assert str(UUID(stored)) == stored

@@ -20,8 +20,11 @@ from ingest_service.datasets.schema_file import load_dataset
 from ingest_service.errors import ConfigurationError, IngestError
 from ingest_service.inference.infer import Inferred, infer
 from ingest_service.sources import sources_named
+from tests.buckets import ObjectServer
+from tests.datasets.test_standard import is_standard
 from tests.helpers import Cli, sqlite_rows
-from tests.inference.shapes import FIRST_S, SHAPES, N, at, parquet, text
+from tests.inference.making import FIRST_S, N, at, parquet, text
+from tests.inference.shapes import SHAPES
 
 
 def inferred(folder: Path, data: bytes, name: str = "log.csv") -> Inferred:
@@ -58,6 +61,7 @@ def test_columns_are_told_by_name_and_content(tmp_path: Path, name: str) -> None
     assert roles_in(schema) == shape.roles | {
         role: found for role, found in roles_in(schema).items() if role in ("event", "session", "device")
     }
+    assert is_standard(schema)
     said = schema | schema.get("dialect", {}) | schema["schema"]
     assert {key: said.get(key) for key in shape.keys} == shape.keys
     kept = {field["name"] for field in fields_of(schema) if "x-keep" in field}
@@ -149,6 +153,19 @@ def test_compressed_sources_and_members(cli: Cli) -> None:
     ]
     texts = {cli.here("infer", place).stdout for place in places}
     assert len(texts) == 1 and "name: ratings\n" in texts.pop()
+
+
+def test_objects_are_looked_at_by_ranges(cli: Cli) -> None:
+    """Of a long one the beginning, and pieces in the middle and at the end."""
+    long = b"user,item,ts\n" + b"".join(b"%d,%d,1583366400\n" % (n % 900, n) for n in range(1_500_000))
+    with ObjectServer() as server:
+        server.objects = {"/data/ratings.csv": SHAPES["MovieLens CSV"].data, "/data/long.csv": long}
+        short = cli.run("infer", "gs://data/ratings.csv", **server.environment)
+        assert short.code == 0 and "{name: movieId, type: integer, x-role: item}" in short.stdout
+        assert cli.run("infer", "gs://data/long.csv", **server.environment).code == 0
+        starts = [start for path, start, _ in server.ranges if path == "/data/long.csv"]
+        assert len(starts) == 3 and starts[0] == 0 and starts[1] >= len(long) // 2 - 1
+        assert cli.run("infer", "gs://data/none.csv", **server.environment).code == 66
 
 
 def test_standard_input_is_looked_at(cli: Cli) -> None:
@@ -300,6 +317,41 @@ def test_ids_with_leading_zeros_stay_texts(tmp_path: Path) -> None:
     result = inferred(tmp_path, b"user,item,time\n" + rows("{n},7{n}{n}{n}{s}{s},{s}") + b"007,1,1583366400\n")
     assert "{name: user, type: string, x-role: owner}" in result.text
     assert "{name: item, type: string, x-role: item}" in result.text
+
+
+@pytest.mark.parametrize(
+    ("written", "field"),
+    [
+        ("{n:02}.03.2020", 'type: date, format: "%d.%m.%Y"'),
+        ("202003{n:02}", 'type: date, format: "%Y%m%d"'),
+        ("202003{n:02}1030", 'type: datetime, format: "%Y%m%d%H%M"'),
+        ("202003{n:02}103059", 'type: datetime, format: "%Y%m%d%H%M%S"'),
+        ("2020-03-{n:02}T10:30:59.5Z", "type: datetime"),
+        ("2020-03-{n:02} 10:30", 'type: datetime, format: "%Y-%m-%d %H:%M"'),
+        ("2020-03-{n:02} 10:30:59 UTC", 'type: datetime, format: "%Y-%m-%d %H:%M:%S UTC"'),
+        ("2020-03-{n:02}T10:30:59+0100", 'type: datetime, format: "%Y-%m-%dT%H:%M:%S%z"'),
+        ("{n}-Mar-2020", 'type: date, format: "%d-%b-%Y"'),
+        ('"Mar {n}, 2020"', 'type: date, format: "%b %d, %Y"'),
+        ("{n:02}/Mar/2020:10:30:59 +0000", 'type: datetime, format: "%d/%b/%Y:%H:%M:%S %z"'),
+        ("3/{n}/20 10:30", 'type: datetime, format: "%m/%d/%y %H:%M"'),
+    ],
+)
+def test_forms_of_times(tmp_path: Path, written: str, field: str) -> None:
+    """As strptime has them; all of these load."""
+    days = "".join(f"{n},{n}," + written.format(n=n) + "\n" for n in range(13, 29)).encode()
+    result = inferred(tmp_path, b"user,item,at\n" + days)
+    assert f"{{name: at, {field}, x-role: time}}" in result.text
+    assert not any("refused" in doubt for doubt in result.doubts)
+
+
+def test_ids_are_no_times(tmp_path: Path) -> None:
+    """Numbers of as many digits as a date."""
+    data = "".join(f"{202000 + n},{20200300 + n},{at(n)}\n" for n in range(60)).encode()
+    assert roles_in(yaml.safe_load(inferred(tmp_path, data).text)) == {
+        "owner": ("user", "integer"),
+        "item": ("item", "integer"),
+        "time": ("time", "integer", "s"),
+    }
 
 
 @pytest.mark.parametrize(
