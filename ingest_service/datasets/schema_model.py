@@ -25,7 +25,7 @@ _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"  # of a stored field: every store takes
 Unread: TypeAlias = Literal["object", "array", "year", "yearmonth", "duration", "geopoint", "geojson", "any"]
 _UNREAD = frozenset(get_args(Unread))
 _WORDS = ("event", "device", "session")
-_TAKEN = frozenset((*INTERACTION.texts, "event_key", "epoch_ms", "expires_at", "body", "id"))
+_TAKEN = frozenset((*INTERACTION.texts, "event_key", "epoch_ms", "expires_at", "body", "id", "_id"))
 
 
 def _known_zone(name: str) -> str:
@@ -209,7 +209,8 @@ class DatasetFile(_Part):
         names = [bare_name(field.name) for field in fields]
         roles: list[str] = [field.role for field in fields if field.role]
         kept = [kept_name(field) for field in fields if field.keep]
-        for what, found in (("field name", names), ("role", roles), ("kept name", kept)):
+        # SQLite takes names that differ in capitals only for one.
+        for what, found in (("field name", names), ("role", roles), ("kept name", [name.lower() for name in kept])):
             for one in found:
                 if found.count(one) > 1:
                     raise ValueError(f"the {what} {one!r} is there twice")

@@ -362,6 +362,10 @@ def with_field(**changes: Any) -> dict[str, Any]:
             "is a field of every record",
         ),
         (GOOD | {"schema": {"fields": [OWNER, ITEM, TIME, {"name": "my note", "x-keep": True}]}}, "x-keep: my_name"),
+        (
+            GOOD | {"schema": {"fields": [OWNER, ITEM, TIME, RATING, {"name": "x", "x-keep": "Rating"}]}},
+            "the kept name 'rating' is there twice",
+        ),
         (GOOD | {"dialect": {"header": False}}, "dialect: without a header the delimiter must be said"),
         (GOOD | {"dialect": {"delimiter": "\n"}}, "dialect.delimiter: String should match"),
         (GOOD | {"dialect": {"escapeChar": "\\"}}, "dialect.escapeChar is not supported"),

@@ -222,6 +222,21 @@ def test_blocks_end_where_they_did(dataset: Dataset) -> None:
         assert [chunk.end.row for chunk in chunks_of(rest)] == [end for end in ends if end > row]
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_a_time_that_cannot_be_stored_is_refused(dataset: Dataset, unit: str) -> None:
+    """Before 1970, after 2261, and so far away that microseconds have no number for it."""
+    per_s = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    last = 9_214_646_399
+    counts = [0, last, -1, last + 1, (1 << 63) // per_s - 1]
+    table = good_table(5).set_column(
+        2, "at", pa.array([n * per_s for n in counts[:4]] + [counts[4]], pa.timestamp(unit))
+    )
+    (chunk,) = chunks_of(ParquetReader(written(table), dataset))
+    assert chunk.lines.tolist()[:2] == [1, 2]
+    assert {3, 4} <= {reject.line for reject in chunk.rejects}
+    assert all(row["timestamp"] < "2262" for row in chunk.columns.frame().to_dicts())
+
+
 # --- nested -----------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest_service.errors import ConfigurationError, LocalIOError
+from ingest_service.errors import ConfigurationError, IngestError, LocalIOError
 from ingest_service.sources.base import Source
 
 if TYPE_CHECKING:
@@ -37,15 +37,19 @@ class ParquetFile:
                 raise ConfigurationError("The source is not a Parquet file, or one that is cut off: its end is none.")
             with errors_translated():
                 # Without `pre_buffer` pages are read as they are needed, and no row group is held as a whole.
-                self._parquet = parquet.ParquetFile(self._file, pre_buffer=False, buffer_size=_PAGE_BYTES)
-            self.schema: Schema = self._parquet.schema_arrow
+                self._parquet = parquet.ParquetFile(
+                    self._file, pre_buffer=False, buffer_size=_PAGE_BYTES, page_checksum_verification=True
+                )
+                self.schema: Schema = self._parquet.schema_arrow
+                metadata = self._parquet.metadata
+                groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+                self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
+                self.n_rows = int(self._ends[-1]) if groups else 0
+                if metadata.num_rows != self.n_rows:
+                    raise ValueError("its row groups have not as many rows as it says")
         except BaseException:
             self._file.close()
             raise
-        metadata = self._parquet.metadata
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        self.n_rows: int = metadata.num_rows
-        self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
 
     def close(self) -> None:
         self._parquet.close()
@@ -63,8 +67,8 @@ class ParquetFile:
         """
         while row < self.n_rows:
             number, first = self.group_of(row)
-            size = self._batch_rows(number, columns, block_bytes)
             with errors_translated():
+                size = self._batch_rows(number, columns, block_bytes)
                 batches = self._parquet.iter_batches(size, row_groups=[number], columns=list(columns))
             while True:
                 with errors_translated():
@@ -77,6 +81,8 @@ class ParquetFile:
                         yield row, batch.slice(row - first, first + piece_end - row)
                         row = first + piece_end
                 first = end
+            if row < self._ends[number]:
+                raise LocalIOError("The source cannot be read as Parquet: a row group has fewer rows than it says.")
 
     def _batch_rows(self, number: int, columns: Sequence[str], block_bytes: int) -> int:
         group = self._parquet.metadata.row_group(number)
@@ -94,7 +100,8 @@ class ParquetFile:
 
         With it a later run proves that the file is still the same.
         """
-        return self._hash_of(self.group_of(row - 1)[0]) if row else self._hash_of(-1)
+        with errors_translated():
+            return self._hash_of(self.group_of(row - 1)[0]) if row else self._hash_of(-1)
 
     @lru_cache(maxsize=2)  # noqa: B019 - it lives as long as the file
     def _hash_of(self, number: int) -> str:
@@ -136,11 +143,12 @@ def _cuts(batch: "RecordBatch", block_bytes: int) -> Iterator[int]:
 
 @contextmanager
 def errors_translated() -> Iterator[None]:
+    """Whatever Arrow makes of a file that is damaged is LocalIOError; some of it are the interpreter's own errors."""
     import pyarrow
 
     try:
         yield
-    except pyarrow.ArrowException as error:
-        raise LocalIOError(f"The source cannot be read as Parquet: {json.dumps(str(error)[:200])}.") from error
-    except OSError as error:
+    except IngestError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError, OverflowError, MemoryError) as error:
         raise LocalIOError(f"The source cannot be read as Parquet: {json.dumps(str(error)[:200])}.") from error

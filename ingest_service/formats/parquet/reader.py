@@ -16,7 +16,7 @@ from ingest_service.formats.chunks import Places, chunk_of
 from ingest_service.formats.jsonl.reader import JsonRows
 from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.formats.parquet.columns import ArrowColumns, ArrowRows, specify
-from ingest_service.formats.parquet.file import ParquetFile
+from ingest_service.formats.parquet.file import ParquetFile, errors_translated
 from ingest_service.formats.paths import Paths, paths_of
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.sources.base import Source
@@ -67,7 +67,8 @@ class ParquetReader(Reader[ParquetBlock]):
         self._file = ParquetFile(source)
         try:
             paths = paths_of(dataset, columns)
-            types = _types(self._file.schema, paths)
+            with errors_translated():
+                types = _types(self._file.schema, paths)
             self.rows = _bound(dataset, paths, json.dumps(types))
         except BaseException:
             self._file.close()
@@ -124,7 +125,8 @@ class ParquetReader(Reader[ParquetBlock]):
         return ParquetBlock(start, self.position, False, batch)
 
     def chunk(self, block: ParquetBlock) -> Chunk:
-        plain = self._columns.plain(block.batch)
+        with errors_translated():
+            plain = self._columns.plain(block.batch)
         return chunk_of(block, block.places, self.rows.dataset, plain, partial(self._specify, block))
 
     def values(self, block: ParquetBlock) -> Iterator[RowValues | RowError]:
