@@ -194,7 +194,7 @@ def _is_header(names: Sequence[str], rows: Sequence[list[str] | RowError]) -> tu
     good = [row for row in rows if isinstance(row, list)]
     known = sum(map(is_known, names))
     if not good:
-        return bool(known), ""
+        return bool(known) and not any(_is_typed([name]) for name in names), ""
     typed = [place for place in range(len(names)) if _is_typed([row[place] for row in good])]
     alike = [place for place in typed if _is_typed([names[place]])]
     if not alike and any(names[place] for place in typed):
