@@ -11,7 +11,7 @@ import pytest
 
 from ingest_service.pipeline import dead_letter
 from ingest_service.sinks.testing.rows import FIRST_MS
-from tests.faults import INTERNAL_ERROR, DynamoShim
+from tests.dynamo_shim import INTERNAL_ERROR, DynamoShim
 from tests.helpers import (
     HEADER,
     Cli,

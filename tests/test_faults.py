@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tests.faults import (
+from tests.dynamo_shim import (
     EXPIRED_TOKEN,
     INTERNAL_ERROR,
     THROTTLED,
@@ -29,10 +29,10 @@ from tests.faults import (
     DynamoShim,
     HttpFault,
     Refusal,
-    TcpProxy,
     Unprocessed,
     WrongChecksum,
 )
+from tests.faults import TcpProxy
 from tests.servers import find_redis
 
 # --- TcpProxy -------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ingest_service.sinks.testing.rows import FIRST_MS
-from tests.faults import Call, DynamoShim, HttpFault, Refusal, TcpProxy, healthy
+from tests.dynamo_shim import Call, DynamoShim, HttpFault, Refusal, healthy
+from tests.faults import TcpProxy
 from tests.helpers import (
     HEADER,
     Cli,

@@ -18,7 +18,8 @@ from ingest_service.config import load_settings
 from ingest_service.errors import IngestError
 from ingest_service.pipeline.run import sinks_of
 from ingest_service.sinks.testing.rows import FIRST_MS, interaction
-from tests.faults import EXPIRED_TOKEN, INTERNAL_ERROR, DynamoShim, HttpFault, Refusal, TcpProxy, Unprocessed
+from tests.dynamo_shim import EXPIRED_TOKEN, INTERNAL_ERROR, DynamoShim, HttpFault, Refusal, Unprocessed
+from tests.faults import TcpProxy
 from tests.helpers import HEADER, Cli, create_tables, dynamodb_at
 from tests.servers import find_redis
 

@@ -38,7 +38,7 @@ def _installed(bench: Bench) -> Path:
     bench.say("installing this version beside 0.1.0")
     done("venv", "--python", str(EARLIER.with_name("python")), str(home))
     shared = done("pip", "freeze", "--python", str(EARLIER.with_name("python"))).splitlines()
-    wanted.write_text("\n".join(line for line in shared if not line.startswith("ingest")) + "\npyyaml\n")
+    wanted.write_text("\n".join(line for line in shared if not line.startswith("ingest")) + "\nmsgspec\npyyaml\n")
     done("pip", "install", "--compile-bytecode", "--python", python, "-r", str(wanted))
     done("pip", "install", "--compile-bytecode", "--python", python, "--no-deps", str(ROOT))
     return home / "bin" / "ingest-service"

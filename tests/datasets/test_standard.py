@@ -9,8 +9,11 @@ import yaml
 from frictionless import Dialect, FrictionlessException, Resource, Schema
 
 from ingest_service.datasets.presets import FOLDER, preset_names
+from ingest_service.inference.infer import infer
+from ingest_service.sources.local import FileSource
 from tests.datasets.test_own_fields import AT, CLOCK, DAY, KEPT, KEPT_HEADER, KEPT_ROW
 from tests.datasets.test_schema_file import ITEM, OWNER, TIME
+from tests.inference.shapes import SHAPES
 from tests.servers import ROOT
 
 EXAMPLES = re.findall(r"<<'END'\n(.*?)^END$", (ROOT / "docs" / "SCHEMAS.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -49,6 +52,14 @@ def test_a_schema_file_is_one_of_the_standard(tmp_path: Path, name: str) -> None
 def test_a_preset_is_one_of_the_standard(name: str) -> None:
     """So others can read the data sets by it, too."""
     assert is_standard(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_infer_writes_is_one_of_the_standard(tmp_path: Path, name: str) -> None:
+    """Whatever the file is like that it was written for."""
+    path = tmp_path / SHAPES[name].name
+    path.write_bytes(SHAPES[name].data)
+    assert is_standard(yaml.safe_load(infer(FileSource(path)).text))
 
 
 def test_the_library_would_tell() -> None:

@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.deploy.alerts import Scrape, about, fire, scraped, series_of
-from tests.faults import DynamoShim, TcpProxy, Unprocessed
+from tests.dynamo_shim import DynamoShim, Unprocessed
+from tests.faults import TcpProxy
 from tests.helpers import HEADER, create_tables, dynamodb_at
 from tests.service.conftest import Service
 

@@ -13,3 +13,10 @@ async def kit(request: pytest.FixtureRequest) -> Kit:
     found = KITS[request.param](request)
     await found.set_up()
     return found
+
+
+@pytest.fixture(params=["bulk", "sdk"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each way in which DynamoDB is spoken to."""
+    found: str = request.param
+    return found

@@ -16,7 +16,7 @@ from ingest_service.rows.chunk import Position
 from ingest_service.sinks.base import AnySink, Written
 from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
 from ingest_service.sinks.urls import sink_at
-from tests.faults import (
+from tests.dynamo_shim import (
     EXPIRED_TOKEN,
     INTERNAL_ERROR,
     THROTTLED,
@@ -27,10 +27,10 @@ from tests.faults import (
     HttpFault,
     Policy,
     Refusal,
-    TcpProxy,
     Unprocessed,
     WrongChecksum,
 )
+from tests.faults import TcpProxy
 from tests.helpers import (
     HEADER,
     Cli,
@@ -48,12 +48,6 @@ from tests.helpers import (
 )
 
 SOURCE = Fingerprint("file:///pairs.csv", HEADER, None, "")
-
-
-@pytest.fixture(params=["bulk", "sdk"])
-def transport(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
 
 
 @asynccontextmanager
