@@ -351,6 +351,13 @@ def test_a_single_row_is_no_header(tmp_path: Path) -> None:
     assert roles_in(yaml.safe_load(result.text))["time"] == ("time", "datetime")
 
 
+def test_headers_in_the_middle_are_no_rows(tmp_path: Path) -> None:
+    """As where files were put together."""
+    result = inferred(tmp_path, (b"user,item,time\n" + rows("{n},{n},{s}", 5)) * 9)
+    assert "{name: user, type: integer, x-role: owner}" in result.text
+    assert "would be refused: header_again 8" in "".join(result.doubts)
+
+
 def test_ids_are_no_times(tmp_path: Path) -> None:
     """Numbers of as many digits as a date."""
     data = "".join(f"{202000 + n},{20200300 + n},{at(n)}\n" for n in range(60)).encode()
