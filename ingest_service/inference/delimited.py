@@ -61,6 +61,7 @@ def table_of(head: bytes, later: Sequence[bytes]) -> Table:
     first_row = (head.find(b"\n", start) + 1 or len(head)) if header.is_there or header.skip > before else start
     rows = list(_rows(head[first_row:], dialect, limit))
     rows += [row for piece in later for row in list(_rows(piece, dialect, min(limit, _ROWS_OF_A_PIECE)))[1:]]
+    rows = [row for row in rows if row != list(header.names)]  # the header again, of files that were put together
     good = [row for row in rows if isinstance(row, list)]
     if not good:
         raise ConfigurationError("The source has a header and no rows; it takes some to tell what its columns hold.")
@@ -194,7 +195,7 @@ def _is_header(names: Sequence[str], rows: Sequence[list[str] | RowError]) -> tu
     good = [row for row in rows if isinstance(row, list)]
     known = sum(map(is_known, names))
     if not good:
-        return bool(known), ""
+        return bool(known) and not any(_is_typed([name]) for name in names), ""
     typed = [place for place in range(len(names)) if _is_typed([row[place] for row in good])]
     alike = [place for place in typed if _is_typed([names[place]])]
     if not alike and any(names[place] for place in typed):

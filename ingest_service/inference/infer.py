@@ -51,7 +51,12 @@ def infer(source: Source) -> Inferred:
     """Blocks. ConfigurationError says in one sentence why no schema can be written for the source."""
     sample = sample_of(source)
     table, tried = _table_of(source, sample)
-    roles = roles_of([profile_of(column) for column in table.columns])
+    known = known_datasets_for(tried, table)
+    try:
+        roles = roles_of([profile_of(column) for column in table.columns])
+    except ConfigurationError as error:
+        also = f"; the rows fit --dataset {' or '.join(known)}." if known else "."
+        raise ConfigurationError(str(error).removesuffix(".") + also) from None
     name = _dataset_name(name_of(source))
     rows = rows_of(table, roles)
     trial = _tried(tried, schema_text(name, table, roles, rows, []))
@@ -63,7 +68,7 @@ def infer(source: Source) -> Inferred:
                 rows, trial = [_said(row, trial.repeated) for row in with_key], again
                 break
     found = _found(table, roles, trial)
-    if known := known_datasets_for(tried, table):
+    if known:
         found.append(f"known: it fits --dataset {' or '.join(known)} as well, with ids and events as others have them")
     doubts = [*table.doubts, *_doubts_of(trial), *(f"{row.keys['name']}: {row.doubt}" for row in rows if row.doubt)]
     notes = [

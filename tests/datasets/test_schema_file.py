@@ -1,7 +1,9 @@
 """Data sets that a file describes."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -20,7 +22,7 @@ from ingest_service.formats.opening import open_reader, rows_of
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.rows.interaction import NAMESPACE
 from tests.formats.specification import Bytes, small_records
-from tests.helpers import Cli
+from tests.helpers import Cli, sqlite_rows
 
 MAX_RECORD = 256
 OWNER = {"name": "user", "type": "string", "x-role": "owner"}
@@ -395,9 +397,16 @@ def test_a_kept_field_with_capital_letters(cli: Cli) -> None:
     fields = [OWNER, ITEM, TIME, {"name": "Country", "x-keep": True}]
     cli.file("own.yaml", yaml.safe_dump({"name": "own", "schema": {"fields": fields}}).encode())
     cli.file("rows.csv", b"user,item,at,Country\nu,i,1583366400000,Peru\n")
-    cli.load("rows.csv", "--dataset", "own.yaml")
-    assert [row["Country"] for row in cli.rows.values()] == ["Peru"]
-    assert cli.run("verify", "rows.csv", "--dataset", "own.yaml").code == 0
+    with closing(sqlite3.connect(cli.folder / "theirs.db")) as connection:
+        columns = "video_id, timestamp, event_type, device, session_id, country TEXT NOT NULL"
+        connection.execute(
+            f"CREATE TABLE interactions (user_id, event_key, {columns}, PRIMARY KEY (user_id, event_key))"
+        )
+    for place, name in (("ours.db", "Country"), ("theirs.db", "country")):
+        named = ("rows.csv", "--dataset", "own.yaml", "--to", f"sqlite:///{place}")
+        assert cli.run("run", *named).code == 0
+        assert [row[name] for row in sqlite_rows(cli.folder / place).values()] == ["Peru"]
+        assert cli.run("verify", *named).code == 0
 
 
 def test_a_load_by_a_schema_file(cli: Cli) -> None:

@@ -245,6 +245,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "several bytes a character",
     ),
     "UTF-32": ("user,item,time\n1,2,2020-03-05\n".encode("utf-32"), "UTF-32"),
+    "no time, and known": (b"user_id,book_id,is_read,rating,is_reviewed\n0,948,1,5,0\n", "fit --dataset goodreads."),
     "two names too few": (b"user,item\n" + b"1,2,3,1583366400\n" * 9, "2 fields, and its rows 4"),
 }
 
@@ -342,6 +343,19 @@ def test_forms_of_times(tmp_path: Path, written: str, field: str) -> None:
     result = inferred(tmp_path, b"user,item,at\n" + days)
     assert f"{{name: at, {field}, x-role: time}}" in result.text
     assert not any("refused" in doubt for doubt in result.doubts)
+
+
+def test_a_single_row_is_no_header(tmp_path: Path) -> None:
+    """What has a time or a number in it."""
+    result = inferred(tmp_path, b"user_1\t2009-05-04T23:08:57Z\tSong 7\n")
+    assert roles_in(yaml.safe_load(result.text))["time"] == ("time", "datetime")
+
+
+def test_headers_in_the_middle_are_no_rows(tmp_path: Path) -> None:
+    """As where files were put together."""
+    result = inferred(tmp_path, (b"user,item,time\n" + rows("{n},{n},{s}", 5)) * 9)
+    assert "{name: user, type: integer, x-role: owner}" in result.text
+    assert "would be refused: header_again 8" in "".join(result.doubts)
 
 
 def test_ids_are_no_times(tmp_path: Path) -> None:
