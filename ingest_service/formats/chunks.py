@@ -82,14 +82,16 @@ def chunk_of(
         columns = [kind.gathered([values[i] for _, values in others]) for i, kind in enumerate(kinds)]
         parts.append((np.array([index for index, _ in others], np.int64), columns))
     rows, values = _in_order(parts)
+    # Most blocks are right as a whole: their places are taken as they are, without a copy.
+    where = slice(None) if is_right.all() and not dataset.has_many_a_row else rows
     by_role = {column.role: one for column, one in zip(dataset.columns, values, strict=True)}
     return Chunk(
         block.start,
         block.end,
         dataset.records(by_role),
-        places.offsets[rows],
-        places.lines[rows],
-        places.raws.take(rows),
+        places.offsets[where],
+        places.lines[where],
+        places.raws.take(where),
         rejects,
         is_unended=block.is_unended,
         row_offsets=places.offsets[is_right] if dataset.has_many_a_row else None,

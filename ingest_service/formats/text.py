@@ -174,11 +174,11 @@ class TextReader(Reader[TextBlock]):
         is_unended &= len(lines) <= rows
         lines = lines.head(rows)
         start = self.position
-        *places, consumed = self._encoding.places(data, np.append(lines.starts, lines.consumed)).tolist()
+        places = self._encoding.places(data, np.append(lines.starts, lines.consumed))
+        consumed = int(places[-1])
         self._leave(stored, consumed)
         self._advance(consumed, len(lines), lines.lines_consumed)
-        offsets = start.offset + np.array(places, np.int64)
-        return TextBlock(start, self.position, is_unended, data, lines, offsets)
+        return TextBlock(start, self.position, is_unended, data, lines, start.offset + places[:-1])
 
     def chunk(self, block: TextBlock) -> Chunk:
         plain = None if block.refused else self._plain(block)

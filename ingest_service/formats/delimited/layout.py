@@ -93,13 +93,12 @@ class Layout(Rows):
         for first in range(0, max(n, 1), parse.SLICE_ROWS):
             some = slice(first, first + parse.SLICE_ROWS)
             found = self._parts(buffer, records, some)
-            rows.append(first + (np.arange(len(valid[some])) if found is None else found.rows))
+            rows.append(np.arange(first, first + len(valid[some])) if found is None else first + found.rows)
             for number, values in enumerate(slices):
                 one, good = self._column(buffer, quotes, records, some, number, found)
                 values.append(one)
                 valid[some] &= good
-        chained_rows = np.concatenate(rows)
-        return chained_rows, [chained(found) if len(found) > 1 else found[0] for found in slices], valid
+        return np.concatenate(rows), [chained(found) if len(found) > 1 else found[0] for found in slices], valid
 
     def _parts(self, buffer: parse.Bytes, records: Records, rows: slice) -> Parts | None:
         """The records of the field that is several; None where there is none."""

@@ -74,7 +74,8 @@ class DelimitedReader(TextReader):
         if not valid.all():
             keep = np.flatnonzero(valid[rows])
             rows, values = rows[keep], [taken(one, keep) for one in values]
-        return Plain(records.plain[rows], values, is_right)
+        is_all = len(records.plain) == len(records)  # then a row's place among the plain ones is its own
+        return Plain(rows if is_all else records.plain[rows], values, is_right)
 
     def _specify(self, block: TextBlock, index: int) -> RowValues | RowError:
         return specify(self._fields_of(block, index), self.rows)
