@@ -259,7 +259,7 @@ def _status_text(line: dict[str, Any]) -> str:
     state = "complete" if line["complete"] else "in work" if line["holder"] else "stopped"
     percent = "?" if line["percent"] is None else f"{line['percent']}%"
     counts = ", ".join(f"{line[name]:,} {name}" for name in ("read", "rejected", "written", "merged", "dead"))
-    return f"{line['sink']}  {line['source']}  {state}  {percent}  at byte {line['offset']:,}: {counts}"
+    return f"{line['sink']}  {line['source']}  {state}  {percent}  at offset {line['offset']:,}: {counts}"
 
 
 @app.command()

@@ -62,6 +62,11 @@ class Reader(ABC, Generic[B]):
     source_size: int | None  # in stored bytes; a file may grow while it is read
     reached_end: bool
 
+    @property
+    def length(self) -> int | None:
+        """The offset of the end, as far as that is known: of what is packed the stored bytes."""
+        return self.source_size
+
     @abstractmethod
     def __init__(
         self,

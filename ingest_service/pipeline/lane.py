@@ -128,4 +128,4 @@ class Lane(Held):
 
 
 def _fingerprint(job: Job, reader: Reader[Any]) -> Fingerprint:
-    return Fingerprint(job.source.uri, reader.rows.recipe, reader.source_size, job.source.etag)
+    return Fingerprint(job.source.uri, reader.rows.recipe, reader.length, job.source.etag)

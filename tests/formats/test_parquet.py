@@ -354,6 +354,8 @@ def test_a_load_of_parquet(cli: Cli) -> None:
     own = ("rows.parquet", "--dataset", "own.yaml")
     cli.load(*own, "--limit", "1234")
     assert len(cli.rows) == 1234
+    (stands,) = map(json.loads, cli.here("status", *own[:1], "--json").stdout.splitlines())
+    assert (stands["offset"], stands["percent"]) == (1234, 41.1)
     cli.load(*own)
     assert len(cli.rows) == 2999
     assert cli.here("verify", *own).code == 0

@@ -89,6 +89,10 @@ class ParquetReader(Reader[ParquetBlock]):
         return _bound(dataset, paths_of(dataset, columns), recipe)
 
     @property
+    def length(self) -> int:
+        return self._file.n_rows
+
+    @property
     def is_done(self) -> bool:
         return self.reached_end or (self._limit is not None and self.position.row >= self._limit)
 
