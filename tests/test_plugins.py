@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers import sqlite_rows
+
 MODULE = """
 from ingest_service.config import Settings
 from ingest_service.datasets.microlens import MICROLENS
@@ -54,3 +56,50 @@ def test_a_package_brings_steps_and_data_sets(tmp_path: Path) -> None:
         [sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+FORMAT = """
+from ingest_service.formats.jsonl.reader import JsonLinesReader
+
+
+class Starred(JsonLinesReader):
+    \"\"\"Lines of JSON with a star before each.\"\"\"
+
+    def _split(self, text, *, eof):
+        return super()._split(text.replace(b"*", b" "), eof=eof)
+
+    def _plain(self, block):
+        return None
+
+    def _specify(self, block, index):
+        return self.rows.row(block.places.raws.raw(index).removeprefix(b"*"))
+"""
+OWN_FORMAT = """
+name: own
+format: starred
+schema:
+  fields:
+    - {name: user, type: integer, x-role: owner}
+    - {name: item, type: integer, x-role: item}
+    - {name: at, type: integer, x-role: time, x-unit: s}
+"""
+
+
+def test_a_package_brings_a_format(tmp_path: Path) -> None:
+    """Named by a schema file it is read like any other; a name that nobody has is told what there is."""
+    (tmp_path / "ours.py").write_text(FORMAT)
+    info = tmp_path / "ours-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ingest_service.formats]\nstarred = ours:Starred\n")
+    (tmp_path / "own.yaml").write_text(OWN_FORMAT)
+    (tmp_path / "rows.txt").write_text('*{"user":1,"item":2,"at":1583366400}\n*{"user":1,"item":3,"at":1583366401}\n')
+    command = [sys.executable, "-m", "ingest_service", "run", "rows.txt", "--dataset", "own.yaml"]
+    environment = {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(sqlite_rows(tmp_path / "interactions.db")) == 2
+    (info / "entry_points.txt").write_text("")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 78
+    assert "no format 'starred'; choose from: delimited, jsonl, parquet" in done.stderr
