@@ -58,6 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needing = [item for item in items if _SERVED & set(getattr(item, "fixturenames", ()))]
         config.hook.pytest_deselected(items=needing)
         items[:] = [item for item in items if item not in set(needing)]
+    # The longest begin first: begun last, one of them would run alone while the other workers wait.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -189,8 +189,9 @@ def assert_accounted_for(data: bytes, *, is_whole: bool, block_bytes: int = 1 <<
     return "rows"
 
 
+@pytest.mark.long
 @settings(
-    max_examples=int(EXAMPLES or 20_000) // VARIANTS,
+    max_examples=int(EXAMPLES or 12_000) // VARIANTS,
     derandomize=EXAMPLES is None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -198,7 +199,7 @@ def assert_accounted_for(data: bytes, *, is_whole: bool, block_bytes: int = 1 <<
 )
 @given(base=files(), seed=st.integers(0, 1 << 62))
 def test_every_input_is_accounted_for_or_refused(base: bytes, seed: int) -> None:
-    """20,000 inputs: no exception but the two that a user can read, and no row that nobody answers for."""
+    """12,000 inputs: no exception but the two that a user can read, and no row that nobody answers for."""
     rng = Random(seed)
     with (
         small_records(MAX_RECORD, 200),

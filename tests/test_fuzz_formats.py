@@ -65,6 +65,7 @@ def assert_rows_answer(reader: Reader[Any]) -> int:
     return n
 
 
+@pytest.mark.long
 @USUAL
 @given(base=test_jsonl.files(), seed=st.integers(0, 1 << 62))
 def test_every_input_of_json_lines_is_accounted_for_or_refused(lines: Dataset, base: bytes, seed: int) -> None:

@@ -119,6 +119,7 @@ def test_a_load_that_the_earlier_version_began_is_ended_by_this_one(
     assert verified.code == 0, verified.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("checkpoint", PLACES)
 def test_what_the_earlier_version_has_loaded_is_known(
     clean: Clean, place: Place, earlier: Path, cli: Cli, checkpoint: str

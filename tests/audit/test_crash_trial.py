@@ -181,6 +181,7 @@ def test_every_place_is_passed(cli: Cli, redis_db_url: str, dynamodb_url: str, t
 # --- the whole -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.fault(1, 2)
 def test_thirty_kills_lose_and_double_nothing(cli: Cli, redis_url: str, dynamodb_url: str, table: str) -> None:
     """Three sinks, both kinds of checkpoint: as after one clean run, and no more was repeated than was in flight.
