@@ -1,5 +1,6 @@
 """uuid5 of many ids at once: each id is hashed once, and rows share the text of its UUID."""
 
+from collections.abc import Sequence
 from hashlib import sha1
 from threading import Lock
 from uuid import UUID
@@ -61,24 +62,34 @@ class TextUuids:
 
     def __init__(self, prefix: str, namespace: UUID = NAMESPACE) -> None:
         self._prefix = namespace.bytes + prefix.encode()
-        self._known: dict[str, tuple[str, bytes]] = {}  # each operation on it is one of the interpreter's
+        self._lock = Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._places: dict[str, int] = {}  # of each known text among the following
+        self._texts: Bytes = np.empty(0, np.uint8)
+        self._words: Ints = np.empty((0, 2), np.int64)
 
     def uuids(self, ids: Texts) -> tuple[Texts, tuple[Ints, Ints]]:
         """n texts to n texts of 36 characters, and the same as numbers, which tell the texts apart as the UUIDs do."""
         different, inverse = distinct(ids)
-        known = self._known
-        if len(known) > _MAX_KNOWN:
-            known = self._known = {}
-        found = []
-        for text in different.to_list():
-            uuid = known.get(text)
-            if uuid is None:
-                digest = _uuid5(self._prefix, text)
-                uuid = known[text] = (_text_of(digest), digest)
-            found.append(uuid)
-        words = np.frombuffer(b"".join([digest for _, digest in found]), np.int64).reshape(-1, 2)[inverse]
-        texts = np.frombuffer("".join([text for text, _ in found]).encode(), np.uint8)
-        return Texts(texts, inverse * _UUID_BYTES, _UUID_BYTES), (words[:, 0], words[:, 1])
+        texts = different.to_list()
+        with self._lock:
+            if len(self._places) > _MAX_KNOWN:
+                self._forget()
+            self._learn([text for text in texts if text not in self._places])
+            places = np.fromiter(map(self._places.__getitem__, texts), np.int64, len(texts))[inverse]
+            words = self._words[places]
+            return Texts(self._texts, places * _UUID_BYTES, _UUID_BYTES), (words[:, 0], words[:, 1])
+
+    def _learn(self, texts: Sequence[str]) -> None:
+        if not texts:
+            return
+        uuids = [_uuid5(self._prefix, text) for text in texts]
+        self._places.update(zip(texts, range(len(self._words), len(self._words) + len(texts)), strict=True))
+        self._words = np.concatenate((self._words, np.frombuffer(b"".join(uuids), np.int64).reshape(-1, 2)))
+        more = np.frombuffer("".join(map(_text_of, uuids)).encode(), np.uint8)
+        self._texts = np.concatenate((self._texts, more))
 
 
 def _uuid5(prefix: bytes, name: str) -> bytes:

@@ -66,9 +66,10 @@ class JsonColumns:
         """Of some rows: each record's row and the columns of these, and which of the rows are surely right."""
         starts, ends = block.lines.starts[rows].tolist(), block.lines.ends[rows].tolist()
         decoded = _decoded(self._decode, [block.data[start:end] for start, end in zip(starts, ends, strict=True)])
-        sizes = np.array([-1 if one is None else self._size(one) for one in decoded], np.int64)
+        sizes = self._sizes(decoded)
         good = sizes >= 0
-        objects = [one for one, size in zip(decoded, sizes.tolist(), strict=True) if size > 0]
+        is_usual = bool((sizes == 1).all())
+        objects = decoded if is_usual else [one for one, size in zip(decoded, sizes.tolist(), strict=True) if size > 0]
         of = np.repeat(np.arange(len(rows)), np.maximum(sizes, 0))
         elements = list(chain.from_iterable(map(self._elements, objects))) if self._paths.each else objects
         repeats = sizes[sizes > 0]
@@ -108,12 +109,12 @@ class JsonColumns:
         elements: list[Any] = _reached(self._paths.each, [row])[0]
         return elements
 
-    def _size(self, row: Any) -> int:
-        """How many records a row is; -1 if the specification must tell."""
+    def _sizes(self, rows: Sequence[Any]) -> Ints:
+        """How many records each row is; -1 where the specification must tell."""
         if self._paths.each is None:
-            return 1
-        elements = self._elements(row)
-        return -1 if elements is None else len(elements)
+            return np.array([-1 if row is None else 1 for row in rows], np.int64)
+        lists = [None if row is None else self._elements(row) for row in rows]
+        return np.array([-1 if elements is None else len(elements) for elements in lists], np.int64)
 
 
 def _struct(leaves: dict[tuple[str, ...], Any]) -> Any:
@@ -185,7 +186,9 @@ def values_of(found: Sequence[Any], kind: Kind) -> tuple[Values, Bools]:
         except OverflowError:
             pass
     good = np.ones(len(found), np.bool_)
-    if not types <= {str, Fraction}:
+    if types <= {bool, type(None)}:
+        found = [_LITERALS[value] for value in found]
+    elif not types <= {str, Fraction}:
         texts = [_text(value) for value in found]
         good = np.array([text is not None for text in texts], np.bool_)
         found = ["" if text is None else text for text in texts]
