@@ -15,6 +15,8 @@ from ingest_service.rows.interaction import WHITESPACE, VideoInteraction
 from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Texts
 
+EACH = "[]"  # ends a name in a path that is a list of which each element is a record
+
 
 def bare_name(name: str) -> str:
     """The name of a column in the form in which headers are compared."""

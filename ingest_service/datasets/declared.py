@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 
-from ingest_service.datasets.base import About, Column, Dataset
+from ingest_service.datasets.base import EACH, About, Column, Dataset
 from ingest_service.datasets.forms import Form
 from ingest_service.datasets.identity import numbers_of
 from ingest_service.datasets.kinds import UuidId
@@ -99,7 +99,7 @@ def dataset_of(declared: Declaration) -> Dataset:
             parts = (*parts, *numbers_of(texts[one.field.name]))
         return Columns(schema, owner_numbers, parts, micros, texts, numbers)
 
-    has_many_a_row = any(one.split or any(name.endswith("[]") for name in one.path) for one in declared.columns)
+    has_many_a_row = any(one.split or any(name.endswith(EACH) for name in one.path) for one in declared.columns)
     return Dataset(
         declared.name, declared.columns, schema, records, None, declared.form, declared.about, has_many_a_row
     )

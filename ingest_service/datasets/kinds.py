@@ -20,7 +20,7 @@ import numpy as np
 
 from ingest_service.errors import RowError, declare_codes
 from ingest_service.rows import interaction, parse
-from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.arrays import Bools, Ints, hold_none
 from ingest_service.rows.columns import Values, taken
 from ingest_service.rows.distinct import distinct
 from ingest_service.rows.interaction import WHITESPACE, TimeUnit, micros_of, within_range
@@ -68,9 +68,8 @@ class Kind(ABC):
         starts = read.starts + parse.PAD
         ends = starts + read.widths
         good = np.ones(len(read), np.bool_)
-        if nuls := np.flatnonzero(read.buffer == 0).tolist():
-            at = np.array(nuls) + parse.PAD
-            good = np.searchsorted(at, ends) == np.searchsorted(at, starts)
+        if len(nuls := np.flatnonzero(read.buffer == 0)):
+            good = hold_none(nuls + parse.PAD, starts, ends)
         if not self.is_verbatim:
             starts, ends = parse.bare(buffer, starts, ends, has_quotes=False)
         values, valid = self.many(buffer, starts, ends)
@@ -171,8 +170,7 @@ class RawId(TextId):
 
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         texts, good = TextId.many(self, buffer, starts, ends)
-        doubtful = np.flatnonzero(_IS_NOT_IN_KEYS[buffer])
-        good &= np.searchsorted(doubtful, ends) == np.searchsorted(doubtful, starts)
+        good &= hold_none(np.flatnonzero(_IS_NOT_IN_KEYS[buffer]), starts, ends)
         return texts, good & (ends - starts <= MAX_ID_BYTES)
 
 
@@ -211,13 +209,7 @@ class AnyText(Kind):
         outer = _IS_WHITESPACE[buffer[starts]] | _IS_WHITESPACE[buffer[ends - 1]]
         good = ~outer | (ends == starts)
         widths = ends - starts
-        is_missing = np.zeros(len(starts), np.bool_)
-        for text in map(str.encode, self.missing):
-            rows = np.flatnonzero(widths == len(text))
-            same = np.ones(len(rows), np.bool_)
-            for index, byte in enumerate(text):
-                same &= buffer[starts[rows] + index] == byte
-            is_missing[rows[same]] = True
+        is_missing = _are_missing(buffer, starts, ends, self.missing)
         if self.default is None or not is_missing.any():
             return Texts(buffer, starts, widths), good & ~is_missing
         text = self.default.encode()
@@ -433,14 +425,21 @@ class Missable(Kind):
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         values, valid = self.kind.many(buffer, starts, ends)
         assert isinstance(values, np.ndarray)
-        for text in map(str.encode, self.missing):
-            is_it = ends - starts == len(text)
-            at = np.where(is_it, starts, 0)
-            for index, byte in enumerate(text):
-                is_it &= buffer[np.minimum(at + index, len(buffer) - 1)] == byte
-            values = np.where(is_it, self.default or 0, values)
-            valid = np.where(is_it, self.default is not None, valid)
-        return values, valid
+        are_missing = _are_missing(buffer, starts, ends, self.missing)
+        values = np.where(are_missing, self.default or 0, values)
+        return values, np.where(are_missing, self.default is not None, valid)
+
+
+def _are_missing(buffer: Bytes, starts: Ints, ends: Ints, missing: frozenset[str]) -> Bools:
+    """Which fields are one of these texts."""
+    are_missing = np.zeros(len(starts), np.bool_)
+    for text in map(str.encode, missing):
+        rows = np.flatnonzero(ends - starts == len(text))
+        same = np.ones(len(rows), np.bool_)
+        for index, byte in enumerate(text):
+            same &= buffer[starts[rows] + index] == byte
+        are_missing[rows[same]] = True
+    return are_missing
 
 
 def _or_refused(default: T | None, column: str) -> T:

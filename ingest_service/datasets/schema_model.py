@@ -25,7 +25,7 @@ _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"  # of a stored field: every store takes
 Unread: TypeAlias = Literal["object", "array", "year", "yearmonth", "duration", "geopoint", "geojson", "any"]
 _UNREAD = frozenset(get_args(Unread))
 _WORDS = ("event", "device", "session")
-_TAKEN = frozenset((*INTERACTION.texts, "event_key", "epoch_ms", "expires_at", "body", "id", "_id"))
+TAKEN = frozenset((*INTERACTION.texts, "event_key", "epoch_ms", "expires_at", "body", "id", "_id"))
 
 
 def _known_zone(name: str) -> str:
@@ -224,7 +224,7 @@ class DatasetFile(_Part):
         for name in kept:
             if not re.fullmatch(_NAME, name):
                 raise ValueError(f"{name!r} cannot be the name of a stored field; give one: x-keep: my_name")
-            if name.lower() in _TAKEN:
+            if name.lower() in TAKEN:
                 raise ValueError(f"{name!r} is a field of every record; keep the column under another name")
         return self
 

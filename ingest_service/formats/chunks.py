@@ -28,6 +28,9 @@ class TextBlock(Block):
     offsets: Ints
     refused: RowError | None = None
 
+    def raw(self, index: int) -> bytes:
+        return self.data[self.lines.starts[index] : self.lines.ends[index]]
+
     @property
     def places(self) -> "Places":
         starts, widths = self.lines.starts, self.lines.ends - self.lines.starts

@@ -6,10 +6,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ingest_service.datasets.base import Dataset
+from ingest_service.datasets.base import EACH, Dataset
 from ingest_service.errors import UsageError
-
-EACH = "[]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from ingest_service.datasets.base import EACH
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.formats.jsonl.specification import parsed, text_of
 from ingest_service.formats.memory import MAX_RECORD_BYTES
-from ingest_service.formats.parquet.columns import ArrowRows
+from ingest_service.formats.parquet.columns import object_at
 from ingest_service.formats.parquet.file import ParquetFile
-from ingest_service.formats.paths import EACH
 from ingest_service.inference.found import Sampled, Table
 from ingest_service.sources.base import Source
 
@@ -77,12 +77,8 @@ def table_of_parquet(source: Source) -> Table:
 
 
 def _some(file: ParquetFile, first: int, names: Sequence[str], limit: int) -> Iterator[dict[str, Any]]:
-    import numpy as np
-
     for _, batch in file.batches(first, names, _BATCH_BYTES):
-        n = min(limit, batch.num_rows)
-        rows = ArrowRows(batch, np.arange(n))
-        yield from (rows.object(row) for row in range(n))
+        yield from (object_at(batch, row) for row in range(min(limit, batch.num_rows)))
         return
 
 

@@ -9,17 +9,16 @@ from typing import Any
 import yaml
 
 from ingest_service.datasets.base import bare_name
+from ingest_service.datasets.schema_model import TAKEN
 from ingest_service.inference.delimited import MAX_COLUMNS
 from ingest_service.inference.found import Table
 from ingest_service.inference.lists import ListShape
 from ingest_service.inference.names import rank, without_type
 from ingest_service.inference.profile import Profile
 from ingest_service.inference.roles import Roles
-from ingest_service.rows.interaction import INTERACTION
 from ingest_service.runtime.escaped import escaped
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_%.-]*")
-_TAKEN = frozenset((*INTERACTION.texts, "event_key", "epoch_ms", "expires_at", "body", "id"))
 _MAX_KEPT, _LONGEST_KEPT = 40, 100
 _MAX_EVENTS = 12
 _ROLE_NAMES = {"owner": "user"}
@@ -39,7 +38,7 @@ def rows_of(table: Table, roles: Roles, keys: Iterable[str] = ()) -> list[Row]:
     of_role = {id(profile.column): role for role, profile in roles.by_role.items()}
     profiles = {id(profile.column): profile for profile in (*roles.by_role.values(), *roles.rest)}
     is_by_name = bool(table.dialect.get("header"))  # columns may be left out, and are found as they are written
-    names, kept = _Names(), _Names(_TAKEN)
+    names, kept = _Names(), _Names(TAKEN)
     n_kept = 0
     rows: list[Row] = []
     for place, column in enumerate(table.columns[:MAX_COLUMNS]):
@@ -180,7 +179,7 @@ def _type_of(profile: Profile) -> str:
 def _as_stored(name: str) -> str:
     """As every store takes it."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:40] or "field"
-    return name if name[0].isalpha() and name.lower() not in _TAKEN else f"own_{name}"
+    return name if name[0].isalpha() and name.lower() not in TAKEN else f"own_{name}"
 
 
 def schema_text(name: str, table: Table, roles: Roles, rows: Sequence[Row], notes: Iterable[str]) -> str:

@@ -25,6 +25,12 @@ def hashed(columns: Iterable[NDArray[np.uint64]], n: int) -> NDArray[np.uint64]:
     return found
 
 
+def hold_none(places: Ints, starts: Ints, ends: Ints) -> Bools:
+    """Which windows [start, end) have none of these places, ascending, in them."""
+    without: Bools = np.searchsorted(places, starts) == np.searchsorted(places, ends)
+    return without
+
+
 def trim(buffer: NDArray[np.uint8], starts: Ints, ends: Ints, whitespace: list[int]) -> tuple[Ints, Ints]:
     """Move the bounds inwards over whitespace, up to `MAX_TRIM` bytes a side.
 

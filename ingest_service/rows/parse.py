@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ingest_service.rows.arrays import QUOTE, Bools, Ints, trim
+from ingest_service.rows.arrays import QUOTE, Bools, Ints, hold_none, trim
 from ingest_service.rows.interaction import END_S, MS_DIGITS, NS_DIGITS, US_DIGITS, WHITESPACE, TimeUnit
 
 Bytes = NDArray[np.uint8]
@@ -26,6 +26,16 @@ _MAX_ISO_LENGTH = len("2020-01-01T00:00:00.000000+00:00")
 def padded(data: bytes) -> Bytes:
     """The block with `PAD` bytes on either side; positions in it are those in `data` plus `PAD`."""
     return np.frombuffer(b"".join((bytes(PAD), data, bytes(PAD))), np.uint8)
+
+
+def are_utf8(data: bytes, starts: Ints, ends: Ints) -> Bools:
+    """Which texts of `data` are surely UTF-8: all, or those that are ASCII."""
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return hold_none(np.flatnonzero(np.frombuffer(data, np.uint8) >= 0x80), starts, ends)
+    return np.ones(len(starts), np.bool_)
 
 
 def bare(buffer: Bytes, starts: Ints, ends: Ints, *, has_quotes: bool) -> tuple[Ints, Ints]:

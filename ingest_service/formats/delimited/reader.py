@@ -86,7 +86,7 @@ class DelimitedReader(TextReader):
         if index in scanned:
             return scanned[index]
         # With its line end again: without, a CR that ends the last field would be taken for one.
-        record = scan_record(block.places.raws.raw(index) + b"\r\n", 0, self.rows.dialect, eof=True)
+        record = scan_record(block.raw(index) + b"\r\n", 0, self.rows.dialect, eof=True)
         assert record is not None and record.fields is not None, "a plain record is whole and not blank"
         return record.fields
 

@@ -25,6 +25,7 @@ from ingest_service.rows.columns import Values, chained, taken
 from ingest_service.rows.texts import Texts
 
 _NO_SLOT = re.compile(r'[\x00-\x1f"\\]')
+_ITSELF = (None,)  # a row that is one record
 _LITERALS = {None: "", True: "true", False: "false"}
 
 
@@ -66,12 +67,13 @@ class JsonColumns:
         """Of some rows: each record's row and the columns of these, and which of the rows are surely right."""
         starts, ends = block.lines.starts[rows].tolist(), block.lines.ends[rows].tolist()
         decoded = _decoded(self._decode, [block.data[start:end] for start, end in zip(starts, ends, strict=True)])
-        sizes = self._sizes(decoded)
+        lists = self._lists(decoded)
+        sizes = np.array([-1 if one is None else len(one) for one in lists], np.int64)
         good = sizes >= 0
         is_usual = bool((sizes == 1).all())
         objects = decoded if is_usual else [one for one, size in zip(decoded, sizes.tolist(), strict=True) if size > 0]
         of = np.repeat(np.arange(len(rows)), np.maximum(sizes, 0))
-        elements = list(chain.from_iterable(map(self._elements, objects))) if self._paths.each else objects
+        elements = list(chain.from_iterable(filter(None, lists))) if self._paths.each else objects
         repeats = sizes[sizes > 0]
         columns: list[Values] = []
         valid = np.ones(len(of), np.bool_)
@@ -104,17 +106,13 @@ class JsonColumns:
         decode: Callable[[bytes], Any] = msgspec.json.Decoder(_struct(leaves), float_hook=Fraction).decode
         return decode
 
-    def _elements(self, row: Any) -> list[Any]:
-        assert self._paths.each is not None
-        elements: list[Any] = _reached(self._paths.each, [row])[0]
-        return elements
-
-    def _sizes(self, rows: Sequence[Any]) -> Ints:
-        """How many records each row is; -1 where the specification must tell."""
+    def _lists(self, rows: Sequence[Any]) -> Sequence[Sequence[Any] | None]:
+        """The records of each row; None where the specification must tell."""
         if self._paths.each is None:
-            return np.array([-1 if row is None else 1 for row in rows], np.int64)
-        lists = [None if row is None else self._elements(row) for row in rows]
-        return np.array([-1 if elements is None else len(elements) for elements in lists], np.int64)
+            return [None if row is None else _ITSELF for row in rows]
+        found = _reached(self._paths.each, [row for row in rows if row is not None])
+        left = iter(found)
+        return [None if row is None else next(left) for row in rows]
 
 
 def _struct(leaves: dict[tuple[str, ...], Any]) -> Any:
@@ -168,13 +166,7 @@ def _may_be_right(block: TextBlock) -> Bools:
     buffer = np.frombuffer(block.data, np.uint8)
     opening = np.flatnonzero((buffer == ord("{")) | (buffer == ord("[")))
     good &= np.searchsorted(opening, lines.ends) - np.searchsorted(opening, lines.starts) <= MAX_DEPTH
-    if not block.data.isascii():
-        try:
-            block.data.decode()
-        except UnicodeDecodeError:
-            suspects = np.flatnonzero(buffer >= 0x80)
-            good &= np.searchsorted(suspects, lines.ends) == np.searchsorted(suspects, lines.starts)
-    return good
+    return good & parse.are_utf8(block.data, lines.starts, lines.ends)
 
 
 def values_of(found: Sequence[Any], kind: Kind) -> tuple[Values, Bools]:

@@ -75,7 +75,7 @@ class JsonLinesReader(TextReader):
         return self._json_columns.plain(block) if self._json_columns.can_be_slots else None
 
     def _specify(self, block: TextBlock, index: int) -> RowValues | RowError:
-        return self.rows.row(block.places.raws.raw(index))
+        return self.rows.row(block.raw(index))
 
     @cached_property
     def _json_columns(self) -> JsonColumns:

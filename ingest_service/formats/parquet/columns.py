@@ -7,6 +7,7 @@ are text; the rest is as in JSON.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from ingest_service.formats.jsonl.specification import values_of
 from ingest_service.formats.paths import Paths
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Values, taken
-from ingest_service.rows.interaction import END_S, timestamp_text, within_range
+from ingest_service.rows.interaction import END_S, EPOCH, timestamp_text, within_range
+from ingest_service.rows.parse import are_utf8
 from ingest_service.rows.texts import Texts
 
 if TYPE_CHECKING:
@@ -40,15 +42,16 @@ class ArrowRows:
     rows: Ints
 
     def raw(self, row: int) -> bytes:
-        return json.dumps(self.object(row), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        found = object_at(self.batch, int(self.rows[row]))
+        return json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     def take(self, rows: Ints | slice) -> "ArrowRows":
         return ArrowRows(self.batch, self.rows[rows])
 
-    def object(self, row: int) -> dict[str, Any]:
-        """One row, as JSON would have it."""
-        index = int(self.rows[row])
-        return {name: _as_json(self.batch.column(name)[index]) for name in self.batch.schema.names}
+
+def object_at(batch: "RecordBatch", index: int) -> dict[str, Any]:
+    """One row, as JSON would have it."""
+    return {name: _as_json(batch.column(name)[index]) for name in batch.schema.names}
 
 
 def specify(row: dict[str, Any], columns: Sequence[Column], paths: Paths) -> RowValues | RowError:
@@ -83,10 +86,6 @@ def _as_json(scalar: Any) -> Any:
 
 def _moment_text(value: int, unit: str) -> str:
     """An instant as it is stored; one that cannot be is a text that is no time."""
-    from datetime import timedelta
-
-    from ingest_service.rows.interaction import EPOCH
-
     try:
         return timestamp_text(EPOCH + timedelta(microseconds=within_range(value * _UNIT_NS[unit] // 1_000, "")))
     except RowError:
@@ -183,7 +182,7 @@ def _values(array: Any, kind: Kind) -> tuple[Values, Bools]:
         return kind.texts(Texts.constant("", len(array)))[0], np.zeros(len(array), np.bool_)
     texts = _as_texts(array)
     values, good = kind.texts(texts)
-    return values, good & _are_utf8(texts)
+    return values, good & are_utf8(texts.buffer.tobytes(), texts.starts, texts.starts + texts.widths)
 
 
 def _moments(array: Any) -> tuple[Values, Bools]:
@@ -210,19 +209,6 @@ def _as_texts(array: Any) -> Texts:
     size = int(bounds[-1]) - low if len(bounds) else 0
     buffer = np.frombuffer(data, np.uint8, size, low) if size else np.empty(0, np.uint8)
     return Texts(buffer, bounds[:-1] - low, np.diff(bounds))
-
-
-def _are_utf8(texts: Texts) -> Bools:
-    good = np.ones(len(texts), np.bool_)
-    data = texts.buffer.tobytes()
-    if not data.isascii():
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            suspects = np.flatnonzero(texts.buffer >= 0x80)
-            ends = texts.starts + texts.widths
-            good = np.searchsorted(suspects, ends) == np.searchsorted(suspects, texts.starts)
-    return good
 
 
 def _numpy(array: Any) -> Any:

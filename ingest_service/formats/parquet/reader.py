@@ -15,7 +15,7 @@ from ingest_service.formats.base import Block, Reader, Rows, RowValues
 from ingest_service.formats.chunks import Places, chunk_of
 from ingest_service.formats.jsonl.reader import JsonRows
 from ingest_service.formats.memory import BLOCK_BYTES
-from ingest_service.formats.parquet.columns import ArrowColumns, ArrowRows, specify
+from ingest_service.formats.parquet.columns import ArrowColumns, ArrowRows, object_at, specify
 from ingest_service.formats.parquet.file import ParquetFile, errors_translated
 from ingest_service.formats.paths import Paths, paths_of
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
@@ -146,8 +146,7 @@ class ParquetReader(Reader[ParquetBlock]):
         self._file.close()
 
     def _specify(self, block: ParquetBlock, index: int) -> RowValues | RowError:
-        rows = ArrowRows(block.batch, np.arange(block.batch.num_rows))
-        return specify(rows.object(index), self.rows.dataset.columns, self.rows.paths)
+        return specify(object_at(block.batch, index), self.rows.dataset.columns, self.rows.paths)
 
     def _at(self, row: int) -> Position:
         return Position(row, row, row, self._file.hash_before(row))
