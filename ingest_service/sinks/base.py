@@ -63,7 +63,7 @@ class Sink(ABC, Generic[P]):
 
     scheme: ClassVar[str]
     forgets: str = ""
-    is_apart: ClassVar[bool] = False  # whether its rows can be lost without its checkpoints
+    is_apart: bool = False  # whether its rows can be lost without its checkpoints
     is_prepared_whole: ClassVar[bool] = False  # whether `write` needs no more of the rows than what `prepare` made
     checkpoints: CheckpointStore
     place: Place = Place()  # told apart from others by whoever keeps checkpoints; none if there can be only one
