@@ -105,7 +105,10 @@ class _Head:
 
 
 def _order(columns: Columns) -> NDArray[np.uint64]:
-    return columns.texts[columns.schema.owner].prefixes()
+    """The first 8 bytes of each owner, which sort as the owners do as far as they go; a short one ends in zeros."""
+    owners = columns.texts[columns.schema.owner]
+    is_short = len(owners) and int(np.min(owners.widths)) < 8
+    return concatenate([owners, bytes(8)]).prefixes() if is_short else owners.prefixes()
 
 
 def _chained(parts: Sequence[Columns]) -> Columns:
@@ -136,7 +139,7 @@ def _is_one(texts: Texts) -> bool:
 
 def _is_repeated(texts: Texts) -> bool:
     n_bytes = int(np.sum(np.broadcast_to(np.asarray(texts.widths, np.int64), len(texts))))
-    return len(texts.buffer) * _TIMES_USED <= n_bytes
+    return _is_one(texts) or len(texts.buffer) * _TIMES_USED <= n_bytes
 
 
 def _stripped(texts: Texts) -> Texts:
