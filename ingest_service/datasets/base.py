@@ -103,6 +103,8 @@ class Dataset:
 
         It is that of a record which has nothing else.
         """
+        if self.schema.is_about_items and self.schema.owner in self.schema.free_texts:
+            return raw
         if {"user_id", "video_id"} & self.schema.free_texts:
             reason = "stores ids as they stand (x-stored: raw), and records are shown by UUIDs only"
             raise UsageError(f"The data set {self.name} {reason}.")

@@ -72,7 +72,7 @@ class Sink(ABC, Generic[P]):
 
     scheme: ClassVar[str]
     forgets: str = ""
-    is_apart: ClassVar[bool] = False  # whether its rows can be lost without its checkpoints
+    is_apart: bool = False  # whether its rows can be lost without its checkpoints
     is_prepared_whole: ClassVar[bool] = False  # whether `write` needs no more of the rows than what `prepare` made
     most_waiting: ClassVar[int] = 0  # rows that may wait to be stored with others, see `Written`
     checkpoints: CheckpointStore

@@ -26,6 +26,7 @@ from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import EVENT_KEY, interaction_of, stored_texts
+from ingest_service.sinks.sqlite import items
 from ingest_service.sinks.sqlite.file import DatabaseFile
 from ingest_service.sinks.sqlite.gathering import Gathering
 from ingest_service.sinks.sqlite.packed import Packed, merged
@@ -84,6 +85,7 @@ class SQLiteSink(Sink[Packed]):
         self._file = DatabaseFile(self.path)
         self.place = Place(server=os.path.realpath(self.path))
         self._gathering = Gathering(self._store_together, self._most_waiting())
+        self.items = items.SQLiteItems(self)
         self._has_key = False
         self._is_closed = False
         self.checkpoints: CheckpointStore = _Checkpoints(self)
@@ -102,6 +104,8 @@ class SQLiteSink(Sink[Packed]):
     async def survey(self, columns: Columns) -> list[Finding]:
         if self._file.connection is None:
             return []  # there is no file yet
+        if columns.schema.is_about_items:
+            return await self.run(lambda: items.survey(self.connected()))
         names = [*stored_texts(columns.schema), *columns.schema.numbers]
         return await self.run(lambda: survey(self.connected(), names))
 
@@ -253,6 +257,9 @@ class SQLiteSink(Sink[Packed]):
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
         return [interaction_of(fields) for fields in await self.run(select)]
+
+    def for_items(self) -> "SQLiteSink":
+        return self
 
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
