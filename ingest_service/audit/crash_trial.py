@@ -136,9 +136,10 @@ class _Progress:
     saved: int = 0
     largest_chunk: int = 0
 
-    def window(self, consumers: int) -> int:
-        """What may have to be repeated: rows settled since the last checkpoint, and the chunks in flight."""
-        return self.settled - self.saved + consumers * self.largest_chunk
+    def window(self, sink: AnySink) -> int:
+        """What may have to be repeated: rows settled since the last checkpoint, and those in flight or waiting."""
+        waiting = min(sink.most_waiting, self.touched - self.settled)
+        return self.settled - self.saved + waiting + sink.options.consumers * self.largest_chunk
 
 
 async def crash_test(
@@ -332,10 +333,8 @@ class _Trial:
                 sinks[one.sink].settled = max(sinks[one.sink].settled, one.end)
 
     def _judge_resume(self, one: _Pass, known: _Progress) -> None:
-        consumers = next(
-            sink.options.consumers for sink in sinks_of(self.urls, self.job.dataset) if sink.name == one.sink
-        )
-        rework, window = max(0, known.touched - one.start), known.window(consumers)
+        sink = next(sink for sink in sinks_of(self.urls, self.job.dataset) if sink.name == one.sink)
+        rework, window = max(0, known.touched - one.start), known.window(sink)
         self.report.largest_rework = max(self.report.largest_rework, rework)
         self.report.window = max(self.report.window, window)
         if one.start < known.saved:
