@@ -1,7 +1,18 @@
-"""SQLite beside `executemany`, both with the same number of rows: a bigger B-tree costs more a row."""
+"""SQLite beside `executemany`, both with the same number of rows: a bigger B-tree costs more a row.
 
-from benchmarks.bench import Bench
+And beside sqlite3's own import of ready-made rows, which has nothing to parse and cannot be repeated.
+"""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.bench import Bench, holds
 from benchmarks.figures import Figure, at_least
+from benchmarks.measure import Subject
+from benchmarks.peers.rows import records
+from benchmarks.peers.sqlite_script import COLUMNS, CREATE
 
 
 def figures(bench: Bench) -> list[Figure]:
@@ -13,4 +24,24 @@ def figures(bench: Bench) -> list[Figure]:
         at_least("ratio", side.speed_beside(other), 4),
         at_least("rows/s", side.rows_per_s, 250_000),
     )
-    return [Figure("sqlite", side, other, targets)]
+    return [Figure("sqlite", side, other, targets), *_beside_import(bench)]
+
+
+def _beside_import(bench: Bench) -> Iterator[Figure]:
+    if (binary := shutil.which("sqlite3")) is None:
+        bench.skip("there is no sqlite3 on the path")
+        return
+    ready = bench.work / "ready-made.csv"
+    with ready.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerows([row[name] for name in COLUMNS] for row in records(bench.file(), bench.rows))
+    path = Path(bench.sqlite.url.removeprefix("sqlite:///"))
+    subject = Subject(
+        name="sqlite3 .import of ready-made rows",
+        command=[binary, str(path), CREATE, f".import --csv {ready} interactions"],
+        rows=bench.rows,
+        before=bench.sqlite.clear,
+        after=holds(bench.sqlite, bench.rows),
+    )
+    side, other = bench.compare(bench.ours(bench.file(), bench.sqlite), subject)
+    yield Figure("sqlite", side, other, (at_least("ratio", side.speed_beside(other), 1),))
