@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
+import psycopg
 import pymongo
 import pytest
 import redis
@@ -23,6 +24,7 @@ from tests.servers import (
     find_dynamodb,
     find_earlier,
     find_mongodb,
+    find_postgresql,
     find_promtool,
     find_redis,
 )
@@ -44,7 +46,14 @@ _OUR_NAMES = {
     "TRACEPARENT",
 }
 _CLAIM_S = 3600
-_SERVED = {"redis_url", "dynamodb_url", "mongodb_url", "chromium", "promtool"}  # the others begin with one of these
+_SERVED = {
+    "redis_url",
+    "dynamodb_url",
+    "mongodb_url",
+    "postgresql_url",
+    "chromium",
+    "promtool",
+}  # the others begin with one of these
 
 T = TypeVar("T")
 
@@ -76,7 +85,7 @@ def clean_environment() -> Iterator[None]:
     """Neither a developer's settings nor credentials reach a test or what it starts."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("INGEST_", "AWS_", "GOOGLE_", "OTEL_")) or name in _OUR_NAMES:
+            if name.startswith(("INGEST_", "AWS_", "GOOGLE_", "OTEL_", "PG")) or name in _OUR_NAMES:
                 patch.delenv(name)
         # DynamoDB Local takes keys of letters and digits only.
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -153,6 +162,31 @@ def mongodb_db_url(mongodb_url: str) -> Iterator[str]:
         return  # it goes with its server; to drop it would take longer than many a test
     with pymongo.MongoClient[dict[str, Any]](mongodb_url, directConnection=True) as client:
         client.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture(scope="session")
+def postgresql_authority() -> trustme.CA:
+    """Who vouches for the PostgreSQL of the tests."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(
+    clean_environment: None, tmp_path_factory: pytest.TempPathFactory, postgresql_authority: trustme.CA
+) -> Iterator[str]:
+    """The address of a real PostgreSQL, as its superuser. It takes TLS for those who ask."""
+    folder = tmp_path_factory.mktemp("postgresql")
+    yield from _url_of(lambda _: find_postgresql(folder, "fsync=off", tls=postgresql_authority), folder)
+
+
+@pytest.fixture
+def postgresql_schema_url(postgresql_url: str) -> Iterator[str]:
+    """A schema of this test's own, empty at first."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+        yield f"{postgresql_url}?schema={name}"
+        connection.execute(f"SET client_min_messages = error; DROP SCHEMA {name} CASCADE")
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Self
+
+import trustme
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "servers"
@@ -207,6 +210,90 @@ class Mongod(Secantus):
 
     def command(self) -> list[str]:
         return [_find("mongod"), "--bind_ip", _HOST, "--port", str(self.port), "--dbpath", str(self.folder)]
+
+
+class PostgreSQL(Server):
+    """PostgreSQL with a superuser `postgres`; `options` are settings: `"fsync=off"`. It does not run as root.
+
+    With `tls` it takes TLS as well, by a certificate of that authority for 127.0.0.1.
+    """
+
+    def __init__(self, folder: Path, *options: str, tls: trustme.CA | None = None) -> None:
+        self._options = options
+        # A folder of pytest's is for its owner alone, who may be root.
+        self._home = Path(tempfile.mkdtemp(prefix="ingest-postgres-")) if os.getuid() == 0 else folder
+        if tls is not None:
+            certificate = tls.issue_cert("127.0.0.1")
+            certificate.private_key_and_cert_chain_pem.write_to_path(self._home / "server.pem")
+            self._options = (
+                *options,
+                "ssl=on",
+                *(f"ssl_{what}_file={self._home}/server.pem" for what in ("cert", "key")),
+            )
+        super().__init__(self._home)
+
+    def command(self) -> list[str]:
+        fixed = [f"listen_addresses={_HOST}", f"port={self.port}", f"unix_socket_directories={self._home}"]
+        settings = [word for option in (*fixed, *self._options) for word in ("-c", option)]
+        return [*_unprivileged(), str(_postgres_bin() / "postgres"), "-D", str(self.data), *settings]
+
+    @property
+    def data(self) -> Path:
+        return self._home / "data"
+
+    def start(self) -> None:
+        if not self.data.exists():
+            self._initialize()
+        super().start()
+
+    def _initialize(self) -> None:
+        password = self._home / "password"
+        password.write_text(CANARY_PASSWORD)
+        (self._home / "server.log").touch()
+        for path in (self._home, *self._home.iterdir()):
+            path.chmod(0o700)
+            if os.getuid() == 0:
+                shutil.chown(path, "postgres", "postgres")
+        where = [str(_postgres_bin() / "initdb"), "-D", str(self.data), "-E", "UTF8", "--locale=C", "--no-sync"]
+        logins = ["-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}"]
+        command: list[str] = [*_unprivileged(), *where, *logins]
+        subprocess.run(command, check=True, cwd=self._home, stdout=subprocess.DEVNULL)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:{CANARY_PASSWORD}@{_HOST}:{self.port}/postgres"
+
+    def answers(self) -> bool:
+        ready = [str(_postgres_bin() / "pg_isready"), "-q", "-h", _HOST, "-p", str(self.port)]
+        return subprocess.run(ready, check=False).returncode == 0
+
+    def stop(self) -> None:
+        """At once, whoever is connected (SIGINT), and without what was stored."""
+        self._end(signal.SIGINT)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+def _unprivileged() -> list[str]:
+    """What starts a program as the user of Debian's package, where this is root."""
+    if os.getuid() != 0:
+        return []
+    return [_find("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
+
+
+def _postgres_bin() -> Path:
+    """The folder of the newest PostgreSQL's programs."""
+    debian = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    found = sorted(debian, key=lambda path: int(path.parts[-3]) if path.parts[-3].isdigit() else 0)
+    return found[-1].parent if found else Path(_find("postgres")).resolve().parent
+
+
+def find_postgresql(folder: Path, *options: str, tls: trustme.CA | None = None) -> PostgreSQL:
+    """Return a PostgreSQL yet to be started; fetch one where there is none."""
+    try:
+        return PostgreSQL(folder, *options, tls=tls)
+    except ServerMissingError:
+        _fetch("postgresql")
+        return PostgreSQL(folder, *options, tls=tls)
 
 
 def find_earlier() -> Path:
