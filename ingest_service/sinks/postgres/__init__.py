@@ -1,0 +1,1 @@
+from ingest_service.sinks.postgres.sink import PostgresSink as PostgresSink
