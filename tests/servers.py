@@ -221,7 +221,7 @@ class PostgreSQL(Server):
     def __init__(self, folder: Path, *options: str, tls: trustme.CA | None = None) -> None:
         self._options = options
         # A folder of pytest's is for its owner alone, who may be root.
-        self._home = Path(tempfile.mkdtemp(prefix="ingest-postgres-")) if os.getuid() == 0 else folder
+        self._home = Path(tempfile.mkdtemp(prefix="ingest-postgres-", dir=None if os.getuid() == 0 else folder))
         if tls is not None:
             certificate = tls.issue_cert("127.0.0.1")
             certificate.private_key_and_cert_chain_pem.write_to_path(self._home / "server.pem")
@@ -250,14 +250,33 @@ class PostgreSQL(Server):
         password = self._home / "password"
         password.write_text(CANARY_PASSWORD)
         (self._home / "server.log").touch()
-        for path in (self._home, *self._home.iterdir()):
-            path.chmod(0o700)
-            if os.getuid() == 0:
-                shutil.chown(path, "postgres", "postgres")
+        self._own(self._home, *self._home.iterdir())
         where = [str(_postgres_bin() / "initdb"), "-D", str(self.data), "-E", "UTF8", "--locale=C", "--no-sync"]
         logins = ["-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}"]
         command: list[str] = [*_unprivileged(), *where, *logins]
         subprocess.run(command, check=True, cwd=self._home, stdout=subprocess.DEVNULL)
+
+    def _own(self, *paths: Path) -> None:
+        for path in paths:
+            path.chmod(0o700)
+            if os.getuid() == 0:
+                shutil.chown(path, "postgres", "postgres")
+
+    def standby(self) -> "PostgreSQL":
+        """Another one that follows this one, which runs; yet to be started."""
+        found = PostgreSQL(self.folder, *self._options)
+        found._own(found._home)
+        command = [
+            *_unprivileged(),
+            str(_postgres_bin() / "pg_basebackup"),
+            "-D",
+            str(found.data),
+            "-d",
+            self.url,
+            "-R",
+        ]
+        subprocess.run([*command, "--checkpoint=fast", "--no-sync"], check=True, cwd=found._home)
+        return found
 
     @property
     def url(self) -> str:

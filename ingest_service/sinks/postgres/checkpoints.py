@@ -5,15 +5,18 @@ no checkpoint of it.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from ingest_service.sinks.checkpoints import CheckpointStore
 from ingest_service.sinks.postgres.session import Connection, Session
 
+Version: TypeAlias = Callable[[Connection, bool], Awaitable[str | None]]
+
 
 class PostgresCheckpoints(CheckpointStore):
-    """`version`: that of the table with the rows, and None where there is none."""
+    """`version`: that of the table with the rows; with True one that is missing is made."""
 
-    def __init__(self, session: Session, sink: str, version: Callable[[Connection], Awaitable[str | None]]) -> None:
+    def __init__(self, session: Session, sink: str, version: Version) -> None:
         self._session = session
         self._sink = sink
         self._version = version
@@ -47,11 +50,12 @@ class PostgresCheckpoints(CheckpointStore):
     async def _version_read(self, connection: Connection) -> str | None:
         """None where there are no checkpoints yet."""
         found = await (await connection.execute("SELECT to_regclass(%s)", (self._session.checkpoints,))).fetchone()
-        return await self._version(connection) if found and found[0] else None
+        return await self._version(connection, False) if found and found[0] else None
 
     async def swap(self, stream: str, old: str | None, new: str) -> bool:
         async def change(connection: Connection) -> bool:
-            version = await self._version(connection)
-            return await self._session.swap(connection, stream, old, new, version or "")
+            version = await self._version(connection, True)
+            assert version is not None, "it is made"
+            return await self._session.swap(connection, stream, old, new, version)
 
         return await self._session.call(change)

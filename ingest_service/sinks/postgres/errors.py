@@ -39,7 +39,7 @@ _PASSING = {
     "25006": "the server takes no rows: it is a standby by now",
 }
 _PASSING_CLASSES = ("08", "40", "53", "57", "58", "XX")
-_ROW_CLASSES = ("22", "23", "44", "54", "P0")
+ROW_CLASSES = ("22", "23", "44", "54", "P0")
 _REASONS = {
     "23505": ("duplicate_key", "Another row has this value in a unique index."),
     "22021": ("refused", "It has a character that PostgreSQL's texts cannot hold."),
@@ -103,25 +103,26 @@ class Refusal:
 class RowRefused(Exception):
     """One of the rows of a statement is refused, and with it all of them."""
 
-    def __init__(self, state: str, refusal: Refusal) -> None:
+    def __init__(self, state: str) -> None:
         super().__init__(state)
         self.state = state
-        self.refusal = refusal
 
 
 def of_rows(error: psycopg.Error) -> RowRefused | None:
-    """What a statement that writes rows met, if it was a row's fault; a trigger may raise what it likes."""
+    """What a statement that writes rows met, if it was a row's fault."""
     state = error.sqlstate or ""
-    if not state.startswith(_ROW_CLASSES):
-        return None
+    return RowRefused(state) if state.startswith(ROW_CLASSES) else None
+
+
+def refusal(state: str, rule: str) -> Refusal:
+    """`rule` is the constraint, if it was one; a trigger may raise what it likes."""
     if state in _REASONS:
-        return RowRefused(state, Refusal(*_REASONS[state]))
-    constraint = error.diag.constraint_name
-    if state.startswith("23") and constraint:
-        return RowRefused(state, Refusal("refused", f"The table's rule {constraint} refuses it."))
+        return Refusal(*_REASONS[state])
+    if state.startswith("23") and rule:
+        return Refusal("refused", f"The table's rule {rule} refuses it.")
     if state.startswith("P0"):
-        return RowRefused(state, Refusal("refused", f"A trigger refuses it ({state})."))
-    return RowRefused(state, Refusal("refused", f"PostgreSQL refuses it ({state})."))
+        return Refusal("refused", f"A trigger refuses it ({state}).")
+    return Refusal("refused", f"PostgreSQL refuses it ({state}).")
 
 
 def translated(error: psycopg.Error) -> ConfigurationError | Retry:

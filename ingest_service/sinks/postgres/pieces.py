@@ -2,10 +2,10 @@
 
 Straight by COPY, which is twice as fast as anything that looks for rows that are there. Where it meets one, this piece
 and the next few go by a temporary table and `INSERT … ON CONFLICT`: a file that is loaded again meets its rows in each.
-Of a piece that has refused rows, halves of halves are tried until each culprit stands alone.
+Of a piece that has refused rows, halves of halves are tried, and the few rows that are left one by one in the server.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from ingest_service.sinks.postgres.errors import Refusal, RowRefused
 from ingest_service.sinks.postgres.tables import quoted
 
 STAGED = "pg_temp.ingest_staged"
+REFUSED = "pg_temp.ingest_refused"
 _STAGED_AFTER_A_CLASH = 16  # pieces
-_FEWEST_ROWS = 1_000  # in a statement that was too slow with more
+_FEWEST_ROWS = 100  # in a statement that was too slow with more
+_ONE_BY_ONE_ROWS = 2_048  # at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,12 @@ class Target:
 
     @property
     def upsert(self) -> str:
+        return (
+            f"INSERT INTO {self.table} AS there ({self.listed}) SELECT {self.listed} FROM {STAGED} {self._on_conflict}"
+        )
+
+    @property
+    def _on_conflict(self) -> str:
         """What is equal already is not written again, so that a table does not grow by what it has."""
         others = [name for name in self.columns if name not in self.key]
         action = "NOTHING"
@@ -46,9 +54,26 @@ class Target:
             changed = ", ".join(f"{name} = EXCLUDED.{name}" for name in others)
             old, new = (", ".join(f"{of}.{name}" for name in others) for of in ("there", "EXCLUDED"))
             action = f"UPDATE SET {changed} WHERE ({old}) IS DISTINCT FROM ({new})"
+        return f"ON CONFLICT ({', '.join(self.key)}) DO {action}"
+
+    @property
+    def one_by_one(self) -> str:
+        """A block that inserts the staged rows each for itself, and notes those that are refused for good."""
+        values = ", ".join(f"one.{name}" for name in self.columns)
         return f"""
-            INSERT INTO {self.table} AS there ({self.listed}) SELECT {self.listed} FROM {STAGED}
-            ON CONFLICT ({", ".join(self.key)}) DO {action}
+            DO $$ DECLARE one record; place int := -1; rule text;
+            BEGIN
+                FOR one IN SELECT * FROM {STAGED} ORDER BY ctid LOOP
+                    place := place + 1;
+                    BEGIN
+                        INSERT INTO {self.table} AS there ({self.listed}) VALUES ({values}) {self._on_conflict};
+                    EXCEPTION WHEN OTHERS THEN
+                        IF left(SQLSTATE, 2) <> ALL ('{{{",".join(errors.ROW_CLASSES)}}}') THEN RAISE; END IF;
+                        GET STACKED DIAGNOSTICS rule = CONSTRAINT_NAME;
+                        INSERT INTO {REFUSED} VALUES (place, SQLSTATE, rule);
+                    END;
+                END LOOP;
+            END $$
         """
 
     @property
@@ -95,7 +120,9 @@ class Piece:
 class Writer:
     """Puts pieces into the table of an open transaction, and knows what this transaction has beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, answered: Callable[[], None]) -> None:
+        """answered: is told of each statement that came to its end."""
+        self._answered = answered
         self._staged_left = 0
         self._staged_of: Target | None = None  # whose rows the temporary table is for, if there is one
         self._most_rows = 1 << 30
@@ -116,9 +143,10 @@ class Writer:
             part = piece.part(first, last)
             try:
                 await self._put_whole(connection, part, is_new=len(part) == len(piece))
-            except RowRefused as why:
-                if last - first == 1:
-                    refused[first] = why.refusal
+            except RowRefused:
+                if last - first <= _ONE_BY_ONE_ROWS:
+                    found = await self._put_one_by_one(connection, part)
+                    refused |= {first + row: why for row, why in found.items()}
                 else:
                     waiting += [((first + last) // 2, last), (first, (first + last) // 2)]
             except psycopg.errors.QueryCanceled:
@@ -153,9 +181,11 @@ class Writer:
             if why is None and not isinstance(error, psycopg.errors.QueryCanceled):
                 raise
             await connection.execute("ROLLBACK TO piece")
+            self._answered()
             self._staged_of = staged_of  # made since, it is gone
             raise (why or error) from error
         await connection.execute("RELEASE piece")
+        self._answered()
 
     async def _copied(self, connection: psycopg.AsyncConnection[Any], part: Piece) -> None:
         n_copied = await copy(connection, f"{part.target.table} ({part.target.listed})", part)
@@ -171,10 +201,29 @@ class Writer:
         if part.target.has_triggers:
             await self._require_all(connection, part)
 
-    async def _require_all(self, connection: psycopg.AsyncConnection[Any], part: Piece) -> None:
-        counting = f"SELECT count(*) FROM {STAGED} staged JOIN {part.target.table} there ON {part.target.same}"
-        row = await (await connection.execute(counting)).fetchone()
-        if row is None or row[0] != len(part):
+    async def _put_one_by_one(self, connection: psycopg.AsyncConnection[Any], part: Piece) -> dict[int, Refusal]:
+        await self.stage(connection, part)
+        await connection.execute(
+            "CREATE TEMPORARY TABLE ingest_refused (place int, state text, rule text) ON COMMIT DROP"
+        )
+        await connection.execute(part.target.one_by_one)
+        cursor = await connection.execute(f"SELECT place, state, rule FROM {REFUSED}")
+        refused = {place: errors.refusal(state, rule) for place, state, rule in await cursor.fetchall()}
+        await connection.execute(f"DROP TABLE {REFUSED}")
+        self._answered()
+        if part.target.has_triggers:
+            await self._require_all(connection, part, without=list(refused))
+        return refused
+
+    async def _require_all(
+        self, connection: psycopg.AsyncConnection[Any], part: Piece, without: Sequence[int] = ()
+    ) -> None:
+        counting = f"""
+            SELECT count(*) FROM (SELECT *, row_number() OVER (ORDER BY ctid) - 1 AS ingest_place FROM {STAGED}) staged
+            JOIN {part.target.table} there ON {part.target.same} WHERE ingest_place <> ALL (%s)
+        """
+        row = await (await connection.execute(counting, (list(without),))).fetchone()
+        if row is None or row[0] != len(part) - len(without):
             raise ConfigurationError(
                 f"PostgreSQL keeps rows out without a word, because of a trigger on {part.target.table}; "
                 "drop it, or name another table with ?table=."

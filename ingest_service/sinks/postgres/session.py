@@ -11,6 +11,7 @@ which a server is found out that has lost it again, as a standby may that lagged
 import asyncio
 import os
 import socket
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -80,7 +81,8 @@ class Session:
         self._took_late: Anchor | None = None  # of such a one, when it was found to have been made
         self._is_lost = False
         self._has_written = False
-        self.writer = Writer()
+        self._heard = 0.0  # when the server last ended a statement
+        self.writer = Writer(self._answered)
         self.checkpoints = place(options.schema_name, CHECKPOINTS)
 
     # --- jobs ---------------------------------------------------------------------------------------
@@ -109,12 +111,17 @@ class Session:
             raise
 
     async def _finished(self, work: Awaitable[T]) -> T:
-        """What was begun, in `timeout_s`. A psycopg call is never cancelled: it would wait for a server in silence."""
+        """What was begun, while no answer takes `timeout_s`.
+
+        A psycopg call is never cancelled, since it would wait for the server: the connection is cut under it.
+        """
         running = asyncio.ensure_future(work)
+        self._heard = time.monotonic()
         try:
-            await asyncio.wait((running,), timeout=self._options.timeout_s)
-            if running.done():
-                return running.result()
+            while (left_s := self._heard + self._options.timeout_s - time.monotonic()) > 0:
+                await asyncio.wait((running,), timeout=left_s)
+                if running.done():
+                    return running.result()
             self._cut()
             await asyncio.wait((running,), timeout=_FINISH_S)
         except asyncio.CancelledError:
@@ -128,6 +135,10 @@ class Session:
             if running.done() and not running.cancelled():
                 running.exception()  # looked at, so that nobody reports it as lost
         raise Retry("no answer in time")
+
+    def _answered(self) -> None:
+        self._heard = time.monotonic()
+        self._retrier.answered()
 
     def _cut(self) -> None:
         """Whoever waits for the server learns that the connection is gone."""

@@ -52,6 +52,7 @@ class PostgresSink(Sink[list[Ints]]):
         self._fitted: dict[Schema, tuple[Target, dict[str, str]]] = {}
         self._makes = True  # what is missing
         self._makes_keys = False
+        self._is_made = False
         parts = split_url(uri)
         self._table = tables.place(options.schema_name, options.table)
         self.place = Place(
@@ -143,11 +144,11 @@ class PostgresSink(Sink[list[Ints]]):
     async def _found(self, connection: Connection) -> Table | None:
         return await Table.of(connection, self.options.schema_name, self.options.table)
 
-    async def _version(self, connection: Connection) -> str | None:
-        """Of the table with the rows; it is made here where nothing has been written yet."""
+    async def _version(self, connection: Connection, make: bool) -> str | None:
+        """Of the table with the rows; where nobody looked before, the tables may still have to be made."""
+        if make and not self._is_made:
+            return (await self._made_table(connection, INTERACTION)).version
         table = await self._found(connection)
-        if table is None and self._makes:
-            table = await self._made_table(connection, INTERACTION)
         return None if table is None else table.version
 
     async def epoch(self) -> str:
@@ -161,22 +162,25 @@ class PostgresSink(Sink[list[Ints]]):
                     " FROM pg_database WHERE datname = current_database()"
                 )
             ).fetchone()
-            return ".".join(map(str, (*(row or ()), await self._version(connection))))
+            return ".".join(map(str, (*(row or ()), await self._version(connection, True))))
 
         return await self._session.call(ask)
 
     async def _made_table(self, connection: Connection, schema: Schema) -> Table:
-        """The tables that are missing, made; the lock is for runners that begin at once."""
+        """The tables, those made that are missing; the lock is for runners that begin at once."""
         name = self.options.schema_name
-        await self._session.begin(connection)
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('ingest-service'))")
-        if await Table.of(connection, name, tables.CHECKPOINTS) is None:
-            await connection.execute(tables.create_checkpoints(name))
-        if await self._found(connection) is None:
-            await connection.execute(tables.create_table(name, self.options.table, schema))
-        await self._session.commit_rows(connection)
+        missing = await Table.of(connection, name, tables.CHECKPOINTS) is None or await self._found(connection) is None
+        if missing:
+            await self._session.begin(connection)
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('ingest-service'))")
+            if await Table.of(connection, name, tables.CHECKPOINTS) is None:
+                await connection.execute(tables.create_checkpoints(name))
+            if await self._found(connection) is None:
+                await connection.execute(tables.create_table(name, self.options.table, schema))
+            await self._session.commit_rows(connection)
         table = await self._found(connection)
         assert table is not None, "it was made"
+        self._is_made = True
         return table
 
     async def _target(self, schema: Schema) -> tuple[Target, dict[str, str]]:
@@ -310,6 +314,8 @@ class PostgresSink(Sink[list[Ints]]):
 
     async def _reading(self) -> Reading | None:
         table = await self._session.call(self._found)
+        if table is not None and not {INTERACTION.owner, *INTERACTION.key} <= table.columns.keys():
+            raise ConfigurationError(f"{self.name}: table {self.place.name} has no interactions; see `check`.")
         return None if table is None else Reading(self._table, table)
 
     @asynccontextmanager
