@@ -18,6 +18,7 @@ from blockbuster import blockbuster_ctx
 from tests.helpers import CANARY_AWS_SECRET, Cli
 from tests.servers import (
     ROOT,
+    PostgreSQL,
     Server,
     ServerMissingError,
     find_chromium,
@@ -171,12 +172,19 @@ def postgresql_authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(
+def postgresql_server(
     clean_environment: None, tmp_path_factory: pytest.TempPathFactory, postgresql_authority: trustme.CA
-) -> Iterator[str]:
-    """The address of a real PostgreSQL, as its superuser. It takes TLS for those who ask."""
+) -> Iterator[PostgreSQL]:
+    """A real PostgreSQL. It takes TLS from those who ask."""
     folder = tmp_path_factory.mktemp("postgresql")
-    yield from _url_of(lambda _: find_postgresql(folder, "fsync=off", tls=postgresql_authority), folder)
+    with found(lambda: find_postgresql(folder, "fsync=off", tls=postgresql_authority)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(postgresql_server: PostgreSQL) -> str:
+    """Its address, as its superuser."""
+    return postgresql_server.url
 
 
 @pytest.fixture
@@ -206,7 +214,7 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a real browser."""
-    return _found(find_chromium)
+    return found(find_chromium)
 
 
 @pytest.fixture
@@ -236,21 +244,21 @@ def ml_latest_small() -> Path:
 @pytest.fixture(scope="session")
 def earlier() -> Path:
     """The command of version 0.1.0."""
-    return _found(find_earlier)
+    return found(find_earlier)
 
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
     """The path of Prometheus's own tool."""
-    return _found(find_promtool)
+    return found(find_promtool)
 
 
 def _url_of(find: Callable[[Path], Server], folder: Path) -> Iterator[str]:
-    with _found(lambda: find(folder)) as server:
+    with found(lambda: find(folder)) as server:
         yield server.url
 
 
-def _found(find: Callable[[], T]) -> T:
+def found(find: Callable[[], T]) -> T:
     try:
         return find()
     except ServerMissingError as error:

@@ -292,6 +292,40 @@ class PostgreSQL(Server):
         shutil.rmtree(self._home, ignore_errors=True)
 
 
+class PgBouncer(Server):
+    """The pooler before a PostgreSQL: in transaction mode, each transaction may have another connection."""
+
+    def __init__(self, folder: Path, server: PostgreSQL) -> None:
+        self._server = server
+        super().__init__(folder)
+
+    def command(self) -> list[str]:
+        cached = CACHE / "pgbouncer"
+        binary = _find("pgbouncer", cached / "usr/sbin/pgbouncer")
+        libraries = ":".join(str(path) for path in cached.glob("usr/lib/*/"))
+        login = f"user=postgres password={CANARY_PASSWORD}"
+        ini = self._server.folder / "pgbouncer.ini"
+        ini.write_text(f"""
+            [databases]
+            postgres = host={_HOST} port={self._server.port} {login}
+            [pgbouncer]
+            listen_addr = {_HOST}
+            listen_port = {self.port}
+            unix_socket_dir =
+            auth_type = any
+            pool_mode = transaction
+            default_pool_size = 3
+        """)
+        return [*_unprivileged(), "env", f"LD_LIBRARY_PATH={libraries}", binary, str(ini)]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://anyone@{_HOST}:{self.port}/postgres"
+
+    def answers(self) -> bool:
+        return _accepts(self.port)
+
+
 def _unprivileged() -> list[str]:
     """What starts a program as the user of Debian's package, where this is root."""
     if os.getuid() != 0:
@@ -313,6 +347,15 @@ def find_postgresql(folder: Path, *options: str, tls: trustme.CA | None = None) 
     except ServerMissingError:
         _fetch("postgresql")
         return PostgreSQL(folder, *options, tls=tls)
+
+
+def find_pgbouncer(folder: Path, server: PostgreSQL) -> PgBouncer:
+    """Return the pooler before this server, yet to be started; fetch it where it is missing."""
+    try:
+        return PgBouncer(folder, server)
+    except ServerMissingError:
+        _fetch("pgbouncer")
+        return PgBouncer(folder, server)
 
 
 def find_earlier() -> Path:

@@ -17,7 +17,7 @@ from ingest_service.sinks.base import Written
 from ingest_service.sinks.postgres import PostgresSink, session
 from ingest_service.sinks.postgres.tables import create_table
 from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
-from tests.conftest import _found
+from tests.conftest import found
 from tests.faults import TcpProxy
 from tests.helpers import HEADER, Cli, finish, postgresql, until, write_pairs
 from tests.servers import PostgreSQL, find_postgresql
@@ -28,9 +28,9 @@ ROWS = interactions(3_000)
 def stored(url: str) -> dict[tuple[Any, ...], str]:
     """The sessions by key."""
     with postgresql(url) as connection:
-        found = connection.execute('SELECT user_id, "timestamp", video_id, session_id FROM interactions').fetchall()
-    assert len(found) == len({row[:3] for row in found})
-    return {row[:3]: row[3] for row in found}
+        rows = connection.execute('SELECT user_id, "timestamp", video_id, session_id FROM interactions').fetchall()
+    assert len(rows) == len({row[:3] for row in rows})
+    return {row[:3]: row[3] for row in rows}
 
 
 def expected(rows: Sequence[VideoInteraction]) -> dict[tuple[Any, ...], str]:
@@ -321,7 +321,7 @@ async def test_a_check_that_refuses_all(cli: Cli, postgresql_schema_url: str) ->
 @pytest.fixture
 def own_server(tmp_path: Path) -> PostgreSQL:
     """A server that may be killed, yet to be started."""
-    return _found(lambda: find_postgresql(tmp_path, "fsync=off", "shared_buffers=16MB"))
+    return found(lambda: find_postgresql(tmp_path, "fsync=off", "shared_buffers=16MB"))
 
 
 @pytest.mark.fault(75)
@@ -401,8 +401,8 @@ def test_kills_lose_and_double_nothing(cli: Cli, postgresql_schema_url: str) -> 
     assert outcome.code == 0, outcome.stderr + outcome.stdout
     assert outcome.report["lossless"]
     with postgresql(postgresql_schema_url) as connection:
-        found = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'ingest_trial%'").fetchall()
-    assert found == []
+        left = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'ingest_trial%'").fetchall()
+    assert left == []
 
 
 @pytest.mark.fault(9)

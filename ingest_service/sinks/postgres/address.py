@@ -30,9 +30,7 @@ def parse(url: str) -> tuple[str, PostgresOptions]:
     # Not with + for a blank, which libpq takes as it stands.
     theirs = urlencode([(name, value) for name, value in query if name not in _OURS], quote_via=quote)
     _, options = parse_options(urlunsplit((parts.scheme, "host", "", ours, "")), PostgresOptions)
-    uri = urlunsplit(("postgresql", parts.netloc, parts.path, theirs, ""))
-    if not parts.netloc and not parts.path:
-        uri = f"postgresql://{'?' if theirs else ''}{theirs}"
+    uri = f"postgresql://{parts.netloc}{parts.path}{'?' if theirs else ''}{theirs}"
     try:
         conninfo_to_dict(uri)
     except psycopg.ProgrammingError:

@@ -5,12 +5,14 @@ never passed on; that of a connection that cannot be made is libpq's, has no cod
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
 from ingest_service.errors import ConfigurationError, Retry, declare_codes
-from ingest_service.runtime.tls_causes import TlsCause, tls_cause
+from ingest_service.runtime.tls_causes import TlsCause, answer, tls_cause
 
 declare_codes(
     {
@@ -47,6 +49,7 @@ _REASONS = {
     "54000": ("item_too_large", "It is larger than the table or an index of it takes."),
 }
 
+_OTHER = "it does not speak PostgreSQL's protocol; check host and port"
 # Parts of libpq's text, with what they mean, and whether waiting cannot mend it.
 _CAUSES: tuple[tuple[str, str, bool], ...] = (
     (
@@ -61,9 +64,9 @@ _CAUSES: tuple[tuple[str, str, bool], ...] = (
     ("is not permitted to log in", "the user may not log in; ALTER ROLE … LOGIN", True),
     ("server does not support SSL", "it speaks no TLS; leave sslmode out", True),
     ("root certificate file", "sslrootcert names no file that can be read; name the authority's certificate", True),
-    ("invalid response to SSL negotiation", "it does not speak PostgreSQL's protocol; check host and port", True),
-    ("unsupported frontend protocol", "it does not speak PostgreSQL's protocol; check host and port", True),
-    ("expected authentication request", "it does not speak PostgreSQL's protocol; check host and port", True),
+    ("invalid response to SSL negotiation", _OTHER, True),
+    ("unsupported frontend protocol", _OTHER, True),
+    ("expected authentication request", _OTHER, True),
     ("too many", "it has no free connection", False),
     ("connection slots", "it has no free connection", False),
     ("starting up", "it is starting up", False),
@@ -152,10 +155,18 @@ def of_connecting(error: psycopg.Error) -> ConfigurationError | Retry:
     return ConfigurationError(f"PostgreSQL cannot be used: {causes[0][0]}.")
 
 
+def of_silence(address: Mapping[str, Any]) -> ConfigurationError | Retry:
+    """Why a connection is taken and nothing said: PostgreSQL hangs up on what others answer. Blocks."""
+    host, port = str(address.get("host", "localhost")), str(address.get("port", "5432"))
+    if port.isdigit() and not host.startswith("/") and answer(host, int(port), b"PING\r\n\r\n"):
+        return ConfigurationError(f"PostgreSQL cannot be used: {_OTHER}.")
+    return Retry("it does not answer in time")
+
+
 def _attempts(text: str) -> list[str]:
-    """The text of each host; a second attempt without TLS belongs to the first."""
-    parts = re.split(r"(?=connection to server|connection failed)|(?:^|\n)- ", text)
-    return [part for part in parts if part.strip(": \n")] or [text]
+    """The text of each host, as psycopg lists them where there are several."""
+    listed = text.partition("All failures were:")[2]
+    return [part for part in listed.split("\n- ") if part.strip()] or [text]
 
 
 def _cause(text: str) -> tuple[str, bool]:

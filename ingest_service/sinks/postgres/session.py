@@ -165,6 +165,8 @@ class Session:
             connection = await psycopg.AsyncConnection.connect(
                 self._uri, autocommit=True, prepare_threshold=None, **self._parameters()
             )
+        except psycopg.errors.ConnectionTimeout:
+            raise await asyncio.to_thread(errors.of_silence, conninfo_to_dict(self._uri)) from None
         except psycopg.Error as error:
             raise errors.of_connecting(error) from None  # its text may quote the URL
         self._connection = connection
@@ -182,7 +184,7 @@ class Session:
         given = conninfo_to_dict(self._uri)
         own: dict[str, Any] = {
             "application_name": self._token,
-            "connect_timeout": max(2, round(min(_CONNECT_S, self._options.timeout_s))),
+            "connect_timeout": max(2, round(min(_CONNECT_S, self._options.timeout_s, self._retrier.budget_s / 3))),
             "tcp_user_timeout": round(1_000 * self._options.timeout_s),
         }
         if "," in str(given.get("host", "")):
