@@ -20,9 +20,10 @@ import time
 from abc import ABC, abstractmethod
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import trustme
+if TYPE_CHECKING:
+    import trustme
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "servers"
@@ -218,7 +219,7 @@ class PostgreSQL(Server):
     With `tls` it takes TLS as well, by a certificate of that authority for 127.0.0.1.
     """
 
-    def __init__(self, folder: Path, *options: str, tls: trustme.CA | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, tls: "trustme.CA | None" = None) -> None:
         self._options = options
         # A folder of pytest's is for its owner alone, who may be root.
         self._home = Path(tempfile.mkdtemp(prefix="ingest-postgres-", dir=None if os.getuid() == 0 else folder))
@@ -340,7 +341,7 @@ def _postgres_bin() -> Path:
     return found[-1].parent if found else Path(_find("postgres")).resolve().parent
 
 
-def find_postgresql(folder: Path, *options: str, tls: trustme.CA | None = None) -> PostgreSQL:
+def find_postgresql(folder: Path, *options: str, tls: "trustme.CA | None" = None) -> PostgreSQL:
     """Return a PostgreSQL yet to be started; fetch one where there is none."""
     try:
         return PostgreSQL(folder, *options, tls=tls)
