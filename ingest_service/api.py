@@ -88,7 +88,7 @@ class InteractionStore:
                 if isinstance(sink, AnswersRecent):
                     await kept.open(sink)
                     return await sink.recent(user_id, limit)
-        raise ConfigurationError("No configured sink answers recent(); add a redis://, postgresql:// or sqlite:// one.")
+        raise ConfigurationError("No configured sink answers recent(); add redis://, postgresql:// or sqlite://.")
 
     async def history(
         self,
@@ -109,7 +109,7 @@ class InteractionStore:
                 if isinstance(sink, AnswersHistory):
                     await kept.open(sink)
                     return await sink.history(user_id, since, until)
-        raise ConfigurationError("No configured sink answers history(); add a dynamodb://, postgresql:// or sqlite:// one.")
+        raise ConfigurationError("No configured sink answers history(); add dynamodb://, postgresql:// or sqlite://.")
 
     async def _stored_id(self, user_id: UUID | str | None, user: UUID | str | int | None, name: str) -> UUID | str:
         if (user_id is None) == (user is None):
