@@ -283,6 +283,12 @@ class PostgreSQL(Server):
     def url(self) -> str:
         return f"postgresql://postgres:{CANARY_PASSWORD}@{_HOST}:{self.port}/postgres"
 
+    def send(self, number: signal.Signals) -> None:
+        """To each of its processes, since each connection has one."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for pid in (self.pid, *map(int, children)):
+            os.kill(pid, number)
+
     def answers(self) -> bool:
         ready = [str(_postgres_bin() / "pg_isready"), "-q", "-h", _HOST, "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
@@ -301,7 +307,7 @@ class PgBouncer(Server):
         super().__init__(folder)
 
     def command(self) -> list[str]:
-        cached = CACHE / "pgbouncer"
+        cached = (CACHE / "pgbouncer").resolve()  # the way there may be root's alone
         binary = _find("pgbouncer", cached / "usr/sbin/pgbouncer")
         libraries = ":".join(str(path) for path in cached.glob("usr/lib/*/"))
         login = f"user=postgres password={CANARY_PASSWORD}"

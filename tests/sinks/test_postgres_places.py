@@ -322,7 +322,7 @@ def test_check_makes_a_key(cli: Cli, pairs: Path, postgresql_schema_url: str) ->
 
 @pytest.mark.fault(79)
 def test_rows_that_no_partition_takes(cli: Cli, postgresql_schema_url: str) -> None:
-    """They alone are dead letters."""
+    """They alone are dead letters, and land once there is one."""
     with postgresql(postgresql_schema_url) as connection:
         connection.execute(
             f"CREATE TABLE interactions ({PLAIN}, {KEY}) PARTITION BY RANGE (timestamp);"
@@ -332,6 +332,12 @@ def test_rows_that_no_partition_takes(cli: Cli, postgresql_schema_url: str) -> N
     assert cli.load("pairs.csv", "--to", postgresql_schema_url).counts("postgresql")["written"] == 2
     (letter,) = cli.dead_letters
     assert (letter["stage"], letter["code"], letter["line"]) == ("postgresql", "refused", 3)
+    with postgresql(postgresql_schema_url) as connection:
+        connection.execute("CREATE TABLE others PARTITION OF interactions DEFAULT")
+        (letters,) = cli.folder.rglob("dead-letters.jsonl")
+        assert cli.here("replay", letters, "--to", postgresql_schema_url).code == 0
+        assert connection.execute("SELECT count(*) FROM interactions").fetchone() == (3,)
+    assert cli.here("verify", "pairs.csv", "--to", postgresql_schema_url).code == 0
 
 
 # --- data sets of one's own -------------------------------------------------------------------------

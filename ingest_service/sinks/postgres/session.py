@@ -9,6 +9,7 @@ which a server is found out that has lost it again, as a standby may that lagged
 """
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -37,10 +38,12 @@ fault.declare(
     }
 )
 
+logging.getLogger("psycopg").addHandler(logging.NullHandler())  # what it would print of a cut connection, we say
+
 T = TypeVar("T")
 Connection: TypeAlias = psycopg.AsyncConnection[Any]
 
-KEPT_BYTES = 32 << 20  # of rows that wait for a checkpoint
+KEPT_BYTES = 16 << 20  # of rows that wait for a checkpoint
 _FINISH_S = 0.5  # what was cancelled may end first: a connection that is cut takes its transaction along
 _CONNECT_S = 10
 _BEGIN = """
@@ -122,14 +125,14 @@ class Session:
                 await asyncio.wait((running,), timeout=left_s)
                 if running.done():
                     return running.result()
-            self._cut()
-            await asyncio.wait((running,), timeout=_FINISH_S)
         except asyncio.CancelledError:
             await asyncio.wait((running,), timeout=_FINISH_S)
             raise
         finally:
             if not running.done():
                 self._cut()
+                await asyncio.wait((running,), timeout=_FINISH_S)
+            if not running.done():  # it is still connecting
                 running.cancel()
                 await asyncio.wait((running,), timeout=_FINISH_S)
             if running.done() and not running.cancelled():
@@ -149,10 +152,13 @@ class Session:
 
     # --- the connection -------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        async def nothing(_: Connection) -> None: ...
+    async def open(self) -> str:
+        """Connect, and say to which database."""
 
-        await self.call(nothing)
+        async def named(connection: Connection) -> str:
+            return f"{connection.info.host}:{connection.info.port}/{connection.info.dbname}"
+
+        return await self.call(named)
 
     async def _connected(self) -> Connection:
         if self._is_lost:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _PIECE_ROWS = 1 << 16
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES = 12 << 20
 _PIECE_USERS = 500  # asked for in one statement
 
 
@@ -55,13 +55,14 @@ class PostgresSink(Sink[list[Ints]]):
         self._is_made = False
         parts = split_url(uri)
         self._table = tables.place(options.schema_name, options.table)
-        self.place = Place(
-            f"{options.schema_name}.{options.table}", f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-        )
+        host = parts.netloc.rpartition("@")[2]
+        self.place = Place(f"{options.schema_name}.{options.table}", f"{host}{parts.path}" if host else "")
         self.checkpoints: CheckpointStore = PostgresCheckpoints(self._session, self.name, self._version)
 
     async def open(self) -> None:
-        await self._session.open()
+        named = await self._session.open()
+        if not self.place.server:  # the URL leaves it to the environment
+            self.place = Place(self.place.name, named)
 
     # --- writing ------------------------------------------------------------------------------------
 
