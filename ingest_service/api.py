@@ -20,6 +20,7 @@ from ingest_service.pipeline.run import examine, ingest_into, sinks_of
 from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.sinks.abilities import AnswersHistory, AnswersRecent
 from ingest_service.sinks.base import AnySink
+from ingest_service.sinks.items import with_titles
 from ingest_service.sources.local import FileSource
 
 T = TypeVar("T")
@@ -77,17 +78,20 @@ class InteractionStore:
         *,
         user: UUID | str | int | None = None,
         dataset: str = "",
+        titles: bool = False,
     ) -> list[VideoInteraction]:
         """A user's newest interactions, newest first: from Redis, or else from SQLite.
 
         user: instead of the UUID, his id as it stands in the files of `dataset`, by default that of the configuration.
+        titles: whether each has its video's `title` beside, where the same store has one (see microlens-titles).
         """
         user_id = await self._stored_id(user_id, user, dataset)
         async with self._asked() as kept:
             for sink in kept.sinks:
                 if isinstance(sink, AnswersRecent):
                     await kept.open(sink)
-                    return await sink.recent(user_id, limit)
+                    found = await sink.recent(user_id, limit)
+                    return await with_titles(sink, found) if titles else found
         raise ConfigurationError("No configured sink answers recent(); add redis://, postgresql:// or sqlite://.")
 
     async def history(
@@ -98,17 +102,19 @@ class InteractionStore:
         *,
         user: UUID | str | int | None = None,
         dataset: str = "",
+        titles: bool = False,
     ) -> list[VideoInteraction]:
         """A user's interactions in [since, until), oldest first: from DynamoDB or MongoDB, or else from SQLite.
 
-        user, dataset: as for `recent`.
+        user, dataset, titles: as for `recent`.
         """
         user_id = await self._stored_id(user_id, user, dataset)
         async with self._asked() as kept:
             for sink in kept.sinks:
                 if isinstance(sink, AnswersHistory):
                     await kept.open(sink)
-                    return await sink.history(user_id, since, until)
+                    found = await sink.history(user_id, since, until)
+                    return await with_titles(sink, found) if titles else found
         raise ConfigurationError("No configured sink answers history(); add dynamodb://, postgresql:// or sqlite://.")
 
     async def _stored_id(self, user_id: UUID | str | None, user: UUID | str | int | None, name: str) -> UUID | str:

@@ -188,6 +188,11 @@ MATRIX: dict[int, Fault] = {
     58: Fault("SIGTERM while modules are imported", "a signal from within an import, as PID 1 too", "exit 75 at once"),
     59: Fault("a source that is mostly refused", "wrong ids, times, delimiters", "exit 65 with the commonest reason"),
     60: Fault("a sink that refuses all rows", "a poisoned key", "exit 65 with the sink's reason"),
+    61: Fault(
+        "SQLite: chunks that are stored together",
+        "kill -9 at each place of it, SIGTERM, readers in the middle, files that overlap",
+        "the watermark promises only what is stored; rows as of one run, the later one of a key",
+    ),
     70: Fault(
         "PostgreSQL: the connection dies in a transaction",
         "pg_terminate_backend, a proxy that cuts requests",

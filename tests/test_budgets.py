@@ -122,6 +122,7 @@ def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
         yield url, server
 
 
+ASKED_S = 2
 LOADED_S = 20  # of a busy machine; whoever waits for a time-out of a connection's own takes 30 s and more
 
 
@@ -158,10 +159,14 @@ def in_the_middle_of_verify(cli: Cli, url: str) -> subprocess.Popen[str]:
 def end_of(
     process: subprocess.Popen[str], server: Server, *, by: signal.Signals | None = None
 ) -> tuple[Outcome, float]:
-    """How the command ends whose server is silent from now on, and how long that takes."""
+    """How the command ends whose server is silent from now on, and how long that takes.
+
+    A signal comes once the command has most likely asked the server something.
+    """
     server.send(signal.SIGSTOP)
     try:
         if by is not None:
+            time.sleep(ASKED_S)
             process.send_signal(by)
         since = time.monotonic()
         return finish(process), time.monotonic() - since

@@ -47,6 +47,7 @@ def folder(tmp_path: Path) -> Path:
     )
     for name in ("part-1.csv", "part-2.csv"):
         subprocess.run(["gzip", tmp_path / name], check=True)
+    (tmp_path / "titles.csv").write_text("item,title\n2,Cats\n")
     return tmp_path
 
 

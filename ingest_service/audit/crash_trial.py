@@ -136,9 +136,10 @@ class _Progress:
     saved: int = 0
     largest_chunk: int = 0
 
-    def window(self, consumers: int) -> int:
-        """What may have to be repeated: rows settled since the last checkpoint, and the chunks in flight."""
-        return self.settled - self.saved + consumers * self.largest_chunk
+    def window(self, sink: AnySink) -> int:
+        """What may have to be repeated: rows settled since the last checkpoint, and those in flight or waiting."""
+        waiting = min(sink.most_waiting, self.touched - self.settled)
+        return self.settled - self.saved + waiting + sink.options.consumers * self.largest_chunk
 
 
 async def crash_test(
@@ -201,7 +202,7 @@ class _Trial:
         folder.mkdir()
         async with AsyncExitStack() as stack:
             urls = []
-            for url, sink in zip(self.urls, sinks_of(self.urls), strict=True):
+            for url, sink in zip(self.urls, sinks_of(self.urls, self.job.dataset), strict=True):
                 stack.push_async_callback(sink.close)
                 urls.append(await stack.enter_async_context(trial_of(sink).scratch(url, folder)))
             kind = f"file:{folder / 'checkpoints'}" if checkpoint == "file" else checkpoint
@@ -332,8 +333,8 @@ class _Trial:
                 sinks[one.sink].settled = max(sinks[one.sink].settled, one.end)
 
     def _judge_resume(self, one: _Pass, known: _Progress) -> None:
-        consumers = next(sink.options.consumers for sink in sinks_of(self.urls) if sink.name == one.sink)
-        rework, window = max(0, known.touched - one.start), known.window(consumers)
+        sink = next(sink for sink in sinks_of(self.urls, self.job.dataset) if sink.name == one.sink)
+        rework, window = max(0, known.touched - one.start), known.window(sink)
         self.report.largest_rework = max(self.report.largest_rework, rework)
         self.report.window = max(self.report.window, window)
         if one.start < known.saved:
@@ -343,7 +344,7 @@ class _Trial:
 
     async def compare(self, clean: _Place, place: _Place) -> None:
         """Record by record, for the users of the source; then the dead letters."""
-        wanted, found = sinks_of(clean.urls), sinks_of(place.urls)
+        wanted, found = (sinks_of(one.urls, self.job.dataset) for one in (clean, place))
         async with opened(wanted), opened(found):
             partitions = iter(self.users)
             while (some := await asyncio.to_thread(next, partitions, None)) is not None:

@@ -1,4 +1,4 @@
-"""What each sink holds of a user, for a person who looks."""
+"""What each sink holds of a user, or of an item, for a person who looks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,10 @@ from typing import Any
 
 from ingest_service.pipeline.run import opened
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.schema import Schema
 from ingest_service.sinks.abilities import AnswersHistory, AnswersRecent
 from ingest_service.sinks.base import AnySink
+from ingest_service.sinks.items import ItemSink, with_titles
 
 _ALL = 2**31 - 1
 
@@ -32,7 +34,7 @@ class Holding:
 
     def lines(self, user: str, limit: int) -> list[str]:
         """The same as a table; `user` is how he was asked for."""
-        who = user if user == self.user_id else f"{user} ({self.user_id})"
+        who = _who(user, self.user_id)
         if self.interactions is None:
             return [f"{self.sink} is a kind of sink that does not say what it holds of a user."]
         if not self.interactions:
@@ -47,15 +49,41 @@ class Holding:
         return [title, *(f"  {text}" for text in texts)]
 
 
+@dataclass(frozen=True, slots=True)
+class KnownItem:
+    """What a sink holds of an item, by the fields of a data set."""
+
+    sink: str
+    item_id: str
+    fields: dict[str, Any]
+
+    def as_json(self, limit: int) -> dict[str, Any]:
+        return {"sink": self.sink, "item_id": self.item_id, "fields": self.fields}
+
+    def lines(self, item: str, limit: int) -> list[str]:
+        who = _who(item, self.item_id)
+        if not self.fields:
+            return [f"{self.sink} knows nothing of item {who}."]
+        return [f"{self.sink} has of item {who}:", *(f"  {name}: {value}" for name, value in self.fields.items())]
+
+
+def _who(asked: str, stored_id: str) -> str:
+    return asked if asked == stored_id else f"{asked} ({stored_id})"
+
+
 def _as_json(one: VideoInteraction) -> dict[str, Any]:
     return {"timestamp": timestamp_text(one.timestamp), **one.model_dump(mode="json", exclude={"timestamp"})}
 
 
-async def held_by(sink: AnySink, user_id: str) -> Holding:
+async def held_by(sink: AnySink, stored_id: str, schema: Schema, *, titles: bool) -> Holding | KnownItem:
     """The sink is opened and closed here."""
     async with opened([sink]):
+        if isinstance(sink, ItemSink):
+            return KnownItem(sink.name, stored_id, await sink.known(stored_id, schema))
         if isinstance(sink, AnswersHistory):
-            return Holding(sink.name, user_id, (await sink.history(user_id, None, None))[::-1])
-        if isinstance(sink, AnswersRecent):
-            return Holding(sink.name, user_id, await sink.recent(user_id, _ALL))
-        return Holding(sink.name, user_id, None)
+            found = (await sink.history(stored_id, None, None))[::-1]
+        elif isinstance(sink, AnswersRecent):
+            found = await sink.recent(stored_id, _ALL)
+        else:
+            return Holding(sink.name, stored_id, None)
+        return Holding(sink.name, stored_id, await with_titles(sink, found) if titles else found)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
     from ingest_service.audit.findings import Findings
     from ingest_service.audit.replay import ReplayReport
     from ingest_service.config import Settings
+    from ingest_service.datasets.base import Dataset as DatasetOfFiles
     from ingest_service.pipeline.report import Report
-    from ingest_service.sinks.base import Finding
+    from ingest_service.sinks.base import AnySink, Finding
 
 app = typer.Typer(
     name="ingest-service",
@@ -123,17 +125,19 @@ def run(
         else:
             print_report(report)
     if expect:
-        _compare(report, settings)
+        _compare(sources, report, settings)
 
 
-def _compare(report: "Report", settings: "Settings") -> None:
+def _compare(sources: Sequence[str], report: "Report", settings: "Settings") -> None:
     """Say as which published file each source is. NotAsPublished if one is as none."""
     from ingest_service.datasets.catalogue import published_as
+    from ingest_service.pipeline.run import jobs_of
+    from ingest_service.sources.digest import sha256_of
 
-    dataset = settings.dataset_named()
-    for stream in report.streams:
+    for stream, job in zip(report.streams, jobs_of(sources, settings), strict=True):
         rows = max(sink.counts.read for sink in stream.sinks.values())
-        say(f"{stream.source.rpartition('/')[2]}: as published, {published_as(dataset, rows)}", err=True)
+        found = published_as(job.dataset, rows, partial(sha256_of, job.source))
+        say(f"{stream.source.rpartition('/')[2]}: as published, {found}", err=True)
 
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
@@ -142,7 +146,7 @@ async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -
     from ingest_service.telemetry.show import RunObserver, show_on_stderr
 
     jobs = jobs_of(sources, settings, restart=restart)
-    sinks = sinks_of(settings.sink_urls())
+    sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
     stop = stop_on_signals()
     with listening("run", settings) as listeners:
         gc.enable()
@@ -175,8 +179,9 @@ async def _check(sources: Sequence[str], settings: "Settings", *, create: bool) 
     from ingest_service.pipeline.run import examine, examine_source, sinks_of
 
     findings = [(name, await asyncio.to_thread(examine_source, name, settings)) for name in sources]
-    for sink in sinks_of(settings.sink_urls()):
-        found = await examine(sink, settings.dataset_named(), create=create)
+    dataset = settings.dataset_named()
+    for sink in sinks_of(settings.sink_urls(), dataset):
+        found = await examine(sink, dataset, create=create)
         findings += [(sink.name, finding) for finding in found]
     return findings
 
@@ -212,7 +217,7 @@ async def _preview(name: str, rows: int, settings: "Settings") -> list[str]:
             return ["The source has a header and no rows."]
         chunk = reader.chunk(block)
         texts = []
-        for sink in sinks_of(settings.sink_urls()):
+        for sink in sinks_of(settings.sink_urls(), job.dataset):
             shown = (
                 sink.preview(chunk.columns) if isinstance(sink, Previewed) else ["is a kind of sink that shows none"]
             )
@@ -230,12 +235,13 @@ def status(
         str | None, typer.Argument(metavar="SOURCE", help="By default all that have a checkpoint.")
     ] = None,
     to: To = None,
+    dataset: Dataset = None,
     checkpoint: CheckpointPlace = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Where each sink stands: offset, rows, percent, complete or not."""
-    settings = settings_of({"to": to or None, "checkpoint": checkpoint}, config)
+    settings = settings_of({"to": to or None, "dataset": dataset, "checkpoint": checkpoint}, config)
     lines = execute(_status(source, settings))
     with output():
         for line in lines:
@@ -251,7 +257,7 @@ async def _status(source: str | None, settings: "Settings") -> list[dict[str, An
     from ingest_service.sources import sources_named
 
     wanted = {stream_named(found.uri) for found in sources_named(source)} if source else None
-    sinks = sinks_of(settings.sink_urls())
+    sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
     return [line for sink in sinks for line in await status_of(sink, settings.checkpoint_dir, wanted)]
 
 
@@ -298,7 +304,7 @@ async def _verify(sources: Sequence[str], settings: "Settings", sample: int | No
     from ingest_service.telemetry.show import show_on_stderr
 
     jobs = jobs_of(sources, settings)
-    sinks = sinks_of(settings.sink_urls())
+    sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
     stop = stop_on_signals()
     with show_on_stderr() as show:
         async with ended_in_time(stop, WHEN_STOPPED), opened(sinks):
@@ -331,7 +337,7 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     import asyncio
 
     from ingest_service.audit.replay import WHEN_STOPPED, replay
-    from ingest_service.pipeline.run import ended_in_time, opened, sinks_of, survey
+    from ingest_service.pipeline.run import ended_in_time, opened, survey
     from ingest_service.pipeline.steps import target_of
     from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.show import show_on_stderr
@@ -341,11 +347,18 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
         progress = show.counter("replay")
         async with ended_in_time(stop, WHEN_STOPPED):
             target = await asyncio.to_thread(target_of, path, settings)
-            sinks, dataset = target or (sinks_of(settings.sink_urls()), settings.dataset_named())
+            sinks, dataset = target or _sinks_and_dataset(settings)
             columns = settings.columns if target is None else {}
             async with opened(sinks):
                 await survey(sinks, dataset, show.warning)
                 return await replay(path, sinks, dataset, columns, settings.checkpoint_dir, stop, progress)
+
+
+def _sinks_and_dataset(settings: "Settings") -> "tuple[list[AnySink], DatasetOfFiles]":
+    from ingest_service.pipeline.run import sinks_of
+
+    dataset = settings.dataset_named()
+    return sinks_of(settings.sink_urls(), dataset), dataset
 
 
 @app.command(name="crash-test")

@@ -67,12 +67,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a published data set. `rows`: by file, or by release."""
+    """What is known of a published data set, by file or by release; `sha256`, in hexadecimal, where it is known."""
 
     title: str = ""
     description: str = ""
     homepage: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class Dataset:
 
         It is that of a record which has nothing else.
         """
+        if self.schema.is_about_items and self.schema.owner in self.schema.free_texts:
+            return raw
         if {"user_id", "video_id"} & self.schema.free_texts:
             reason = "stores ids as they stand (x-stored: raw), and records are shown by UUIDs only"
             raise UsageError(f"The data set {self.name} {reason}.")

@@ -1,11 +1,12 @@
 """A data set out of what somebody has said of it: which of its columns are ids, times and fields of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest_service.datasets.base import EACH, About, Column, Dataset
 from ingest_service.datasets.forms import Form
@@ -15,7 +16,7 @@ from ingest_service.datasets.times import texts_and_dates, to_utc
 from ingest_service.datasets.uuids import TextUuids, UuidDictionary
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns, Values
-from ingest_service.rows.interaction import INTERACTION, NAMESPACE
+from ingest_service.rows.interaction import INTERACTION, ITEM, NAMESPACE
 from ingest_service.rows.schema import Field, FieldKind, Schema
 from ingest_service.rows.texts import Texts, concatenate, decimals
 
@@ -69,6 +70,36 @@ class Declaration:
         return (*(one for one in roles if isinstance(one, Column)), *(own.column for own in self.own))
 
 
+@dataclass(frozen=True, slots=True)
+class ItemDeclaration:
+    """What the columns of a file about items are for."""
+
+    name: str
+    item: IdColumn
+    own: tuple[OwnField, ...]
+    form: Form
+    about: About
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (self.item.column, *(own.column for own in self.own))
+
+
+def items_of(declared: ItemDeclaration) -> Dataset:
+    """Its records say something of items: each is all that this data set has of its item."""
+    schema = _with_texts(ITEM, {ITEM.owner} if declared.item.is_raw else set())
+    schema = schema.extended(declared.name, *(own.field for own in declared.own))
+    ids = _Ids(declared.item)
+
+    def records(values: Read) -> Columns:
+        item_ids, numbers = ids.stored(values[declared.item.column.role])
+        texts, own = _own(declared.own, values)
+        never = np.zeros(len(item_ids), np.int64)
+        return Columns(schema, numbers, (), never, {ITEM.owner: item_ids, **texts}, own)
+
+    return _dataset(declared, schema, records)
+
+
 def dataset_of(declared: Declaration) -> Dataset:
     """Its records are interactions, with the fields of its own beside."""
     schema = _schema_of(declared)
@@ -91,14 +122,17 @@ def dataset_of(declared: Declaration) -> Dataset:
             if declared.session is None
             else values[declared.session.role],
         }
-        own = {one.field.name: _stored(values[one.column.role], one.field) for one in declared.own}
-        texts |= {name: column for name, column in own.items() if isinstance(column, Texts)}
-        numbers = {name: column for name, column in own.items() if not isinstance(column, Texts)}
+        own_texts, numbers = _own(declared.own, values)
+        texts |= own_texts
         parts = item_numbers
         for one in key_parts:
             parts = (*parts, *numbers_of(texts[one.field.name]))
         return Columns(schema, owner_numbers, parts, micros, texts, numbers)
 
+    return _dataset(declared, schema, records)
+
+
+def _dataset(declared: Declaration | ItemDeclaration, schema: Schema, records: Callable[[Read], Columns]) -> Dataset:
     has_many_a_row = any(one.split or any(name.endswith(EACH) for name in one.path) for one in declared.columns)
     return Dataset(
         declared.name, declared.columns, schema, records, None, declared.form, declared.about, has_many_a_row
@@ -109,9 +143,15 @@ def _schema_of(declared: Declaration) -> Schema:
     """An interaction's, but event, device and raw ids may be any texts; a record may have more than its key says."""
     texts = {"event_type", "device"}
     texts |= {name for name, ids in (("user_id", declared.owner), ("video_id", declared.item)) if ids.is_raw}
-    fields = tuple(Field(one.name, FieldKind.TEXT) if one.name in texts else one for one in INTERACTION.fields)
     keys = [own.field.name for own in declared.own if own.is_key]
-    return replace(INTERACTION, fields=fields).extended(declared.name, *(own.field for own in declared.own), key=keys)
+    return _with_texts(INTERACTION, texts).extended(declared.name, *(own.field for own in declared.own), key=keys)
+
+
+def _with_texts(schema: Schema, names: Set[str]) -> Schema:
+    """These fields may hold any text."""
+    return replace(
+        schema, fields=tuple(Field(one.name, FieldKind.TEXT) if one.name in names else one for one in schema.fields)
+    )
 
 
 class _Ids:
@@ -142,6 +182,13 @@ def _micros(declared: Declaration, values: Read, n: int) -> Ints:
 
 def _stored(values: Values, field: Field) -> Values:
     return texts_and_dates(values)[0] if field.kind is FieldKind.TIME and not isinstance(values, Texts) else values
+
+
+def _own(own: Sequence[OwnField], values: Read) -> tuple[dict[str, Texts], dict[str, NDArray[Any]]]:
+    """The fields of its own, by name: texts, and numbers."""
+    columns = {one.field.name: _stored(values[one.column.role], one.field) for one in own}
+    texts = {name: column for name, column in columns.items() if isinstance(column, Texts)}
+    return texts, {name: column for name, column in columns.items() if not isinstance(column, Texts)}
 
 
 def _texts(column: Column | str, values: Read, n: int) -> Texts:

@@ -17,6 +17,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest_service.errors import RowError, declare_codes
 from ingest_service.rows import interaction, parse
@@ -39,7 +40,7 @@ T = TypeVar("T")
 _UUID_BYTES, _DASHES = 36, frozenset({8, 13, 18, 23})
 _IS_HEX = np.isin(np.arange(256), list(b"0123456789abcdef"))  # not upper case, which has another form
 _IS_WHITESPACE = np.isin(np.arange(256), list(WHITESPACE.encode()))
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _HOURS_AND_MINUTES = re.compile(r"[0-9]{1,4}")
 _NOT_IN_KEYS = re.compile(r"[\x00-\x1f\x7f#{}]")  # `#` parts the keys of records, braces are hash tags in Redis's
 _IS_NOT_IN_KEYS = np.isin(np.arange(256), [*range(0x20), 0x7F, *b"#{}"])
@@ -81,6 +82,10 @@ class Kind(ABC):
         starts = texts.starts + parse.PAD
         return self.many(parse.padded(texts.buffer.tobytes()), starts, starts + texts.widths)
 
+    def reals(self, numbers: NDArray[np.float64]) -> Values | None:
+        """The same of finite numbers, of which all are right; None if it goes by how they are written."""
+        return None
+
     def gathered(self, values: Sequence[Any]) -> Values:
         """A column of what `one` has read."""
         return np.array(values, np.int64)
@@ -119,6 +124,9 @@ class Time(Kind):
 
     def many(self, buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Values, Bools]:
         return parse.timestamps(buffer, starts, ends, self.unit)
+
+    def whole(self, numbers: Ints) -> tuple[Values, Bools]:
+        return parse.epochs(numbers, self.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +275,9 @@ class Number(Listed):
             raise RowError("validate", "bad_number", f"{column} is not a number.")
         return number
 
+    def reals(self, numbers: NDArray[np.float64]) -> Values | None:
+        return numbers if self.missing <= {""} else None
+
     def gathered(self, values: Sequence[Any]) -> Values:
         return np.array(values, np.float64)
 
@@ -286,6 +297,11 @@ class Whole(Listed):
             return interaction.parse_id(text, column)
         except RowError:
             raise RowError("validate", "bad_number", f"{column} is not a whole number within 64 bits.") from None
+
+    def whole(self, numbers: Ints) -> tuple[Values, Bools]:
+        if self.missing <= {""}:
+            return numbers, np.ones(len(numbers), np.bool_)
+        return Listed.whole(self, numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ingest_service.datasets.base import About, Column, Dataset, bare_name
-from ingest_service.datasets.declared import Declaration, IdColumn, OwnField, dataset_of
+from ingest_service.datasets.declared import Declaration, IdColumn, ItemDeclaration, OwnField, dataset_of, items_of
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import (
     ID,
@@ -66,7 +66,8 @@ def _dataset_of(text: str, path: str) -> Dataset:
     except ValidationError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {_first(error)}") from None
     try:
-        return dataset_of(_declaration(file))
+        declared = _declaration(file)
+        return items_of(declared) if isinstance(declared, ItemDeclaration) else dataset_of(declared)
     except RowError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}") from None
 
@@ -79,7 +80,7 @@ def _first(error: ValidationError) -> str:
     return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}."
 
 
-def _declaration(file: DatasetFile) -> Declaration:
+def _declaration(file: DatasetFile) -> Declaration | ItemDeclaration:
     missing = frozenset(file.table.missing_values)
     if file.reader != "delimited":
         missing |= {""}  # as which null is read
@@ -103,6 +104,9 @@ def _declaration(file: DatasetFile) -> Declaration:
         return IdColumn(column(field), prefix, file.namespace, bool(field.stored))
 
     own = tuple(OwnField(column(one), _field(one), one.is_key) for one, _ in file.flat if one.keep)
+    about = About(file.title, file.description, file.homepage, file.published, file.sha256)
+    if file.is_about_items:
+        return ItemDeclaration(file.name, id_column("item", "video_"), own, _form(file), about)
     clock = by_role.get("clock")
     return Declaration(
         file.name,
@@ -116,7 +120,7 @@ def _declaration(file: DatasetFile) -> Declaration:
         column(by_role["session"]) if "session" in by_role else None,
         own,
         _form(file),
-        About(file.title, file.description, file.homepage, file.published),
+        about,
     )
 
 

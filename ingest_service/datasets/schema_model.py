@@ -174,10 +174,12 @@ class DatasetFile(_Part):
     homepage: str = ""
     format: str = Field("csv", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    about: Literal["interactions", "items"] = Field("interactions", alias="x-about")
     event: str = Field("click", alias="x-event", min_length=1, max_length=64)
     device: str = Field("unknown", alias="x-device", min_length=1, max_length=64)
     time: Annotated[str, BeforeValidator(_known_time)] = Field("", alias="x-time")
     published: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict, alias="x-published")
+    sha256: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict, alias="x-sha256")
     namespace: UUID = Field(NAMESPACE, alias="x-namespace")
 
     @property
@@ -195,6 +197,20 @@ class DatasetFile(_Part):
     def reader(self) -> str:
         """The name of what reads the format."""
         return _READERS.get(self.format, self.format)
+
+    @property
+    def is_about_items(self) -> bool:
+        return self.about == "items"
+
+    def _rules_of_items(self, roles: list[str], kept: list[str]) -> Iterator[tuple[bool, str]]:
+        """x-about: items says that a row tells something of an item, which happens to nobody and at no time."""
+        if self.is_about_items:
+            others = sorted(set(roles) - {"item"})
+            yield bool(others), f"with x-about: items no field has the role {', '.join(others)}; keep it: x-keep: true"
+            yield not kept, "with x-about: items at least one field is kept: x-keep: true"
+            yield any(field.is_key for field, _ in self.flat), "with x-about: items there is no x-key"
+            said = {name for name in ("event", "device", "time") if name in self.model_fields_set}
+            yield bool(said), f"with x-about: items there is no {', '.join(f'x-{name}' for name in sorted(said))}"
 
     @model_validator(mode="after")
     def _whole(self) -> "DatasetFile":
@@ -214,9 +230,14 @@ class DatasetFile(_Part):
             for one in found:
                 if found.count(one) > 1:
                     raise ValueError(f"the {what} {one!r} is there twice")
-        for role in ("owner", "item", *(() if self.time else ("time",))):
+        for role in ("item",) if self.is_about_items else ("owner", "item", *(() if self.time else ("time",))):
             if role not in roles:
                 raise ValueError(f"no field has the role {role}; give one x-role: {role}")
+        for is_wrong, message in self._rules_of_items(roles, kept):
+            if is_wrong:
+                raise ValueError(message)
+        if unknown := sorted(self.sha256.keys() - self.published.keys()):
+            raise ValueError(f"x-sha256 is of files that x-published has, and {unknown[0]!r} is none")
         if self.time and "time" in roles:
             raise ValueError("x-time is the time of all records, where no column has one")
         if "clock" in roles and not any(field.role == "time" and field.type == "date" for field in fields):

@@ -9,6 +9,7 @@ MIN_MEMORY_MB: Final = 182  # of which a block holds the longest record twice ov
 # in the two chunks and the two blocks that are there at a time (benchmarks, section memory).
 _PROGRAM_MB, _MB_PER_BLOCK_MB = 126, 28
 _MB_PER_SINK = 8  # more for each MiB of block, for each sink beyond two that encodes the same chunk
+_WAITING_PER_BLOCK = 8
 _MIN_BLOCK_BYTES = 2 * MAX_RECORD_BYTES
 
 
@@ -16,6 +17,11 @@ def block_bytes_within(memory_mb: int, n_sinks: int = 1) -> int:
     """The length of the blocks with which a run into so many sinks stays within a peak of `memory_mb`."""
     per_block_mb = _MB_PER_BLOCK_MB + _MB_PER_SINK * max(0, n_sinks - 2)
     return max(_MIN_BLOCK_BYTES, ((memory_mb - _PROGRAM_MB) << 20) // per_block_mb)
+
+
+def waiting_bytes_within(block_bytes: int, n_sinks: int = 1) -> int:
+    """How much each sink may hold of rows that wait: one that does so keeps only a fraction of a chunk in flight."""
+    return _WAITING_PER_BLOCK * block_bytes // n_sinks
 
 
 BLOCK_BYTES: Final = block_bytes_within(MEMORY_MB)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ingest_service.errors import IngestError, LineContinued, SourceChanged, Stopped, TooManyRejects
 from ingest_service.formats.base import Block, Reader
+from ingest_service.formats.memory import waiting_bytes_within
 from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
@@ -28,7 +29,7 @@ from ingest_service.runtime import fault
 from ingest_service.runtime.queues import Closed
 from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.runtime.tracing import span
-from ingest_service.sinks.base import AnySink, Written
+from ingest_service.sinks.base import AnySink, Stored, Written
 from ingest_service.sources.base import Source
 
 fault.declare(
@@ -95,6 +96,7 @@ async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer
         lanes: list[Lane] = []
         opened.push_async_callback(give_up, lanes, stop)
         for sink in sinks:
+            sink.hold_at_most(waiting_bytes_within(job.block_bytes, len(sinks)))
             lane = await Lane.open(job, sink, reader)
             lanes.append(lane)  # one by one: those that are open are given up if the next one cannot be
         for lane in lanes:
@@ -246,39 +248,51 @@ async def _pass_on(state: State, chunk: Chunk) -> None:
 
 
 async def _consume(state: State, lane: Lane) -> None:
-    """Write chunks until the queue ends. One is settled when each of its rows is stored or kept as a dead letter."""
-    while True:
-        try:
-            chunk, prepared = await lane.queue.get()
-        except Closed:
-            return
-        async with lane.order.turn(chunk):
-            lane.in_flight_rows += chunk.accepted
+    """Write chunks until the queue ends. Those that the sink has only taken to be stored are waited for beside it."""
+    async with asyncio.TaskGroup() as storing:
+        while True:
             try:
+                chunk, prepared = await lane.queue.get()
+            except Closed:
+                return
+            lane.in_flight_rows += chunk.accepted
+            async with lane.order.turn(chunk):
                 fault.point("before-write", lane.sink.name, chunk.start.row, chunk.end.row)
                 written = await _write(lane.sink, chunk, prepared)
-            finally:
-                lane.in_flight_rows -= chunk.accepted
-            fault.point("after-write", lane.sink.name, chunk.start.row, chunk.end.row)
-            await _keep(state, written.dead)
-        state.dead += len(written.dead)
-        dead = len(written.dead)
-        lane.tracker.settle(
-            chunk.start,
-            Counts(
-                chunk.read,
-                chunk.accepted_rows,
-                chunk.rejected,
-                written.written,
-                written.merged,
-                dead,
-                None if chunk.row_offsets is None else chunk.accepted,
-            ),
-        )
-        fault.point("settled", lane.sink.name, chunk.start.row, chunk.end.row)
-        _refuse_too_many(state)
-        _refuse_wrong_sink(state, lane)
-        del chunk, prepared  # rather than hold them while waiting for the next
+                await _keep(state, written.dead)
+            settling = _settle(state, lane, chunk.start, chunk.end, _counts(chunk, written), written.stored)
+            if written.stored is None:
+                await settling
+            else:
+                storing.create_task(settling)
+            del chunk, prepared, settling  # rather than hold them while waiting for the next
+
+
+async def _settle(
+    state: State, lane: Lane, start: Position, end: Position, counts: Counts, stored: Stored | None
+) -> None:
+    """A chunk is settled when each of its rows is stored or kept as a dead letter."""
+    if stored is not None:
+        await stored()
+    fault.point("after-write", lane.sink.name, start.row, end.row)
+    lane.in_flight_rows -= counts.n_records
+    state.dead += counts.dead
+    lane.tracker.settle(start, counts)
+    fault.point("settled", lane.sink.name, start.row, end.row)
+    _refuse_too_many(state)
+    _refuse_wrong_sink(state, lane)
+
+
+def _counts(chunk: Chunk, written: Written) -> Counts:
+    return Counts(
+        chunk.read,
+        chunk.accepted_rows,
+        chunk.rejected,
+        written.written,
+        written.merged,
+        len(written.dead),
+        None if chunk.row_offsets is None else chunk.accepted,
+    )
 
 
 async def _write(sink: AnySink, chunk: Chunk, prepared: Any) -> Written:

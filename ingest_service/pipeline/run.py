@@ -19,6 +19,7 @@ from ingest_service.runtime.tasks import task_group
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.abilities import Probed
 from ingest_service.sinks.base import AnySink, Finding
+from ingest_service.sinks.items import about_items
 from ingest_service.sinks.urls import sink_at
 from ingest_service.sources import source_allowed, sources_named
 from ingest_service.sources.base import Source
@@ -43,14 +44,17 @@ class Silent:
         pass
 
 
-def sinks_of(urls: Sequence[str]) -> list[AnySink]:
-    """The sinks at these URLs, not yet open. ConfigurationError if two have one name."""
+def sinks_of(urls: Sequence[str], dataset: Dataset | None = None) -> list[AnySink]:
+    """The sinks at these URLs for records of the data set, by default interactions; not yet open.
+
+    ConfigurationError if two have one name, or one cannot hold such records.
+    """
     sinks = [sink_at(url) for url in urls]
     names = [sink.name for sink in sinks]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ConfigurationError(f"Two sinks are named {twice.pop()!r}; tell them apart with ?name=… in one URL.")
-    return sinks
+    return [about_items(sink) for sink in sinks] if dataset is not None and dataset.schema.is_about_items else sinks
 
 
 @asynccontextmanager
@@ -185,7 +189,7 @@ async def ingest(
     names = [source] if isinstance(source, str | Path) else list(source)
     flags = {"to": list(to) if to else None, "limit": limit, "dataset": dataset, **settings}
     loaded = load_settings(flags)
-    return await ingest_into(sinks_of(loaded.sink_urls()), names, loaded, restart=restart)
+    return await ingest_into(sinks_of(loaded.sink_urls(), loaded.dataset_named()), names, loaded, restart=restart)
 
 
 async def ingest_into(

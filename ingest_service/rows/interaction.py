@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from ingest_service.errors import RowError, declare_codes
-from ingest_service.rows.schema import Field, FieldKind, Schema
+from ingest_service.rows.schema import ITEM_ID, Field, FieldKind, Schema
 
 declare_codes(
     {
@@ -54,6 +54,10 @@ INTERACTION = Schema(
     owner="user_id",
     key=("timestamp", "video_id"),
 )
+
+
+# What is known of an item. A data set's own schema goes on from here.
+ITEM = Schema("item", (Field(ITEM_ID, FieldKind.UUID),), owner=ITEM_ID, key=())
 
 
 class _Open(StrEnum):

@@ -23,6 +23,7 @@ class FieldKind(StrEnum):
     FLOAT = "float"
 
 
+ITEM_ID = "video_id"  # the owner of what is known of an item
 _NUMBERS = (FieldKind.INT, FieldKind.FLOAT)
 _FREE = (FieldKind.TEXT, FieldKind.LIST)
 
@@ -49,7 +50,8 @@ class Schema:
     """The fields of a record in the order in which stores have them, texts before numbers.
 
     owner: the field that says whose the record is: by it a store is asked, and keeps the newest.
-    key: the fields, texts, that tell an owner's records apart; the first is the time, so that keys sort by it.
+    key: the fields, texts, that tell an owner's records apart; the first is the time, so that keys sort by it. What is
+    known of an item has none: it is one record.
     follows_from_key: whether records with equal keys have all else equal, in every file of the data set.
     """
 
@@ -66,6 +68,11 @@ class Schema:
         return replace(
             self, name=name, fields=(*texts, *numbers), key=(*self.key, *key), follows_from_key=follows_from_key
         )
+
+    @property
+    def is_about_items(self) -> bool:
+        """Whether its records say something of an item, at no time; else they are somebody's interactions."""
+        return self.owner == ITEM_ID
 
     @cached_property
     def texts(self) -> tuple[str, ...]:

@@ -26,11 +26,14 @@ class Texts:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Texts":
-        joined = "".join(texts)
-        if not joined.isascii():
+        if not texts:
+            return cls.of_bytes([])
+        buffer = np.frombuffer("\n".join(texts).encode(), np.uint8)
+        ends = np.append(np.flatnonzero(buffer == ord("\n")), len(buffer))
+        if len(ends) != len(texts):  # a text holds a line end itself
             return cls.of_bytes([text.encode() for text in texts])
-        widths = np.fromiter(map(len, texts), np.int64, len(texts))
-        return cls(np.frombuffer(joined.encode(), np.uint8), np.cumsum(widths) - widths, widths)
+        starts = np.append(0, ends[:-1] + 1)
+        return cls(buffer, starts, ends - starts)
 
     @classmethod
     def of_bytes(cls, texts: Sequence[bytes]) -> "Texts":

@@ -7,6 +7,7 @@ to do stands in `abilities`.
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
@@ -30,13 +31,21 @@ class SinkOptions(BaseModel):
     consumers: int = Field(1, ge=1, le=64, description="chunks written at once; each already keeps its sink busy")
 
 
+Stored: TypeAlias = Callable[[], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of a chunk's accepted rows: written + merged + len(dead) of them."""
+    """What became of a chunk's accepted rows: written + merged + len(dead) of them.
+
+    `stored`, where there is one, is to be called, and returns once they are: until then they only wait in this process
+    for rows that are stored together with them. Of equal keys the one that was written later wins all the same.
+    """
 
     written: int
     merged: int = 0
     dead: list[DeadRow] = field(default_factory=list)
+    stored: Stored | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +72,9 @@ class Sink(ABC, Generic[P]):
 
     scheme: ClassVar[str]
     forgets: str = ""
-    is_apart: ClassVar[bool] = False  # whether its rows can be lost without its checkpoints
+    is_apart: bool = False  # whether its rows can be lost without its checkpoints
     is_prepared_whole: ClassVar[bool] = False  # whether `write` needs no more of the rows than what `prepare` made
+    most_waiting: ClassVar[int] = 0  # rows that may wait to be stored with others, see `Written`
     checkpoints: CheckpointStore
     place: Place = Place()  # told apart from others by whoever keeps checkpoints; none if there can be only one
 
@@ -76,6 +86,9 @@ class Sink(ABC, Generic[P]):
         self.limit = limit or AdaptiveLimit(options.consumers)
         self.rate = RateLimit(options.rate)
         self.warnings: list[str] = []
+
+    def hold_at_most(self, n_bytes: int) -> None:
+        """How much memory the rows may take that wait to be stored with others."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -90,14 +103,17 @@ class Sink(ABC, Generic[P]):
 
     @abstractmethod
     async def write(self, chunk: Chunk, prepared: P) -> Written:
-        """Store all rows of the chunk, retrying what may pass, and say what became of each.
+        """Store all rows of the chunk, or take them to be stored, retrying what may pass, and say what became of each.
 
         May be cancelled at any time; the chunk is then written again.
         """
 
     async def store(self, chunk: Chunk) -> Written:
-        """Prepare a chunk and write it."""
-        return await self.write(chunk, await asyncio.to_thread(self.prepare, chunk))
+        """Prepare a chunk and write it; its rows do not wait any more."""
+        written = await self.write(chunk, await asyncio.to_thread(self.prepare, chunk))
+        if written.stored is not None:
+            await written.stored()
+        return written
 
     async def survey(self, columns: Columns) -> list[Finding]:
         """What would be refused, doubled, dropped or expire if such rows were written to this place.

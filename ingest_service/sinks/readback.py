@@ -31,7 +31,8 @@ def frame_of(columns: Columns) -> pl.DataFrame:
 
 def event_key_of(schema: Schema) -> pl.Expr:
     """As `sinks.fields.event_key`."""
-    return pl.concat_str(*schema.key, separator="#").alias("event_key")
+    key = pl.concat_str(*schema.key, separator="#") if schema.key else pl.lit("")
+    return key.alias("event_key")
 
 
 def value_of(schema: Schema) -> pl.Expr:

@@ -190,6 +190,7 @@ def test_thirty_kills_lose_and_double_nothing(cli: Cli, redis_url: str, dynamodb
 
     What the user has in these servers is as it was, and what the trial had made is gone.
     """
+    import_all()
     file = write_pairs(cli.folder / "pairs.csv", 6_000, blocks=3)
     to = dynamodb_at(dynamodb_url, table)
     asyncio.run(create_tables(to))

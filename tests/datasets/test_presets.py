@@ -1,6 +1,8 @@
 # ruff: noqa: E501 - rows of data sets
 """The presets: each reads a file of exactly the published form, and no row of it is refused without a reason."""
 
+import gzip
+import hashlib
 import io
 import json
 import re
@@ -35,6 +37,31 @@ PUBLISHED: dict[str, tuple[bytes, list[tuple[str, str, str, str, dict[str, objec
     "microlens-pairs": (
         b"1\t5 6\n",
         [("user_1", f"video_{item}", "1970-01-01T00:00:00", "click", {"device": "mobile"}) for item in (5, 6)],
+    ),
+    "microlens-titles": (
+        b'item,title\r\n1,"A, b \xf0\x9f\x90\x88"\r\n2,\r\n',
+        [("", "video_1", "", "", {"title": "A, b 🐈"}), ("", "video_2", "", "", {"title": ""})],
+    ),
+    "microlens-titles-noheader": (
+        b"1,Cats\n2,\n",
+        [("", "video_1", "", "", {"title": "Cats"}), ("", "video_2", "", "", {"title": ""})],
+    ),
+    "microlens-likes-and-views": (
+        b"1\t10\t2000\n",
+        [("", "video_1", "", "", {"likes": 10, "views": 2000})],
+    ),
+    "steam": (
+        b"{u'username': u'Chaos Syren', u'hours': 0.1, u'products': 41, u'product_id': u'725280', u'page_order': 0, "
+        b"u'date': u'2017-12-17', u'text': u\"It's \\u2019fine\\'\", u'early_access': False, u'page': 1}\n",
+        [
+            (
+                "steam_user_Chaos Syren",
+                "steam_product_725280",
+                "2017-12-17T00:00:00",
+                "rate",
+                {"hours": 0.1, "found_funny": 0, "early_access": "false"},
+            )
+        ],
     ),
     "movielens-100k": (
         b"196\t242\t3\t881250949\n",
@@ -196,6 +223,9 @@ def test_a_file_of_the_published_form_is_read(name: str) -> None:
     expected = PUBLISHED[name][1]
     assert len(rows) == len(expected)
     for row, (owner, item, time, event, own) in zip(rows, expected, strict=True):
+        if not owner:  # about items
+            assert row == {"video_id": str(uuid5(NAMESPACE, item)), **own}
+            continue
         assert row["user_id"] == str(uuid5(NAMESPACE, owner))
         assert row["video_id"] == str(uuid5(NAMESPACE, item))
         assert row["timestamp"].startswith(time)
@@ -242,6 +272,22 @@ def test_a_load_is_compared_with_what_was_published(cli: Cli) -> None:
     outcome = cli.here("run", "whole.data", "--dataset", "movielens-100k", "--expect", "published")
     assert outcome.code == 0, outcome.stderr
     assert "as published, u.data" in outcome.stderr
+
+
+def test_the_bytes_are_compared_where_they_are_known(cli: Cli) -> None:
+    """A file with as many rows is not the published one, if its SHA-256 is another; compressed, it is the same."""
+    rows = b"".join(b"%d\t%d\t%d\n" % (n, n % 7, n) for n in range(1, 1001))
+    schema = (ROOT / "ingest_service" / "datasets" / "presets" / "microlens-likes-and-views.yaml").read_text()
+    schema = schema.replace("19220", "1000")
+    schema = re.sub("MicroLens-50k: [0-9a-f]{64}", f"MicroLens-50k: {hashlib.sha256(rows).hexdigest()}", schema)
+    cli.file("own.yaml", schema)
+    cli.file("same.txt.gz", gzip.compress(rows))
+    cli.file("other.txt", rows.replace(b"\t5\t5\n", b"\t5\t6\n"))
+    named = ("--dataset", "own.yaml", "--expect", "published")
+    outcome = cli.here("run", "same.txt.gz", *named)
+    assert (outcome.code, "MicroLens-50k byte for byte" in outcome.stderr) == (0, True), outcome.stderr
+    outcome = cli.here("run", "other.txt", *named)
+    assert (outcome.code, "its SHA-256 is another" in outcome.message) == (65, True)
 
 
 @pytest.mark.parametrize(("file", "name"), [("ratings", "movielens"), ("tags", "movielens-tags"), ("links", "movielens-links")])  # fmt: skip

@@ -329,6 +329,7 @@ def test_parts_are_those_of_splitting_texts(tmp_path_factory: pytest.TempPathFac
 # --- what is wrong ----------------------------------------------------------------------------------
 
 GOOD = {"name": "own", "schema": {"fields": [OWNER, ITEM, TIME]}}
+ABOUT_ITEMS = {"name": "own", "x-about": "items", "schema": {"fields": [ITEM, {"name": "title", "x-keep": True}]}}
 
 
 def with_field(**changes: Any) -> dict[str, Any]:
@@ -371,6 +372,10 @@ def with_field(**changes: Any) -> dict[str, Any]:
         (GOOD | {"dialect": {"header": False}}, "dialect: without a header the delimiter must be said"),
         (GOOD | {"dialect": {"delimiter": "\n"}}, "dialect.delimiter: String should match"),
         (GOOD | {"dialect": {"escapeChar": "\\"}}, "dialect.escapeChar is not supported"),
+        (GOOD | {"x-about": "items"}, "no field has the role owner, time; keep it"),
+        (ABOUT_ITEMS | {"schema": {"fields": [ITEM, {"name": "note"}]}}, "at least one field is kept"),
+        (ABOUT_ITEMS | {"x-event": "click"}, "there is no x-event"),
+        (ABOUT_ITEMS | {"schema": {"fields": [RATING | {"x-keep": True}]}}, "no field has the role item"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_place(tmp_path: Path, content: Any, says: str) -> None:

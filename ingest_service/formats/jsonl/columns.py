@@ -5,7 +5,8 @@ JSON): eight times as fast as json.loads, and the same values, which the fuzzer 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter
@@ -25,8 +26,13 @@ from ingest_service.rows.columns import Values, chained, taken
 from ingest_service.rows.texts import Texts
 
 _NO_SLOT = re.compile(r'[\x00-\x1f"\\]')
+_LOOKED_AT = 16  # lines at once: few of them nest so much, even together
 _ITSELF = (None,)  # a row that is one record
 _LITERALS = {None: "", True: "true", False: "false"}
+
+
+class _TextNeeded(Exception):
+    """A number that is not whole must be looked at as it is written."""
 
 
 class JsonColumns:
@@ -35,6 +41,7 @@ class JsonColumns:
     def __init__(self, columns: Sequence[Column], paths: Paths) -> None:
         self._columns = columns
         self._paths = paths
+        self._needs_texts = False  # of numbers that are not whole: some column here goes by how they are written
 
     @property
     def can_be_slots(self) -> bool:
@@ -56,24 +63,28 @@ class JsonColumns:
         values: list[list[Values]] = [[] for _ in self._columns]
         for first in range(0, max(len(candidates), 1), parse.SLICE_ROWS):
             some = candidates[first : first + parse.SLICE_ROWS]
-            record_rows, columns, good = self._records(block, some)
+            lines = _lines(block, some)
+            try:
+                record_rows, columns, good = self._records(some, lines)
+            except _TextNeeded:
+                self._needs_texts = True
+                record_rows, columns, good = self._records(some, lines)
             is_right[some] = good
             rows.append(record_rows)
             for found, column in zip(values, columns, strict=True):
                 found.append(column)
         return Plain(np.concatenate(rows), [chained(one) if len(one) > 1 else one[0] for one in values], is_right)
 
-    def _records(self, block: TextBlock, rows: Ints) -> tuple[Ints, list[Values], Bools]:
+    def _records(self, rows: Ints, lines: Sequence[bytes]) -> tuple[Ints, list[Values], Bools]:
         """Of some rows: each record's row and the columns of these, and which of the rows are surely right."""
-        starts, ends = block.lines.starts[rows].tolist(), block.lines.ends[rows].tolist()
-        decoded = _decoded(self._decode, [block.data[start:end] for start, end in zip(starts, ends, strict=True)])
+        decoded = _decoded(self._decode_texts if self._needs_texts else self._decode, lines)
         lists = self._lists(decoded)
-        sizes = np.array([-1 if one is None else len(one) for one in lists], np.int64)
+        sizes = _sizes(lists, len(rows))
         good = sizes >= 0
         is_usual = bool((sizes == 1).all())
         objects = decoded if is_usual else [one for one, size in zip(decoded, sizes.tolist(), strict=True) if size > 0]
         of = np.repeat(np.arange(len(rows)), np.maximum(sizes, 0))
-        elements = list(chain.from_iterable(filter(None, lists))) if self._paths.each else objects
+        elements = list(chain.from_iterable(filter(None, lists))) if lists is not None and self._paths.each else objects
         repeats = sizes[sizes > 0]
         columns: list[Values] = []
         valid = np.ones(len(of), np.bool_)
@@ -98,21 +109,39 @@ class JsonColumns:
     def _decode(self) -> Callable[[bytes], Any]:
         import msgspec
 
+        decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._row).decode
+        return decode
+
+    @cached_property
+    def _decode_texts(self) -> Callable[[bytes], Any]:
+        import msgspec
+
+        decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._row, float_hook=Fraction).decode
+        return decode
+
+    @cached_property
+    def _row(self) -> Any:
         inner = [path for path, is_inner in zip(self._paths.of, self._paths.is_inner, strict=True) if is_inner]
         outer = [path for path, is_inner in zip(self._paths.of, self._paths.is_inner, strict=True) if not is_inner]
         leaves: dict[tuple[str, ...], Any] = dict.fromkeys(outer, Any)
         if self._paths.each is not None:
             leaves[self._paths.each] = list[Any if () in inner else _struct(dict.fromkeys(inner, Any))] | None  # type: ignore[misc]
-        decode: Callable[[bytes], Any] = msgspec.json.Decoder(_struct(leaves), float_hook=Fraction).decode
-        return decode
+        return _struct(leaves)
 
-    def _lists(self, rows: Sequence[Any]) -> Sequence[Sequence[Any] | None]:
-        """The records of each row; None where the specification must tell."""
+    def _lists(self, rows: Sequence[Any]) -> Sequence[Sequence[Any] | None] | None:
+        """The records of each row, None where the specification must tell; None at all where each row is just one."""
         if self._paths.each is None:
-            return [None if row is None else _ITSELF for row in rows]
+            return [None if row is None else _ITSELF for row in rows] if None in rows else None
         found = _reached(self._paths.each, [row for row in rows if row is not None])
         left = iter(found)
         return [None if row is None else next(left) for row in rows]
+
+
+def _sizes(lists: Sequence[Sequence[Any] | None] | None, n: int) -> Ints:
+    """How many records each row is, -1 where that is not known here."""
+    if lists is None:
+        return np.ones(n, np.int64)
+    return np.array([-1 if one is None else len(one) for one in lists], np.int64)
 
 
 def _struct(leaves: dict[tuple[str, ...], Any]) -> Any:
@@ -160,13 +189,22 @@ def _decoded_or_none(decode: Callable[[bytes], Any], line: bytes) -> Any:
 
 
 def _may_be_right(block: TextBlock) -> Bools:
-    """The rows that are UTF-8, short enough, and not nested deep."""
+    """The rows that are UTF-8, and short enough."""
     lines = block.lines
     good: Bools = lines.ends - lines.starts <= MAX_RECORD_BYTES
-    buffer = np.frombuffer(block.data, np.uint8)
-    opening = np.flatnonzero((buffer == ord("{")) | (buffer == ord("[")))
-    good &= np.searchsorted(opening, lines.ends) - np.searchsorted(opening, lines.starts) <= MAX_DEPTH
     return good & parse.are_utf8(block.data, lines.starts, lines.ends)
+
+
+def _lines(block: TextBlock, rows: Ints) -> list[bytes]:
+    """The rows as they stand in the block; nothing in place of one that may be nested deep."""
+    data, starts, ends = block.data, block.lines.starts[rows].tolist(), block.lines.ends[rows].tolist()
+    lines = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    for first in range(0, len(lines), _LOOKED_AT):
+        some = slice(first, first + _LOOKED_AT)
+        start, end = starts[first], ends[some][-1]
+        if data.count(b"{", start, end) + data.count(b"[", start, end) > MAX_DEPTH:
+            lines[some] = [b"" if one.count(b"{") + one.count(b"[") > MAX_DEPTH else one for one in lines[some]]
+    return lines
 
 
 def values_of(found: Sequence[Any], kind: Kind) -> tuple[Values, Bools]:
@@ -177,6 +215,8 @@ def values_of(found: Sequence[Any], kind: Kind) -> tuple[Values, Bools]:
             return kind.whole(np.array(found, np.int64))
         except OverflowError:
             pass
+    if float in types:
+        return _reals(found, types, kind)
     good = np.ones(len(found), np.bool_)
     if types <= {bool, type(None)}:
         found = [_LITERALS[value] for value in found]
@@ -186,6 +226,13 @@ def values_of(found: Sequence[Any], kind: Kind) -> tuple[Values, Bools]:
         found = ["" if text is None else text for text in texts]
     values, valid = kind.texts(Texts.of(found))
     return values, valid & good
+
+
+def _reals(found: Sequence[Any], types: Set[type], kind: Kind) -> tuple[Values, Bools]:
+    with suppress(OverflowError):
+        if types <= {float, int} and (values := kind.reals(np.array(found, np.float64))) is not None:
+            return values, np.ones(len(found), np.bool_)
+    raise _TextNeeded
 
 
 def _text(value: Any) -> str | None:

@@ -59,7 +59,7 @@ class JsonLinesReader(TextReader):
         if not self._buffer:
             raise ConfigurationError("The source is empty.")
         self._refuse_what_is_no_text()
-        return JsonRows.of(self._dataset, self._columns), self._mark_bytes()
+        return self.rows_of(self._dataset, "", self._columns), self._mark_bytes()
 
     def _split(self, text: bytes, *, eof: bool) -> Lines:
         buffer = np.frombuffer(text, np.uint8)[: len(text) if eof else text.rfind(b"\n") + 1]
@@ -69,7 +69,8 @@ class JsonLinesReader(TextReader):
             keep[line] = bool(text[starts[line] : ends[line]].strip(b" \t\r"))
         rows = np.flatnonzero(keep)
         consumed = int(next_starts[-1]) if len(next_starts) else 0
-        return Lines(starts[rows], ends[rows], rows, consumed, text.count(b"\n", 0, consumed))
+        lines_consumed = len(next_starts) - int(consumed > 0 and text[consumed - 1] != ord("\n"))
+        return Lines(starts[rows], ends[rows], rows, consumed, lines_consumed)
 
     def _plain(self, block: TextBlock) -> Plain | None:
         return self._json_columns.plain(block) if self._json_columns.can_be_slots else None

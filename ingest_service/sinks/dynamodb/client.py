@@ -30,6 +30,9 @@ PROXIED = (
 )
 
 
+_OF_ROWS = ("batch_write_item", "update_item")  # a request that is refused as such holds a row
+
+
 class Transport(Protocol):
     async def batch_write(self, body: bytes) -> Sequence[dict[str, Any]]:
         """One BatchWriteItem request, ready-made JSON; returns its unprocessed put requests.
@@ -152,7 +155,7 @@ class DynamoDBClient:
                 raise
             if isinstance(fault, Retry) and isinstance(error, HTTPClientError | OSError) and not self._has_answered:
                 await asyncio.to_thread(require_same_language, self._client.meta.endpoint_url)
-            if isinstance(fault, Refused) and operation != "batch_write_item":
+            if isinstance(fault, Refused) and operation not in _OF_ROWS:
                 raise ConfigurationError(
                     f"DynamoDB takes no such request ({fault.code} at {operation}); check the table's name and keys."
                 ) from error

@@ -48,7 +48,9 @@ _UNSIGNED = frozenset(
         "UnrecognizedClientException",
     )
 )
-_OURS = re.compile(r"(BatchWrite|Get|Put)Item|Scan|Query|(Create|Delete|Describe)Table|(Describe|Update)TimeToLive")
+_OURS = re.compile(
+    r"(BatchWrite|Get|Put|Update)Item|Scan|Query|(Create|Delete|Describe)Table|(Describe|Update)TimeToLive"
+)
 # "Type mismatch for Index Key device Expected: N Actual: S", "… IndexName: by_session, IndexKey: session_id"
 _ATTRIBUTE = re.compile(r"\b[Kk]ey:? ([\w.-]{1,255})")
 _TYPES = re.compile(r"\b[Ee]xpected: ([SNB]),? [Aa]ctual: ([SNB])\b")

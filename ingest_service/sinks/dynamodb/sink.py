@@ -24,7 +24,7 @@ from ingest_service.errors import ConfigurationError, Retry, declare_codes
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.interaction import ITEM, VideoInteraction, timestamp_text
 from ingest_service.rows.schema import FieldKind, Schema
 from ingest_service.rows.texts import concatenate
 from ingest_service.runtime import fault
@@ -33,6 +33,7 @@ from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.dynamodb.client import DynamoDBClient
 from ingest_service.sinks.dynamodb.errors import ConditionFailed, Refused
+from ingest_service.sinks.dynamodb.item_table import DynamoDBItems
 from ingest_service.sinks.dynamodb.items import (
     EXPIRES_AT,
     ITEMS_PER_REQUEST,
@@ -46,7 +47,7 @@ from ingest_service.sinks.dynamodb.items import (
     kinds,
     spread,
 )
-from ingest_service.sinks.dynamodb.tables import Tables
+from ingest_service.sinks.dynamodb.tables import ROW_KEYS, Tables
 from ingest_service.sinks.fields import EVENT_KEY, event_key, interaction_of
 from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
 from ingest_service.sinks.urls import parse_options
@@ -88,6 +89,7 @@ class DynamoDBOptions(SinkOptions):
     concurrency: int = Field(32, ge=1, le=512, description="requests in flight at once, at most")
     wcu: float | None = Field(None, gt=0, description="write capacity units a second at most")
     ttl_s: int | None = Field(None, ge=1, description="sets expires_at so long after the event")
+    item_table: str = Field("items", description="where what is known of items goes")
     checkpoint_table: str = Field("ingest_checkpoints", description="where checkpoints are kept")
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
     ca_file: str = Field("", description="a file of certificates to trust, instead of the system's")
@@ -97,16 +99,19 @@ class DynamoDBSink(Sink[Ints]):
     """`dynamodb://table?region=…&endpoint=…`; credentials come the way of all AWS tools."""
 
     scheme: ClassVar[str] = "dynamodb"
-    is_apart: ClassVar[bool] = True  # checkpoints are in a table of their own
+    is_apart: bool = True  # checkpoints are in a table of their own
     options: DynamoDBOptions
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, is_for_items: bool = False) -> None:
+        """is_for_items: whether its table is that of the items."""
         parts, options = parse_options(url, DynamoDBOptions)
         super().__init__(options, AdaptiveLimit(options.concurrency, _START_CONCURRENCY))
-        self.table = parts.netloc
-        if not self.table or parts.path.strip("/"):
+        self._url = url
+        self._is_for_items = is_for_items
+        if not parts.netloc or parts.path.strip("/"):
             raise ConfigurationError("A DynamoDB URL names the table: dynamodb://interactions?region=eu-west-1.")
-        for table in (self.table, self.options.checkpoint_table):
+        self.table = self.options.item_table if is_for_items else parts.netloc
+        for table in (self.table, self.options.item_table, self.options.checkpoint_table):
             if not _NAME.fullmatch(table):
                 raise ConfigurationError(
                     f"{table!r} cannot be a DynamoDB table: names have 3 to 255 letters, digits, dots, - or _."
@@ -121,12 +126,20 @@ class DynamoDBSink(Sink[Ints]):
         )
         self.checkpoints: CheckpointStore = _Checkpoints(self)
         self.place = Place(self.table, self.options.endpoint.rpartition("@")[2] or self.options.region)
+        expires = self.options.ttl_s is not None and not is_for_items
+        keys = (ITEM.owner,) if is_for_items else ROW_KEYS
         self._tables = Tables(
-            self.client, self.retrier, self.table, self.options.checkpoint_table, expires=self.options.ttl_s is not None
+            self.client, self.retrier, self.table, keys, self.options.checkpoint_table, expires=expires
         )
         self._n_expired = 0
         self._pace = AdaptiveRate()
         self._capacity = RateLimit(self.options.wcu)
+        self.items = DynamoDBItems(
+            self.client, self.retrier, self.options.item_table, self._capacity, self.options.concurrency
+        )
+
+    def for_items(self) -> "DynamoDBSink":
+        return DynamoDBSink(self._url, is_for_items=True)
 
     async def open(self) -> None:
         await self._connect()
@@ -355,17 +368,17 @@ class DynamoDBSink(Sink[Ints]):
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
         """Two tables of its own, deleted on leaving."""
-        table = f"ingest-trial-{uuid4().hex}"
-        checkpoint_table = f"{table}-checkpoints"
+        name = f"ingest-trial-{uuid4().hex}"
+        own = {"item_table": f"{name}-items", "checkpoint_table": f"{name}-checkpoints"}
         parts = urlsplit(url)
-        query = urlencode({**dict(parse_qsl(parts.query)), "checkpoint_table": checkpoint_table})
-        trial = parts._replace(netloc=table, query=query).geturl()
-        sink = DynamoDBSink(trial)
+        query = urlencode({**dict(parse_qsl(parts.query)), **own})
+        trial = parts._replace(netloc=name, query=query).geturl()
+        sink = DynamoDBSink(trial, is_for_items=self._is_for_items)
         try:
             await sink.check(create=True)
             yield trial
         finally:
-            for name in (table, checkpoint_table):
+            for name in (sink.table, sink.options.checkpoint_table):
                 await sink.retrier.call(lambda name=name: sink.client.call("delete_table", TableName=name))  # type: ignore[misc]
             await sink.close()
 

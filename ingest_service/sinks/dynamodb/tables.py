@@ -1,6 +1,6 @@
 """The two tables of a sink: whether they are there, have the keys that they must, and take what will be written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ingest_service.errors import ConfigurationError, Retry
@@ -14,17 +14,27 @@ _KINDS = {"S": "text", "N": "number", "B": "binary value"}
 _ENABLED = ("ENABLED", "ENABLING")
 
 
+ROW_KEYS = ("user_id", "event_key")
+
+
 class Tables:
     """`table` is for rows, which expire or not, and `checkpoint_table` for checkpoints."""
 
     def __init__(
-        self, client: DynamoDBClient, retrier: Retrier, table: str, checkpoint_table: str, *, expires: bool
+        self,
+        client: DynamoDBClient,
+        retrier: Retrier,
+        table: str,
+        keys: Sequence[str],
+        checkpoint_table: str,
+        *,
+        expires: bool,
     ) -> None:
         self._client = client
         self._retrier = retrier
         self._table = table
         self._expires = expires
-        self._keys = {table: ("user_id", "event_key"), checkpoint_table: ("stream", "sink")}
+        self._keys = {table: tuple(keys), checkpoint_table: ("stream", "sink")}
 
     async def require(self) -> None:
         """ConfigurationError unless both are there, with their keys."""
@@ -84,17 +94,17 @@ class Tables:
         return await self._retrier.call(attempt)
 
     async def _create(self, table: str) -> None:
-        hash_key, range_key = self._keys[table]
+        keys = self._keys[table]
 
         async def attempt() -> None:
             await self._client.call(
                 "create_table",
                 TableName=table,
                 BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in (hash_key, range_key)],
+                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in keys],
                 KeySchema=[
-                    {"AttributeName": hash_key, "KeyType": "HASH"},
-                    {"AttributeName": range_key, "KeyType": "RANGE"},
+                    {"AttributeName": name, "KeyType": kind}
+                    for name, kind in zip(keys, ("HASH", "RANGE"), strict=False)
                 ],
             )
 

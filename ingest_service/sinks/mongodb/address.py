@@ -15,6 +15,7 @@ _NAME = r"^[^.$\x00]+(\.[^.$\x00]+)*$"  # of a collection; the driver takes no o
 
 class MongoDBOptions(SinkOptions):
     collection: str = Field("interactions", pattern=_NAME, description="where the documents go")
+    item_collection: str = Field("items", pattern=_NAME, description="where what is known of items goes")
     checkpoint_collection: str = Field("ingest_checkpoints", pattern=_NAME, description="where checkpoints are kept")
     concurrency: int = Field(4, ge=1, le=64, description="bulk writes in flight at once, at most")
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")

@@ -12,8 +12,10 @@ from uuid import UUID, uuid4
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.rows.schema import Schema
 from ingest_service.sinks.fields import EVENT_KEY, interaction_of
+from ingest_service.sinks.mongodb.address import mongodb_url_with
 from ingest_service.sinks.mongodb.client import Document
 from ingest_service.sinks.mongodb.documents import Interactions
+from ingest_service.sinks.mongodb.items import MongoDBItems
 from ingest_service.sinks.mongodb.writer import DocumentSink
 from ingest_service.sinks.urls import split_url
 
@@ -28,6 +30,8 @@ class MongoDBSink(DocumentSink):
 
     def __init__(self, url: str) -> None:
         super().__init__(url, Interactions())
+        self._url = url
+        self.items = MongoDBItems(self.client, self.options.item_collection)
 
     async def history(
         self, user_id: UUID | str, since: datetime | None, until: datetime | None
@@ -57,6 +61,9 @@ class MongoDBSink(DocumentSink):
             found: list[Document] = await self.client.call(lambda: self.collection.find({"$or": ranges}).to_list())  # noqa: B023
             rows += [_stored_row(document, schema) for document in found]
         return await asyncio.to_thread(pl.DataFrame, rows, schema=STORED_SCHEMA, orient="row")
+
+    def for_items(self) -> "MongoDBSink":
+        return MongoDBSink(mongodb_url_with(self._url, collection=self.options.item_collection))
 
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:

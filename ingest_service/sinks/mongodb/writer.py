@@ -41,7 +41,7 @@ class DocumentSink(Sink[Ints]):
     """What `documents` makes of rows, in the collection of the URL. What is there is not read back."""
 
     scheme: ClassVar[str] = "mongodb"
-    is_apart: ClassVar[bool] = True  # checkpoints are a collection of their own
+    is_apart: bool = True  # checkpoints are a collection of their own
     options: MongoDBOptions
 
     def __init__(self, url: str, documents: Documents) -> None:

@@ -15,6 +15,7 @@ _NAME = r"^[^\x00]{1,63}$"  # PostgreSQL cuts off what is longer
 
 class PostgresOptions(SinkOptions):
     table: str = Field("interactions", pattern=_NAME, description="where the rows go")
+    item_table: str = Field("items", pattern=_NAME, description="where what is known of items goes")
     schema_name: str = Field("public", alias="schema", pattern=_NAME, description="where the tables are")
     timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
 

@@ -35,8 +35,9 @@ _HEX_PAIRS = _hex_pairs()
 
 def tuples(values: Mapping[str, Values], types: Mapping[str, str]) -> Texts:
     """Each row as the bytes that stand between `HEADER` and `TRAILER`; `types` are PostgreSQL's, by column."""
+    n_rows = len(next(iter(values.values())))
     fields = [piece for name, column in values.items() for piece in _field(column, types[name])]
-    return concatenate([len(values).to_bytes(2, "big"), *fields])
+    return concatenate([Texts.constant("", n_rows), len(values).to_bytes(2, "big"), *fields])
 
 
 def _field(values: Values, kind: str) -> list[Piece]:

@@ -15,26 +15,27 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_OWNER, _TIME, _ITEM = INTERACTION.owner, *INTERACTION.key
+_TIME, _ITEM = INTERACTION.key
 _NUMBERS = ("int8", "float8")
 
 
 class Reading:
-    """What is read of a table: `columns` are its columns as expressions, by name."""
+    """What is read of a table, whose records are asked for by their owner."""
 
-    def __init__(self, place: str, table: Table) -> None:
+    def __init__(self, place: str, table: Table, owner: str = INTERACTION.owner) -> None:
         self._place = place
+        self._owner = owner
         self._types = {name: column.type for name, column in table.columns.items()}
 
     async def newest(self, connection: Connection, user: str, limit: int) -> list[Row]:
         return await self._select(
-            connection, f"{_OWNER} = {self._value(_OWNER)} ORDER BY {self._order('DESC')} LIMIT %s", user, [limit]
+            connection, f"{self._is_owner} ORDER BY {self._order('DESC')} LIMIT %s", user, [limit]
         )
 
     async def between(
         self, connection: Connection, user: str, since: datetime | None, until: datetime | None
     ) -> list[Row]:
-        where, values = f"{_OWNER} = {self._value(_OWNER)}", []
+        where, values = self._is_owner, []
         for sign, at in ((">=", since), ("<", until)):
             if at is not None:
                 where += f" AND {quoted(_TIME)} {sign} {self._value(_TIME)}"
@@ -43,9 +44,12 @@ class Reading:
 
     async def of_users(self, connection: Connection, users: Sequence[str], schema: Schema) -> list[Row]:
         """All that is there of these users, as far as it is in the schema's fields."""
-        wanted = [user for user in users if self._can_be_owner(user)]
         names = [field.name for field in schema.fields if field.name in self._types]
-        where = f"{quoted(schema.owner)} = ANY({self._value(schema.owner)}[])"
+        return await self.of_owners(connection, users, names)
+
+    async def of_owners(self, connection: Connection, owners: Sequence[str], names: Sequence[str]) -> list[Row]:
+        wanted = [owner for owner in owners if self._can_be_owner(owner)]
+        where = f"{quoted(self._owner)} = ANY({self._value(self._owner)}[])"
         return await self._rows(connection, names, where, [wanted])
 
     def stored_frame(self, rows: Sequence[Row], schema: Schema) -> "pl.DataFrame":
@@ -86,12 +90,16 @@ class Reading:
         kind = self._types[name]
         return f"%s::{'text' if kind == 'enum' else kind}"
 
+    @property
+    def _is_owner(self) -> str:
+        return f"{quoted(self._owner)} = {self._value(self._owner)}"
+
     def _order(self, direction: str) -> str:
         item = quoted(_ITEM) if self._types[_ITEM] == "uuid" else f'{quoted(_ITEM)} COLLATE "C"'
         return f"{quoted(_TIME)} {direction}, {item} {direction}"
 
     def _can_be_owner(self, user: str) -> bool:
-        if self._types[_OWNER] != "uuid":
+        if self._types[self._owner] != "uuid":
             return "\0" not in user
         try:
             UUID(user)

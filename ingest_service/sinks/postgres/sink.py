@@ -14,7 +14,7 @@ from ingest_service.errors import ConfigurationError
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns, stable_order
-from ingest_service.rows.interaction import INTERACTION, VideoInteraction
+from ingest_service.rows.interaction import INTERACTION, ITEM, VideoInteraction
 from ingest_service.rows.schema import FieldKind, Schema
 from ingest_service.sinks.base import Finding, Sink, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
@@ -23,6 +23,7 @@ from ingest_service.sinks.postgres import tables
 from ingest_service.sinks.postgres.address import PostgresOptions, parse, postgres_url_with
 from ingest_service.sinks.postgres.checkpoints import PostgresCheckpoints
 from ingest_service.sinks.postgres.copy_rows import Values, tuples, with_zero_bytes
+from ingest_service.sinks.postgres.items import PostgresItems
 from ingest_service.sinks.postgres.pieces import STAGED, Piece, Target, target
 from ingest_service.sinks.postgres.reading import Reading
 from ingest_service.sinks.postgres.session import Connection, Session
@@ -45,10 +46,14 @@ class PostgresSink(Sink[list[Ints]]):
     scheme: ClassVar[str] = "postgresql"
     options: PostgresOptions
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, usual: Schema = INTERACTION) -> None:
+        """usual: what the table is made for where nobody says what it will hold."""
         uri, options = parse(url)
         super().__init__(options)
         self._session = Session(uri, options, self.name, self.retrier)
+        self._url = url
+        self._usual = usual
+        self.items = PostgresItems(self._session, options.schema_name, options.item_table)
         self._fitted: dict[Schema, tuple[Target, dict[str, str]]] = {}
         self._makes = True  # what is missing
         self._makes_keys = False
@@ -148,7 +153,7 @@ class PostgresSink(Sink[list[Ints]]):
     async def _version(self, connection: Connection, make: bool) -> str | None:
         """Of the table with the rows; where nobody looked before, the tables may still have to be made."""
         if make and not self._is_made:
-            return (await self._made_table(connection, INTERACTION)).version
+            return (await self._made_table(connection, self._usual)).version
         table = await self._found(connection)
         return None if table is None else table.version
 
@@ -318,6 +323,9 @@ class PostgresSink(Sink[list[Ints]]):
         if table is not None and not {INTERACTION.owner, *INTERACTION.key} <= table.columns.keys():
             raise ConfigurationError(f"{self.name}: table {self.place.name} has no interactions; see `check`.")
         return None if table is None else Reading(self._table, table)
+
+    def for_items(self) -> "PostgresSink":
+        return PostgresSink(postgres_url_with(self._url, table=self.options.item_table), ITEM)
 
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:

@@ -1,7 +1,7 @@
 """The servers behind a Redis URL: one, the primary that Sentinels name, or the masters of a cluster."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 from urllib.parse import SplitResult
@@ -259,20 +259,42 @@ class RedisNodes:
 
     async def sorted_sets(self, keys: Sequence[str]) -> list[list[tuple[str, float]]]:
         """What is in the sorted sets at these keys, with scores; nothing where something else is."""
+        found = await self.asked(keys, lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True))
+        return [[] if one is None else one for one in found]
+
+    async def asked(self, keys: Sequence[str], ask: Callable[[Any, str], object], *, writes: bool = False) -> list[Any]:
+        """For each key the reply to the command that `ask` puts into a pipeline; None where another kind of value is.
+
+        What `writes` is acknowledged by the replicas that are to have it. Retry if it may succeed later.
+        """
         await self.refresh()
-        found: dict[str, list[tuple[str, float]]] = {}
+        found: dict[str, Any] = {}
         for pool, indices in self._by_node(keys):
             its = [keys[index] for index in indices]
-            with errors_translated():
-                async with self._client(pool).pipeline(transaction=False) as pipe:
-                    for key in its:
-                        pipe.zrange(key, 0, -1, withscores=True)
-                    replies = await pipe.execute(raise_on_error=False)
-                for key, reply in zip(its, replies, strict=True):
-                    if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
-                        raise reply
-                    found[key] = [] if isinstance(reply, Exception) else reply
+            try:
+                found |= zip(its, await self._replies(pool, its, ask, writes=writes), strict=True)
+            except Retry:
+                self.is_stale = True
+                raise
         return [found[key] for key in keys]
+
+    async def _replies(
+        self, pool: ConnectionPool, keys: Sequence[str], ask: Callable[[Any, str], object], *, writes: bool
+    ) -> list[Any]:
+        waits = writes and self.replicas > 0
+        with errors_translated():
+            async with self._client(pool).pipeline(transaction=False) as pipe:
+                for key in keys:
+                    ask(pipe, key)
+                if waits:
+                    pipe.execute_command("WAIT", self.replicas, self.wait_ms)
+                replies = await pipe.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+                    raise reply
+        if waits:
+            await self.require_replicas(replies.pop())
+        return [None if isinstance(reply, Exception) else reply for reply in replies]
 
     def _by_node(self, keys: Sequence[str]) -> list[tuple[ConnectionPool, list[int]]]:
         """Which of the keys, by index, each node holds."""

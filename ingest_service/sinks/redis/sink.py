@@ -28,6 +28,7 @@ from ingest_service.sinks.redis.address import with_database
 from ingest_service.sinks.redis.checkpoints import Guard, RedisCheckpoints
 from ingest_service.sinks.redis.commands import Batch, Keeping, member
 from ingest_service.sinks.redis.errors import PASSING, errors_translated, refusal
+from ingest_service.sinks.redis.items import RedisItems
 from ingest_service.sinks.redis.nodes import RedisNodes, connection_of
 from ingest_service.sinks.redis.writing import Writing
 from ingest_service.sinks.urls import parse_options
@@ -67,7 +68,7 @@ class RedisSink(Sink[Batch | None]):
 
     scheme: ClassVar[str] = "redis"
     is_prepared_whole: ClassVar[bool] = True
-    is_apart: ClassVar[bool] = True  # rows expire and may be evicted, checkpoints of old would stay
+    is_apart: bool = True  # rows expire and may be evicted, checkpoints of old would stay
     options: RedisOptions
 
     def __init__(self, url: str) -> None:
@@ -82,6 +83,7 @@ class RedisSink(Sink[Batch | None]):
         # The checkpoints beside the rows are this database's and prefix's anyway.
         server = parts.netloc.rpartition("@")[2] + parts.path
         self.place = Place(server="?".join((server, str(self.options.db or ""), self.options.prefix)).rstrip("?"))
+        self.items = RedisItems(self.nodes, self.retrier, self.options.prefix)
         self.forgets = f"a user's key expires {self.options.recent_ttl_s:,} s after its last write"
 
     async def open(self) -> None:
@@ -239,6 +241,9 @@ class RedisSink(Sink[Batch | None]):
         members = [json.loads(member) for member in cast("list[str]", found)]
         return [interaction_of({"user_id": str(user_id), **member}) for member in members]
 
+    def for_items(self) -> "RedisSink":
+        return self
+
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
         """An empty database of the same server, claimed by a key, and emptied on leaving.
@@ -294,7 +299,7 @@ class _Outcome:
 
 async def _empty(sink: RedisSink) -> None:
     """Remove everything that sinks write from a database that was claimed for a trial, and the claim last."""
-    for pattern in ("recent:*", "ingest:checkpoint:*", "ingest:evicted", _CLAIM_KEY):
+    for pattern in ("recent:*", "item:*", "ingest:checkpoint:*", "ingest:evicted", _CLAIM_KEY):
         keys = sorted(await sink.nodes.keys(sink.options.prefix + pattern))
         for first in range(0, len(keys), _PIECE_USERS):
             await sink.command("DEL", *keys[first : first + _PIECE_USERS])

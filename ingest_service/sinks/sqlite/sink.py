@@ -11,24 +11,25 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID, uuid4
 
-import numpy as np
-
 from ingest_service.errors import ConfigurationError, LocalIOError, Retry
-from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk
-from ingest_service.rows.columns import Columns, stable_order
+from ingest_service.rows.columns import Columns
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
 from ingest_service.rows.schema import Schema
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import EVENT_KEY, interaction_of, stored_texts
+from ingest_service.sinks.sqlite import items
 from ingest_service.sinks.sqlite.file import DatabaseFile
+from ingest_service.sinks.sqlite.gathering import Gathering
+from ingest_service.sinks.sqlite.packed import Packed, merged
 from ingest_service.sinks.sqlite.rows import Insertion, insertions, values
 from ingest_service.sinks.sqlite.tables import FIELDS, TABLES, add_columns, columns_of, make_key, survey
 from ingest_service.sinks.urls import parse_options
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 fault.declare(
     {
-        "sqlite-inserted": "part of a chunk is in SQLite's open transaction",
+        "sqlite-merge": "chunks are about to be stored together",
+        "sqlite-inserted": "part of them is in SQLite's open transaction",
+        "sqlite-merged": "all of them are, none is settled",
         "sqlite-commit": "rows and checkpoint are about to be committed together",
         "sqlite-committed": "they are committed",
     }
@@ -47,6 +50,7 @@ fault.declare(
 T = TypeVar("T")
 
 _PIECE_ROWS = 1 << 14  # rows in one statement
+_WAITING_S = 10  # for which rows wait at most, where so many a second are stored
 _PIECE_USERS = 500  # asked for in one statement
 # What is wrong with a file, by the beginning of SQLite's name for it.
 _REASONS = {
@@ -60,10 +64,12 @@ _REASONS = {
 _NO_REASON = "cannot be used as a database; check its path and rights"
 
 
-class SQLiteSink(Sink[Ints]):
+class SQLiteSink(Sink[Packed]):
     """`sqlite:///relative.db` or `sqlite:////absolute.db`; the file and its tables are made when missing."""
 
     scheme: ClassVar[str] = "sqlite"
+    is_prepared_whole: ClassVar[bool] = True
+    most_waiting: ClassVar[int] = 1 << 22
 
     def __init__(self, url: str) -> None:
         parts, options = parse_options(url, SinkOptions)
@@ -78,47 +84,57 @@ class SQLiteSink(Sink[Ints]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._file = DatabaseFile(self.path)
         self.place = Place(server=os.path.realpath(self.path))
+        self._gathering = Gathering(self._store_together, self._most_waiting())
+        self.items = items.SQLiteItems(self)
         self._has_key = False
         self._is_closed = False
         self.checkpoints: CheckpointStore = _Checkpoints(self)
+
+    def hold_at_most(self, n_bytes: int) -> None:
+        self._gathering.most_bytes = n_bytes
 
     async def open(self) -> None:
         if self._file.connection is None:
             await self.run(lambda: self._file.open(TABLES))
 
+    def _most_waiting(self) -> int:
+        rate = self.options.rate
+        return self.most_waiting if rate is None else min(self.most_waiting, int(rate * _WAITING_S))
+
     async def survey(self, columns: Columns) -> list[Finding]:
         if self._file.connection is None:
             return []  # there is no file yet
+        if columns.schema.is_about_items:
+            return await self.run(lambda: items.survey(self.connected()))
         names = [*stored_texts(columns.schema), *columns.schema.numbers]
         return await self.run(lambda: survey(self.connected(), names))
 
-    def prepare(self, chunk: Chunk) -> Ints:
-        """The rows to store, user by user as in the primary key: so fewer pages are touched."""
-        rows = chunk.last_of_each_key()
-        users = chunk.columns.texts[chunk.columns.schema.owner].take(rows).prefixes() >> np.uint64(32)
-        return rows[stable_order(users)]
+    def prepare(self, chunk: Chunk) -> Packed:
+        return Packed.of(chunk.columns.take(chunk.last_of_each_key()))
 
-    async def write(self, chunk: Chunk, prepared: Ints) -> Written:
-        rows = prepared
-        size = self.rate.piece(_PIECE_ROWS)
-        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
+    async def write(self, chunk: Chunk, prepared: Packed) -> Written:
+        merged = chunk.accepted - prepared.n
+        return Written(prepared.n, merged, stored=await self._gathering.take(prepared)) if prepared.n else Written(0)
 
-        async def made_of(number: int) -> list[Insertion]:
-            return await asyncio.to_thread(lambda: list(insertions(chunk.columns.take(pieces[number]))))
+    async def _store_together(self, runs: Sequence[Packed]) -> None:
+        """Each page of the table is touched once for the rows of all of these."""
+        fault.point("sqlite-merge")
+        pieces = _insertions_of(merged(runs), self.rate.piece(_PIECE_ROWS))
 
-        ahead = asyncio.create_task(made_of(0)) if pieces else None
+        def made_ahead() -> asyncio.Task[tuple[int, list[Insertion]] | None]:
+            return asyncio.create_task(asyncio.to_thread(next, pieces, None))
+
+        ahead = made_ahead()
         try:
-            for number, piece in enumerate(pieces, 1):
-                assert ahead is not None, "there is one ahead of each piece"
-                made = await ahead
-                ahead = asyncio.create_task(made_of(number)) if number < len(pieces) else None
-                await self.rate.take(len(piece))
-                await self.run(lambda made=made: self._insert(made))  # type: ignore[misc]
+            while (made := await ahead) is not None:
+                ahead = made_ahead()
+                n_rows, insertions = made
+                await self.rate.take(n_rows)
+                await self.run(partial(self._insert, insertions))
         finally:
-            if ahead is not None:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
-        return Written(len(rows), merged=chunk.accepted - len(rows))
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+        fault.point("sqlite-merged")
 
     def _insert(self, insertions: Sequence[Insertion]) -> None:
         connection = self.begin()
@@ -242,6 +258,9 @@ class SQLiteSink(Sink[Ints]):
 
         return [interaction_of(fields) for fields in await self.run(select)]
 
+    def for_items(self) -> "SQLiteSink":
+        return self
+
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:
         """A file of its own in `folder`, which goes with the folder."""
@@ -255,6 +274,14 @@ class SQLiteSink(Sink[Ints]):
             # On the thread, after whatever still runs there; an open that was cancelled may.
             await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
             self._thread.shutdown(wait=False)
+
+
+def _insertions_of(parts: Iterator[Columns], size: int) -> Iterator[tuple[int, list[Insertion]]]:
+    """What inserts so many rows at once, and how many they are."""
+    for part in parts:
+        for first in range(0, len(part), size):
+            piece = part.take(slice(first, first + size))
+            yield len(piece), list(insertions(piece))
 
 
 def _stored_frame(rows: Sequence[tuple[Any, ...]], names: Sequence[str], schema: Schema) -> "pl.DataFrame":
