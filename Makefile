@@ -64,8 +64,8 @@ release: $(SYNCED) | $(UV) ## build wheel and sdist, and load the sample with th
 LOCKED := --universal --python-version 3.11 --generate-hashes
 
 lock: | $(UV) ## bring the lock files up to pyproject.toml; ARGS=--upgrade chooses every version anew
-	$(UV) pip compile pyproject.toml --extra movielens --extra otel --extra parquet --extra serve --group dev $(LOCKED) -o requirements.lock $(ARGS)
-	$(UV) pip compile pyproject.toml --extra movielens --extra otel --extra parquet --extra serve --constraint requirements.lock $(LOCKED) \
+	$(UV) pip compile pyproject.toml --extra movielens --extra otel --extra parquet --extra postgres --extra serve --group dev $(LOCKED) -o requirements.lock $(ARGS)
+	$(UV) pip compile pyproject.toml --extra movielens --extra otel --extra parquet --extra postgres --extra serve --constraint requirements.lock $(LOCKED) \
 		-o deploy/requirements.lock
 	$(UV) pip compile --group build --constraint requirements.lock $(LOCKED) -o deploy/build.lock
 

@@ -40,6 +40,10 @@ class Bench:
         return self.stack.enter_context(stores.mongodb())
 
     @cached_property
+    def postgresql(self) -> Store:
+        return self.stack.enter_context(stores.postgresql(self.work))
+
+    @cached_property
     def sqlite(self) -> Store:
         return stores.sqlite(self.work)
 
@@ -105,13 +109,15 @@ class Bench:
             sample_every_s=sample_every_s,
         )
 
-    def peer(self, name: str, module: str, store: Store, *, rows: int, python: Path = Path(sys.executable)) -> Subject:
+    def peer(
+        self, name: str, module: str, store: Store, *words: str, rows: int, python: Path = Path(sys.executable)
+    ) -> Subject:
         """A script from benchmarks/peers on the first rows of the same file."""
         rows = min(rows, self.rows)
         where = [str(self.file()), "--to", store.url, "--limit", str(rows)]
         return Subject(
             name=f"{name} ({rows:,} rows)",
-            command=[str(python), "-m", f"benchmarks.peers.{module}", *where],
+            command=[str(python), "-m", f"benchmarks.peers.{module}", *where, *words],
             rows=rows,
             server_pid=store.pid,
             before=store.clear,

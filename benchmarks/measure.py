@@ -17,6 +17,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_SETTLE_S: Final = 0.1  # a server's process for one client ends a moment after it, and only then counts for the server
 _PAGE_MB: Final = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -120,6 +121,7 @@ def run(
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
+        time.sleep(_SETTLE_S)
         ended.set()
         if sample_every_s:
             sampler.join()
@@ -151,7 +153,7 @@ def _cpu_s(pid: int | None) -> float:
     if pid is None:
         return 0.0
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / _TICKS_PER_S
+    return sum(map(int, after_name[11:15])) / _TICKS_PER_S  # with that of its children that have ended
 
 
 def _sample(pid: int, every_s: float, ended: threading.Event, rss_mb: list[float]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.measure import ROOT
+from tests.servers import find_postgresql
 
 _COUNT_RECENT: Final = """
 local n = 0
@@ -101,6 +102,26 @@ def sqlite(directory: Path) -> Store:
             return int(database.execute("SELECT count(*) FROM interactions").fetchone()[0])
 
     return Store(url=f"sqlite:///{path}", clear=clear, count=count)
+
+
+@contextmanager
+def postgresql(directory: Path) -> Iterator[Store]:
+    """Debian's, with its defaults and the tables made; it answers on a socket of TCP, as for others."""
+    with find_postgresql(directory, "max_wal_size=8GB") as server:
+
+        def psql(statement: str) -> str:
+            command = [_binary("psql"), server.url, "-XqtAc", statement]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+        create = [sys.executable, "-m", "ingest_service", "check", "--create", "--to", server.url]
+        subprocess.run(create, check=True, cwd=directory, stdout=subprocess.DEVNULL)
+        yield Store(
+            url=server.url,
+            clear=lambda: psql("TRUNCATE interactions; CHECKPOINT"),
+            count=lambda: int(psql("SELECT count(*) FROM interactions")),
+            pid=server.pid,
+            port=server.port,
+        )
 
 
 @contextmanager

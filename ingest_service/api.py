@@ -92,7 +92,7 @@ class InteractionStore:
                     await kept.open(sink)
                     found = await sink.recent(user_id, limit)
                     return await with_titles(sink, found) if titles else found
-        raise ConfigurationError("No configured sink answers recent(); add a redis:// or sqlite:// one.")
+        raise ConfigurationError("No configured sink answers recent(); add redis://, postgresql:// or sqlite://.")
 
     async def history(
         self,
@@ -115,7 +115,7 @@ class InteractionStore:
                     await kept.open(sink)
                     found = await sink.history(user_id, since, until)
                     return await with_titles(sink, found) if titles else found
-        raise ConfigurationError("No configured sink answers history(); add a dynamodb:// or sqlite:// one.")
+        raise ConfigurationError("No configured sink answers history(); add dynamodb://, postgresql:// or sqlite://.")
 
     async def _stored_id(self, user_id: UUID | str | None, user: UUID | str | int | None, name: str) -> UUID | str:
         if (user_id is None) == (user is None):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
+import psycopg
 import pymongo
 import pytest
 import redis
@@ -17,12 +18,14 @@ from blockbuster import blockbuster_ctx
 from tests.helpers import CANARY_AWS_SECRET, Cli
 from tests.servers import (
     ROOT,
+    PostgreSQL,
     Server,
     ServerMissingError,
     find_chromium,
     find_dynamodb,
     find_earlier,
     find_mongodb,
+    find_postgresql,
     find_promtool,
     find_redis,
 )
@@ -44,7 +47,14 @@ _OUR_NAMES = {
     "TRACEPARENT",
 }
 _CLAIM_S = 3600
-_SERVED = {"redis_url", "dynamodb_url", "mongodb_url", "chromium", "promtool"}  # the others begin with one of these
+_SERVED = {
+    "redis_url",
+    "dynamodb_url",
+    "mongodb_url",
+    "postgresql_url",
+    "chromium",
+    "promtool",
+}  # the others begin with one of these
 
 T = TypeVar("T")
 
@@ -76,7 +86,7 @@ def clean_environment() -> Iterator[None]:
     """Neither a developer's settings nor credentials reach a test or what it starts."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("INGEST_", "AWS_", "GOOGLE_", "OTEL_")) or name in _OUR_NAMES:
+            if name.startswith(("INGEST_", "AWS_", "GOOGLE_", "OTEL_", "PG")) or name in _OUR_NAMES:
                 patch.delenv(name)
         # DynamoDB Local takes keys of letters and digits only.
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -155,6 +165,38 @@ def mongodb_db_url(mongodb_url: str) -> Iterator[str]:
         client.drop_database(url.rpartition("/")[2])
 
 
+@pytest.fixture(scope="session")
+def postgresql_authority() -> trustme.CA:
+    """Who vouches for the PostgreSQL of the tests."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(
+    clean_environment: None, tmp_path_factory: pytest.TempPathFactory, postgresql_authority: trustme.CA
+) -> Iterator[PostgreSQL]:
+    """A real PostgreSQL. It takes TLS from those who ask."""
+    folder = tmp_path_factory.mktemp("postgresql")
+    with found(lambda: find_postgresql(folder, "fsync=off", tls=postgresql_authority)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(postgresql_server: PostgreSQL) -> str:
+    """Its address, as its superuser."""
+    return postgresql_server.url
+
+
+@pytest.fixture
+def postgresql_schema_url(postgresql_url: str) -> Iterator[str]:
+    """A schema of this test's own, empty at first."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+        yield f"{postgresql_url}?schema={name}"
+        connection.execute(f"SET client_min_messages = error; DROP SCHEMA {name} CASCADE")
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     """A certificate authority that no system trusts."""
@@ -172,7 +214,7 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a real browser."""
-    return _found(find_chromium)
+    return found(find_chromium)
 
 
 @pytest.fixture
@@ -202,21 +244,21 @@ def ml_latest_small() -> Path:
 @pytest.fixture(scope="session")
 def earlier() -> Path:
     """The command of version 0.1.0."""
-    return _found(find_earlier)
+    return found(find_earlier)
 
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
     """The path of Prometheus's own tool."""
-    return _found(find_promtool)
+    return found(find_promtool)
 
 
 def _url_of(find: Callable[[Path], Server], folder: Path) -> Iterator[str]:
-    with _found(lambda: find(folder)) as server:
+    with found(lambda: find(folder)) as server:
         yield server.url
 
 
-def _found(find: Callable[[], T]) -> T:
+def found(find: Callable[[], T]) -> T:
     try:
         return find()
     except ServerMissingError as error:

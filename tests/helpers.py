@@ -16,8 +16,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import botocore.session
+import psycopg
 import pymongo
 import pytest
 import redis
@@ -169,6 +171,15 @@ def mongodb_documents(url: str, collection: str) -> list[dict[str, Any]]:
     """The documents of a collection in the order of their `_id`s; the database is the URL's."""
     with pymongo.MongoClient[dict[str, Any]](url.partition("?")[0], directConnection=True) as client:
         return client.get_default_database()[collection].find().sort("_id", 1).to_list()
+
+
+@contextlib.contextmanager
+def postgresql(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A plain connection, whose names are those of the URL's schema."""
+    address, _, query = url.partition("?")
+    schema = dict(parse_qsl(query)).get("schema", "public")
+    with psycopg.connect(address, autocommit=True, options=f"-c search_path={schema}") as connection:
+        yield connection
 
 
 async def create_tables(url: str) -> None:

@@ -193,4 +193,44 @@ MATRIX: dict[int, Fault] = {
         "kill -9 at each place of it, SIGTERM, readers in the middle, files that overlap",
         "the watermark promises only what is stored; rows as of one run, the later one of a key",
     ),
+    70: Fault(
+        "PostgreSQL: the connection dies in a transaction",
+        "pg_terminate_backend, a proxy that cuts requests",
+        "what `write` had reported is written again, in its order",
+    ),
+    71: Fault(
+        "PostgreSQL: it dies in a COMMIT",
+        "a proxy that cuts it before and after the commit was made",
+        "the checkpoint says whether it took; each row is there once",
+    ),
+    72: Fault(
+        "PostgreSQL: deadlock, serialization failure",
+        "a session that waits for our rows, a trigger",
+        "the whole transaction is made again",
+    ),
+    73: Fault(
+        "PostgreSQL: statement_timeout, idle_in_transaction_session_timeout",
+        "set for the session",
+        "smaller statements; the rows are written again",
+    ),
+    74: Fault(
+        "PostgreSQL: another session's lock", "LOCK TABLE", "waited for; exit 69 with the reason after the budget"
+    ),
+    75: Fault("PostgreSQL: the server is killed", "SIGKILL in a load, and a restart", "the same process goes on"),
+    76: Fault(
+        "PostgreSQL: failover to a standby",
+        "SIGKILL of the primary, pg_promote; a commit that is gone again",
+        "the same process goes on; exit 69 where confirmed rows are lost, and the next run writes them",
+    ),
+    77: Fault(
+        "PostgreSQL cannot be used as its address says",
+        "passwords, names, TLS, another kind of server",
+        "exit 78 at once, by the cause",
+    ),
+    78: Fault("PostgreSQL: the disk is full", "a tablespace of 3 MiB", "waited for; exit 69 after the budget"),
+    79: Fault(
+        "PostgreSQL: a table that others made",
+        "no key, other columns and types, views, rules, partitions, unique indexes",
+        "exit 78 before a row is sent, a warning, or all rows",
+    ),
 }

@@ -15,11 +15,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import trustme
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "servers"
@@ -207,6 +211,158 @@ class Mongod(Secantus):
 
     def command(self) -> list[str]:
         return [_find("mongod"), "--bind_ip", _HOST, "--port", str(self.port), "--dbpath", str(self.folder)]
+
+
+class PostgreSQL(Server):
+    """PostgreSQL with a superuser `postgres`; `options` are settings: `"fsync=off"`. It does not run as root.
+
+    With `tls` it takes TLS as well, by a certificate of that authority for 127.0.0.1.
+    """
+
+    def __init__(self, folder: Path, *options: str, tls: "trustme.CA | None" = None) -> None:
+        self._options = options
+        # A folder of pytest's is for its owner alone, who may be root.
+        self._home = Path(tempfile.mkdtemp(prefix="ingest-postgres-", dir=None if os.getuid() == 0 else folder))
+        if tls is not None:
+            certificate = tls.issue_cert("127.0.0.1")
+            certificate.private_key_and_cert_chain_pem.write_to_path(self._home / "server.pem")
+            self._options = (
+                *options,
+                "ssl=on",
+                *(f"ssl_{what}_file={self._home}/server.pem" for what in ("cert", "key")),
+            )
+        super().__init__(self._home)
+
+    def command(self) -> list[str]:
+        fixed = [f"listen_addresses={_HOST}", f"port={self.port}", f"unix_socket_directories={self._home}"]
+        settings = [word for option in (*fixed, *self._options) for word in ("-c", option)]
+        return [*_unprivileged(), str(_postgres_bin() / "postgres"), "-D", str(self.data), *settings]
+
+    @property
+    def data(self) -> Path:
+        return self._home / "data"
+
+    def start(self) -> None:
+        if not self.data.exists():
+            self._initialize()
+        super().start()
+
+    def _initialize(self) -> None:
+        password = self._home / "password"
+        password.write_text(CANARY_PASSWORD)
+        (self._home / "server.log").touch()
+        self._own(self._home, *self._home.iterdir())
+        where = [str(_postgres_bin() / "initdb"), "-D", str(self.data), "-E", "UTF8", "--locale=C", "--no-sync"]
+        logins = ["-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}"]
+        command: list[str] = [*_unprivileged(), *where, *logins]
+        subprocess.run(command, check=True, cwd=self._home, stdout=subprocess.DEVNULL)
+
+    def _own(self, *paths: Path) -> None:
+        for path in paths:
+            path.chmod(0o700)
+            if os.getuid() == 0:
+                shutil.chown(path, "postgres", "postgres")
+
+    def standby(self) -> "PostgreSQL":
+        """Another one that follows this one, which runs; yet to be started."""
+        found = PostgreSQL(self.folder, *self._options)
+        found._own(found._home)
+        command = [
+            *_unprivileged(),
+            str(_postgres_bin() / "pg_basebackup"),
+            "-D",
+            str(found.data),
+            "-d",
+            self.url,
+            "-R",
+        ]
+        subprocess.run([*command, "--checkpoint=fast", "--no-sync"], check=True, cwd=found._home)
+        return found
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:{CANARY_PASSWORD}@{_HOST}:{self.port}/postgres"
+
+    def send(self, number: signal.Signals) -> None:
+        """To each of its processes, since each connection has one."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for pid in (self.pid, *map(int, children)):
+            os.kill(pid, number)
+
+    def answers(self) -> bool:
+        ready = [str(_postgres_bin() / "pg_isready"), "-q", "-h", _HOST, "-p", str(self.port)]
+        return subprocess.run(ready, check=False).returncode == 0
+
+    def stop(self) -> None:
+        """At once, whoever is connected (SIGINT), and without what was stored."""
+        self._end(signal.SIGINT)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+class PgBouncer(Server):
+    """The pooler before a PostgreSQL: in transaction mode, each transaction may have another connection."""
+
+    def __init__(self, folder: Path, server: PostgreSQL) -> None:
+        self._server = server
+        super().__init__(folder)
+
+    def command(self) -> list[str]:
+        cached = (CACHE / "pgbouncer").resolve()  # the way there may be root's alone
+        binary = _find("pgbouncer", cached / "usr/sbin/pgbouncer")
+        libraries = ":".join(str(path) for path in cached.glob("usr/lib/*/"))
+        login = f"user=postgres password={CANARY_PASSWORD}"
+        ini = self._server.folder / "pgbouncer.ini"
+        ini.write_text(f"""
+            [databases]
+            postgres = host={_HOST} port={self._server.port} {login}
+            [pgbouncer]
+            listen_addr = {_HOST}
+            listen_port = {self.port}
+            unix_socket_dir =
+            auth_type = any
+            pool_mode = transaction
+            default_pool_size = 3
+        """)
+        return [*_unprivileged(), "env", f"LD_LIBRARY_PATH={libraries}", binary, str(ini)]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://anyone@{_HOST}:{self.port}/postgres"
+
+    def answers(self) -> bool:
+        return _accepts(self.port)
+
+
+def _unprivileged() -> list[str]:
+    """What starts a program as the user of Debian's package, where this is root."""
+    if os.getuid() != 0:
+        return []
+    return [_find("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
+
+
+def _postgres_bin() -> Path:
+    """The folder of the newest PostgreSQL's programs."""
+    debian = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    found = sorted(debian, key=lambda path: int(path.parts[-3]) if path.parts[-3].isdigit() else 0)
+    return found[-1].parent if found else Path(_find("postgres")).resolve().parent
+
+
+def find_postgresql(folder: Path, *options: str, tls: "trustme.CA | None" = None) -> PostgreSQL:
+    """Return a PostgreSQL yet to be started; fetch one where there is none."""
+    try:
+        return PostgreSQL(folder, *options, tls=tls)
+    except ServerMissingError:
+        _fetch("postgresql")
+        return PostgreSQL(folder, *options, tls=tls)
+
+
+def find_pgbouncer(folder: Path, server: PostgreSQL) -> PgBouncer:
+    """Return the pooler before this server, yet to be started; fetch it where it is missing."""
+    try:
+        return PgBouncer(folder, server)
+    except ServerMissingError:
+        _fetch("pgbouncer")
+        return PgBouncer(folder, server)
 
 
 def find_earlier() -> Path:

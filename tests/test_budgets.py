@@ -22,7 +22,7 @@ from tests.helpers import (
     wait_for_event,
 )
 from tests.mongodb_shim import NOT_PRIMARY, MongoShim
-from tests.servers import Server, ServerMissingError, find_dynamodb, find_mongodb, find_redis
+from tests.servers import Server, ServerMissingError, find_dynamodb, find_mongodb, find_postgresql, find_redis
 from tests.sinks.test_redis_cluster import Cluster
 
 BUDGET_S = 3
@@ -96,7 +96,12 @@ def test_rows_of_a_master_that_is_away(cli: Cli, tmp_path: Path) -> None:
 
 # --- servers that fall silent ---------------------------------------------------------------------
 
-FINDERS = {"redis": find_redis, "dynamodb": find_dynamodb, "mongodb": find_mongodb}
+FINDERS: dict[str, Callable[[Path], Server]] = {
+    "redis": find_redis,
+    "dynamodb": find_dynamodb,
+    "mongodb": find_mongodb,
+    "postgresql": find_postgresql,
+}
 
 
 @pytest.fixture(params=FINDERS)
@@ -104,7 +109,7 @@ def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
     """A server of the test's own, which it may stop, and the URL of a sink there that is ready for rows."""
     (tmp_path / "server").mkdir()
     try:
-        server: Server = FINDERS[request.param](tmp_path / "server")
+        server = FINDERS[request.param](tmp_path / "server")
     except ServerMissingError as error:
         pytest.skip(str(error))
     with server:

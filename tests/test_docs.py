@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
     ids=lambda page: page.name,
 )
 def test_every_command_in_the_documentation_runs(
-    page: Path, folder: Path, redis_db_url: str, dynamodb_url: str, table: str
+    page: Path, folder: Path, redis_db_url: str, dynamodb_url: str, table: str, postgresql_schema_url: str
 ) -> None:
     """Each ```sh block of a page, in order, in one folder, against real servers, exits with 0."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -66,6 +66,7 @@ def test_every_command_in_the_documentation_runs(
         "redis://localhost:6379/0": redis_db_url,
         "http://localhost:8000": dynamodb_url,
         "dynamodb://interactions?": f"dynamodb://{table}?checkpoint_table={table}_checkpoints&",
+        "postgresql://loader@db/movies?schema=app": postgresql_schema_url,
     }
     for block in blocks(page, "sh"):
         script = block

@@ -28,7 +28,7 @@ def test_the_pipeline_loads_no_sink() -> None:
     """Sinks come by their entry points: only the one that is used is loaded."""
     loaded = loaded_by("import ingest_service.pipeline.load, ingest_service.pipeline.run")
     assert not loaded & {"redis", "aiobotocore", "botocore", "aiohttp"}
-    brands = {f"ingest_service.sinks.{brand}" for brand in ("redis", "dynamodb", "mongodb", "sqlite")}
+    brands = {f"ingest_service.sinks.{brand}" for brand in ("redis", "dynamodb", "mongodb", "postgres", "sqlite")}
     assert not loaded & brands
 
 

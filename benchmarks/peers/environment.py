@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure import ROOT
 
-REQUIREMENTS = ("aioboto3==15.5.0",)  # brings its own boto3
+REQUIREMENTS = ("aioboto3==15.5.0", "asyncpg==0.31.0")  # aioboto3 brings its own boto3
 
 
 def peer_python() -> Path | None:
@@ -23,11 +23,11 @@ def peer_python() -> Path | None:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.stderr.write(f"SKIPPED: no environment for the boto3 peers: {error}\n")
+        sys.stderr.write(f"SKIPPED: no environment for the peers: {error}\n")
         return None
     return python if _works(python) else None
 
 
 def _works(python: Path) -> bool:
-    command = [str(python), "-c", "import aioboto3, boto3"]
+    command = [str(python), "-c", "import aioboto3, asyncpg, boto3"]
     return python.exists() and subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0

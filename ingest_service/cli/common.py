@@ -23,7 +23,9 @@ T = TypeVar("T")
 To = Annotated[
     list[str] | None,
     typer.Option(
-        "--to", metavar="URL", help="redis://, dynamodb://, mongodb:// or sqlite://. May be given several times."
+        "--to",
+        metavar="URL",
+        help="redis://, dynamodb://, mongodb://, postgresql:// or sqlite://. May be given several times.",
     ),
 ]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]

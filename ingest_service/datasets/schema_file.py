@@ -193,12 +193,13 @@ def _time(field: FieldOfFile) -> Kind:
 
 def _field(field: FieldOfFile) -> schema.Field:
     if field.exact:
-        return schema.Field(kept_name(field), FieldKind.TEXT)
+        return schema.Field(kept_name(field), FieldKind.DECIMAL)
     moment = FieldKind.TIME
     kinds: Mapping[str, FieldKind] = {
         "number": FieldKind.FLOAT,
         "integer": FieldKind.INT,
-        "boolean": FieldKind.WORD,
+        "boolean": FieldKind.TRUTH,
+        "list": FieldKind.LIST,
         "datetime": moment,
         "date": moment,
     }

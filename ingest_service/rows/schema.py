@@ -10,18 +10,22 @@ from functools import cached_property
 
 
 class FieldKind(StrEnum):
-    """What a field holds. All but free text need no escaping in JSON."""
+    """What a field holds. All but free texts and lists need no escaping in JSON."""
 
     UUID = "uuid"  # as 36 characters
     TIME = "time"  # as the stored 27 characters, which sort as text
     WORD = "word"  # of letters, digits, dots, - or _
     TEXT = "text"
+    LIST = "list"  # of texts, as JSON
+    TRUTH = "truth"  # `true` or `false`
+    DECIMAL = "decimal"  # a number with all its digits, as text
     INT = "int"
     FLOAT = "float"
 
 
 ITEM_ID = "video_id"  # the owner of what is known of an item
 _NUMBERS = (FieldKind.INT, FieldKind.FLOAT)
+_FREE = (FieldKind.TEXT, FieldKind.LIST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,11 @@ class Field:
     @property
     def is_number(self) -> bool:
         return self.kind in _NUMBERS
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may hold any text."""
+        return self.kind in _FREE
 
 
 @dataclass(frozen=True)
@@ -81,4 +90,4 @@ class Schema:
     @cached_property
     def free_texts(self) -> frozenset[str]:
         """The fields that may hold any text."""
-        return frozenset(field.name for field in self.fields if field.kind is FieldKind.TEXT)
+        return frozenset(field.name for field in self.fields if field.is_free)

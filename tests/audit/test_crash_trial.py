@@ -161,13 +161,15 @@ def test_a_stopped_trial_leaves_nothing(cli: Cli, dynamodb_url: str, table: str,
 
 
 @pytest.mark.fault(1)
-def test_every_place_is_passed(cli: Cli, redis_db_url: str, dynamodb_url: str, table: str, mongodb_db_url: str) -> None:
+def test_every_place_is_passed(
+    cli: Cli, redis_db_url: str, dynamodb_url: str, table: str, mongodb_db_url: str, postgresql_schema_url: str
+) -> None:
     """No name in the list of places has gone stale: a load into all sinks passes each, and can be ended at each."""
     import_all()
     to = dynamodb_at(dynamodb_url, table)
     asyncio.run(create_tables(to))
     cli.file("pairs.csv", f"{HEADER}\nbad\n1,2,{FIRST_MS}\n")
-    sinks = (redis_db_url, to, mongodb_db_url, "sqlite:///rows.db")
+    sinks = (redis_db_url, to, mongodb_db_url, postgresql_schema_url, "sqlite:///rows.db")
     command = ("run", "pairs.csv", *[word for sink in sinks for word in ("--to", sink)], "--json")
     for extra in ((), ("--checkpoint", "file:checkpoints")):
         assert cli.run(*command, *extra, INGEST_TEST_JOURNAL=str(cli.folder / "journal")).code == 0

@@ -15,7 +15,8 @@ import pytest
 import redis
 
 from ingest_service.rows.chunk import Chunk
-from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.rows.interaction import INTERACTION, VideoInteraction, timestamp_text
+from ingest_service.sinks.postgres.tables import create_table
 from ingest_service.sinks.testing import Kit, Stored
 from ingest_service.sinks.testing.rows import chunk_of, interaction, interactions, key_of
 from tests.helpers import (
@@ -25,6 +26,7 @@ from tests.helpers import (
     dynamodb_client,
     dynamodb_items,
     mongodb_documents,
+    postgresql,
     redis_sets,
     sqlite_rows,
 )
@@ -167,7 +169,56 @@ class MongoDBKit(Kit):
         return chunk_of(rows), {large: "item_too_large", taken: "duplicate_key"}
 
 
-KITS: dict[str, type[SQLiteKit | RedisKit | DynamoDBKit | MongoDBKit]] = {
+RAISES = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.session_id = 'raising' THEN RAISE 'not this one: %', NEW.session_id; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER refuse BEFORE INSERT ON interactions FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+
+
+class PostgresKit(Kit):
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.url = request.getfixturevalue("postgresql_schema_url")
+        self.down_url = f"postgresql://{UNREACHABLE}/nowhere?retry_budget_s=0.2"
+
+    def stored(self) -> Stored:
+        with postgresql(self.url) as connection:
+            if not connection.execute("SELECT to_regclass('interactions')").fetchone()[0]:  # type: ignore[index]
+                return {}
+            rows = connection.execute("SELECT * FROM interactions").fetchall()
+        return {(str(row[0]), f"{timestamp_text(row[1])}#{row[2]}"): row for row in rows}
+
+    def remove(self, record: VideoInteraction) -> None:
+        with postgresql(self.url) as connection:
+            where = 'user_id = %s AND "timestamp" = %s AND video_id = %s'
+            key = (record.user_id, record.timestamp, record.video_id)
+            assert connection.execute(f"DELETE FROM interactions WHERE {where}", key).rowcount == 1
+
+    def exact(self, record: VideoInteraction) -> object:
+        words = (record.event_type.value, record.device.value, record.session_id)
+        return (record.user_id, record.timestamp, record.video_id, *words)
+
+    def poisoned(self) -> tuple[Chunk, dict[int, str]] | None:
+        rows = interactions(400)
+        zero, checked, taken, raising = 5, 30, 31, 399
+        for row, session in ((zero, "a\0b"), (checked, "checked"), (taken, "taken"), (raising, "raising")):
+            rows[row] = interaction(1, row, session_id=session)
+        with postgresql(self.url) as connection:
+            connection.execute(create_table(self.url.rpartition("=")[2], "interactions", INTERACTION))
+            connection.execute("ALTER TABLE interactions ADD CHECK (session_id <> 'checked')")
+            connection.execute("CREATE UNIQUE INDEX ON interactions (session_id) WHERE session_id = 'taken'")
+            connection.execute(RAISES)
+            other = interaction(3, 3, session_id="taken")
+            places = ", ".join(["%s"] * 6)
+            connection.execute(f"INSERT INTO interactions VALUES ({places})", tuple(self.exact(other)))  # type: ignore[arg-type]
+        return chunk_of(rows), {zero: "refused", checked: "refused", taken: "duplicate_key", raising: "refused"}
+
+
+KITS: dict[str, type[SQLiteKit | RedisKit | DynamoDBKit | MongoDBKit | PostgresKit]] = {
+    "postgresql": PostgresKit,
     "sqlite": SQLiteKit,
     "redis": RedisKit,
     "dynamodb-bulk": DynamoDBKit,

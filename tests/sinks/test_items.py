@@ -21,7 +21,7 @@ from ingest_service.pipeline.run import examine, sinks_of
 from ingest_service.rows.interaction import NAMESPACE
 from ingest_service.sinks.items import about_items
 from ingest_service.sinks.testing.rows import FIRST_MS
-from tests.helpers import HEADER, Cli, create_tables, dynamodb_at, dynamodb_client
+from tests.helpers import HEADER, Cli, create_tables, dynamodb_at, dynamodb_client, postgresql
 from tests.test_durability import Recorder
 
 TITLES = 'item,title\r\n2,"Cats, dogs 🐈 and ""more"""\r\n3,\r\n9,Nobody saw it\r\nx,No number\r\n2,Cats\r\n'
@@ -66,6 +66,12 @@ class Store:
                     documents = client.get_default_database()["items"].find().to_list()
                 assert all(document["_id"] == document["video_id"] for document in documents)
                 return {document.pop("video_id"): document for document in documents if document.pop("_id")}
+            case "postgresql":
+                with postgresql(self.url) as connection:
+                    cursor = connection.execute("SELECT * FROM items")
+                    columns = [column.name for column in cursor.description or ()]
+                    found_rows = [dict(zip(columns, row, strict=True)) for row in cursor]
+                return {str(row.pop("video_id")): {n: v for n, v in row.items() if v is not None} for row in found_rows}
             case _:
                 with dynamodb_client(self.endpoint) as client:
                     items = client.scan(TableName=f"{self.table}_items")["Items"]
@@ -85,6 +91,9 @@ class Store:
             case "mongodb":
                 with pymongo.MongoClient[dict[str, Any]](self.url.partition("?")[0], directConnection=True) as client:
                     client.get_default_database()["items"].update_one({"_id": item}, {"$set": {"title": "Dogs"}})
+            case "postgresql":
+                with postgresql(self.url) as connection:
+                    connection.execute("UPDATE items SET title = 'Dogs' WHERE video_id = %s", (item,))
             case _:
                 with dynamodb_client(self.endpoint) as client:
                     client.update_item(
@@ -99,7 +108,7 @@ class Store:
         return self.url.partition("endpoint=")[2].partition("&")[0]
 
 
-@pytest.fixture(params=["redis", "sqlite", "mongodb", "dynamodb"])
+@pytest.fixture(params=["redis", "sqlite", "mongodb", "dynamodb", "postgresql"])
 def store(request: pytest.FixtureRequest, cli: Cli) -> Iterator[Store]:
     if request.param == "sqlite":
         yield Store("sqlite", f"sqlite:///{cli.folder}/here.db")
@@ -108,6 +117,8 @@ def store(request: pytest.FixtureRequest, cli: Cli) -> Iterator[Store]:
         url = dynamodb_at(request.getfixturevalue("dynamodb_url"), table, item_table=f"{table}_items")
         asyncio.run(create_tables(url))
         yield Store("dynamodb", url, table)
+    elif request.param == "postgresql":
+        yield Store("postgresql", request.getfixturevalue("postgresql_schema_url"))
     else:
         yield Store(request.param, request.getfixturevalue(f"{request.param}_db_url"))
 

@@ -19,7 +19,7 @@ from ingest_service.sinks.mongodb import bson_rows
 declare_codes(
     {
         "item_too_large": "larger than the sink takes",
-        "duplicate_key": "another document has the row's value in a unique index of the sink",
+        "duplicate_key": "another record has the row's value in a unique index of the sink",
         "refused": "the sink refused the row for a reason of its own",
     }
 )

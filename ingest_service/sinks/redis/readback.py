@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ingest_service.rows.schema import Field, FieldKind, Schema
+from ingest_service.rows.schema import Field, Schema
 
 _NEEDS_ESCAPE = r'["\\\x00-\x1f\x7f-\x{10FFFF}]'
 
@@ -50,6 +50,6 @@ def stored_frame(users: Sequence[str], sets: Sequence[Sequence[tuple[str, float]
 def _value_of(field: Field) -> pl.Expr:
     """A text of a member. A quote within one has a backslash, so that no text can pass for a field."""
     member = pl.col("member")
-    if field.kind is FieldKind.TEXT:
+    if field.is_free:
         return member.str.json_path_match(f"$.{field.name}")
     return member.str.extract(f'[{{,]"{field.name}":"([^"]*)"', 1)
