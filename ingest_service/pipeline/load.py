@@ -249,7 +249,7 @@ async def _pass_on(state: State, chunk: Chunk) -> None:
 
 async def _consume(state: State, lane: Lane) -> None:
     """Write chunks until the queue ends. Those that the sink has only taken to be stored are waited for beside it."""
-    async with asyncio.TaskGroup() as storing:
+    async with task_group() as storing:
         while True:
             try:
                 chunk, prepared = await lane.queue.get()
