@@ -116,7 +116,9 @@ def _delimiter(lines: Sequence[bytes]) -> tuple[bytes, int]:
     best, most = next(filter(None, (_best(bare[1:] or bare, some) for bare, some in tries)), (b"", 0))
     if not best:
         raise ConfigurationError(
-            "The source's lines are not split into three fields or more; a record has a user, an item and a time."
+            "The source's lines are not split into three fields or more; a record has a user, an item and a time. Where"
+            " a line is an item and its title, or a user and his items, write the schema by hand (x-about: items, or "
+            "x-each; see docs/SCHEMAS.md), or take --dataset microlens-titles or microlens-pairs."
         )
     if most > MAX_COLUMNS:
         raise ConfigurationError(f"The source has {most:,} columns; a schema may have {MAX_COLUMNS:,}.")
