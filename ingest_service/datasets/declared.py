@@ -1,7 +1,7 @@
 """A data set out of what somebody has said of it: which of its columns are ids, times and fields of its own."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ingest_service.datasets.base import EACH, About, Column, Dataset
 from ingest_service.datasets.forms import Form
 from ingest_service.datasets.identity import numbers_of
-from ingest_service.datasets.kinds import UuidId
+from ingest_service.datasets.kinds import Integer, UuidId
 from ingest_service.datasets.times import texts_and_dates, to_utc
 from ingest_service.datasets.uuids import TextUuids, UuidDictionary
 from ingest_service.rows.arrays import Ints
@@ -87,7 +87,7 @@ class ItemDeclaration:
 
 def items_of(declared: ItemDeclaration) -> Dataset:
     """Its records say something of items: each is all that this data set has of its item."""
-    schema = _with_texts(ITEM, {ITEM.owner} if declared.item.is_raw else set())
+    schema = ITEM.with_kind(FieldKind.TEXT, ITEM.owner) if declared.item.is_raw else ITEM
     schema = schema.extended(declared.name, *(own.field for own in declared.own))
     ids = _Ids(declared.item)
 
@@ -144,14 +144,10 @@ def _schema_of(declared: Declaration) -> Schema:
     texts = {"event_type", "device"}
     texts |= {name for name, ids in (("user_id", declared.owner), ("video_id", declared.item)) if ids.is_raw}
     keys = [own.field.name for own in declared.own if own.is_key]
-    return _with_texts(INTERACTION, texts).extended(declared.name, *(own.field for own in declared.own), key=keys)
-
-
-def _with_texts(schema: Schema, names: Set[str]) -> Schema:
-    """These fields may hold any text."""
-    return replace(
-        schema, fields=tuple(Field(one.name, FieldKind.TEXT) if one.name in names else one for one in schema.fields)
-    )
+    schema = INTERACTION.with_kind(FieldKind.TEXT, *texts)
+    if declared.session is None and isinstance(declared.owner.column.kind, Integer):
+        schema = schema.with_kind(FieldKind.WORD, "session_id")  # a number and a day
+    return schema.extended(declared.name, *(own.field for own in declared.own), key=keys)
 
 
 class _Ids:

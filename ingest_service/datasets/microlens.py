@@ -24,7 +24,8 @@ from ingest_service.rows.interaction import (
 )
 from ingest_service.rows.texts import Texts, concatenate, decimals
 
-_SCHEMA = INTERACTION.extended("microlens", follows_from_key=True)
+# A session is a number and a day here, and no free text.
+_SCHEMA = INTERACTION.with_kind(FieldKind.WORD, "session_id").extended("microlens", follows_from_key=True)
 _users = UuidDictionary("user_")
 _videos = UuidDictionary("video_")
 

@@ -78,10 +78,11 @@ _GENRES = Column("genres", TEXT, frozenset({"genres"}))
 
 NO_GENRES = "(no genres listed)"
 
-_RATED = INTERACTION.extended("movielens", Field("rating", FieldKind.FLOAT))
+_EVENT = INTERACTION.with_kind(FieldKind.WORD, "session_id")  # a number and a day, or a movie's number
+_RATED = _EVENT.extended("movielens", Field("rating", FieldKind.FLOAT))
 # A user may give a movie several tags in one second, so the tag is part of the key.
-_TAGGED = INTERACTION.extended("movielens-tags", Field("tag", FieldKind.TEXT), key=("tag",), follows_from_key=True)
-_LINKED = INTERACTION.extended("movielens-links", Field("imdb_id", FieldKind.TEXT), Field("tmdb_id", FieldKind.TEXT))
+_TAGGED = _EVENT.extended("movielens-tags", Field("tag", FieldKind.TEXT), key=("tag",), follows_from_key=True)
+_LINKED = _EVENT.extended("movielens-links", Field("imdb_id", FieldKind.TEXT), Field("tmdb_id", FieldKind.TEXT))
 _MOVIES = Schema(
     "movielens-movies",
     (Field("title", FieldKind.TEXT), Field("genres", FieldKind.TEXT), Field("movie_id", FieldKind.INT)),

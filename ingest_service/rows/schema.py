@@ -69,6 +69,11 @@ class Schema:
             self, name=name, fields=(*texts, *numbers), key=(*self.key, *key), follows_from_key=follows_from_key
         )
 
+    def with_kind(self, kind: FieldKind, *names: str) -> "Schema":
+        """This, with fields of these names being of another kind."""
+        fields = (Field(one.name, kind) if one.name in names else one for one in self.fields)
+        return replace(self, fields=tuple(fields))
+
     @property
     def is_about_items(self) -> bool:
         """Whether its records say something of an item, at no time; else they are somebody's interactions."""

@@ -17,9 +17,7 @@ from ingest_service.rows.texts import Piece, Texts, concatenate
 
 EVENT_KEY = "event_key"  # tells an owner's records apart, in stores that keep a record as fields
 
-_NEEDS_ESCAPE = np.ones(256, np.bool_)
-_NEEDS_ESCAPE[0x20:0x7F] = False
-_NEEDS_ESCAPE[list(b'"\\')] = True
+_SPACE, _TILDE = b" ~"  # the first and the last of the bytes that are letters, digits and marks
 
 
 def json_escaped(texts: Texts) -> Texts:
@@ -27,8 +25,11 @@ def json_escaped(texts: Texts) -> Texts:
 
     Almost always nothing needs it, which one look at their bytes tells.
     """
-    # The buffer may hold the texts of many more rows than these.
-    if not len(texts) or not _NEEDS_ESCAPE[concatenate([texts]).buffer].any():
+    if not len(texts):
+        return texts
+    buffer = concatenate([texts]).buffer  # that of the texts may hold many more than these
+    is_plain = not len(buffer) or (buffer.min() >= _SPACE and buffer.max() <= _TILDE)
+    if is_plain and not any(mark in buffer.tobytes() for mark in (b'"', b"\\")):
         return texts
     return Texts.of([json.dumps(text)[1:-1] for text in texts.to_list()])
 

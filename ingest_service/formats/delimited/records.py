@@ -254,7 +254,7 @@ def split(data: bytes, dialect: Dialect, *, eof: bool) -> Records:
     keep, scanned, consumed, n_lines = _scan_the_rest(data, starts, ends, next_starts, plain, dialect, eof=eof)
     indices = np.flatnonzero(keep[:n_lines])
     plain_records = np.flatnonzero(plain[indices])
-    record_of_line = {int(line): record for record, line in enumerate(indices)} if scanned else {}
+    records_scanned = np.searchsorted(indices, np.array(list(scanned), np.int64)).tolist()
     return Records(
         starts[indices],
         ends[indices],
@@ -264,7 +264,7 @@ def split(data: bytes, dialect: Dialect, *, eof: bool) -> Records:
         plain_records,
         delimiters[indices[plain_records]],
         bool(quotes.size),
-        {record_of_line[line]: fields for line, fields in scanned.items()},
+        dict(zip(records_scanned, scanned.values(), strict=True)),
         len(dialect.delimiter),
     )
 
