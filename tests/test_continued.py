@@ -84,7 +84,7 @@ BACKWARDS = "timestamp,item,user\n100,1,7\n200,2,7\n300,3,7\n400,4,7"  # of user
 FULL = BACKWARDS + "7\n500,5,7\n"
 
 
-@pytest.fixture(params=["sqlite", "redis", "dynamodb", "mongodb"])
+@pytest.fixture(params=["sqlite", "redis", "dynamodb", "mongodb", "postgresql"])
 async def sink(request: pytest.FixtureRequest) -> str:
     if request.param == "sqlite":
         return "sqlite:///interactions.db"
@@ -92,6 +92,8 @@ async def sink(request: pytest.FixtureRequest) -> str:
         return f"{request.getfixturevalue('redis_db_url')}?recent_limit=3"
     if request.param == "mongodb":
         return str(request.getfixturevalue("mongodb_db_url"))
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql_schema_url"))
     url = dynamodb_at(request.getfixturevalue("dynamodb_url"), request.getfixturevalue("table"))
     await create_tables(url)
     return url

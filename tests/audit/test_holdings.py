@@ -28,12 +28,15 @@ schema:
 """
 
 
+NAMES = ("redis", "dynamodb", "mongodb", "postgresql", "sqlite")
+
+
 @pytest.fixture
 def everywhere(
-    cli: Cli, redis_db_url: str, dynamodb_url: str, table: str, mongodb_db_url: str
+    cli: Cli, redis_db_url: str, dynamodb_url: str, table: str, mongodb_db_url: str, postgresql_schema_url: str
 ) -> Callable[..., list[str]]:
-    """The options that name all four kinds of sinks, set up; and a file loaded into them."""
-    urls = [redis_db_url, dynamodb_at(dynamodb_url, table), mongodb_db_url, "sqlite:///here.db"]
+    """The options that name all kinds of sinks, set up; and a file loaded into them."""
+    urls = [redis_db_url, dynamodb_at(dynamodb_url, table), mongodb_db_url, postgresql_schema_url, "sqlite:///here.db"]
     asyncio.run(create_tables(urls[1]))
     to = [f"--to={url}" for url in urls]
 
@@ -51,9 +54,7 @@ def test_each_sink_says_what_it_holds(cli: Cli, everywhere: Callable[..., list[s
     shown = cli.here("show", "7", *to, "--dataset=movielens", "--json")
     assert shown.code == 0
     found = [json.loads(line) for line in shown.stdout.splitlines()]
-    assert [(one["sink"], one["user_id"], one["count"]) for one in found] == [
-        (name, user, 2) for name in ("redis", "dynamodb", "mongodb", "sqlite")
-    ]
+    assert [(one["sink"], one["user_id"], one["count"]) for one in found] == [(name, user, 2) for name in NAMES]
     for one in found:
         assert [row["rating"] for row in one["interactions"]] == [2.5, 4.0]
         assert one["interactions"][0] == {
@@ -76,18 +77,15 @@ def test_the_table_says_who_and_how_many(cli: Cli, everywhere: Callable[..., lis
     user = interaction(1, 1).user_id
     shown = cli.here("show", "1", *to, "--limit=2")
     lines = shown.stdout.splitlines()
-    assert len(lines) == 4 * 4
-    for name, table in zip(
-        ("redis", "dynamodb", "mongodb", "sqlite"), zip(*[iter(lines)] * 4, strict=True), strict=True
-    ):
+    assert len(lines) == 5 * 4
+    for name, table in zip(NAMES, zip(*[iter(lines)] * 4, strict=True), strict=True):
         assert table[0] == f"{name} has 30 interactions of user 1 ({user}), the newest 2 of them:"
         assert table[1].split() == ["timestamp", "video_id", "event_type", "device", "session_id"]
         assert table[2].split()[:2] == ["2020-03-05T00:00:00.029000Z", str(interaction(1, 29).video_id)]
     nobody = cli.here("show", "2", *to)
     assert nobody.code == 0
     assert nobody.stdout.splitlines() == [
-        f"{name} has nothing of user 2 ({interaction(2, 1).user_id})."
-        for name in ("redis", "dynamodb", "mongodb", "sqlite")
+        f"{name} has nothing of user 2 ({interaction(2, 1).user_id})." for name in NAMES
     ]
 
 

@@ -23,6 +23,7 @@ STAGED = "pg_temp.ingest_staged"
 REFUSED = "pg_temp.ingest_refused"
 _STAGED_AFTER_A_CLASH = 16  # pieces
 _FEWEST_ROWS = 100  # in a statement that was too slow with more
+_SENT_BYTES = 1 << 20
 _ONE_BY_ONE_ROWS = 2_048  # at most
 
 
@@ -188,7 +189,7 @@ class Writer:
         self._answered()
 
     async def _copied(self, connection: psycopg.AsyncConnection[Any], part: Piece) -> None:
-        n_copied = await copy(connection, f"{part.target.table} ({part.target.listed})", part)
+        n_copied = await self._copy(connection, f"{part.target.table} ({part.target.listed})", part)
         if n_copied != len(part):
             raise ConfigurationError(
                 f"PostgreSQL keeps {len(part) - n_copied} of {len(part)} rows out without a word, because of a trigger "
@@ -241,14 +242,16 @@ class Writer:
                 f" SELECT {target.listed} FROM {target.table} WITH NO DATA"
             )
             self._staged_of = target
-        await copy(connection, f"{STAGED} ({target.listed})", part)
+        await self._copy(connection, f"{STAGED} ({target.listed})", part)
 
-
-async def copy(connection: psycopg.AsyncConnection[Any], into: str, part: Piece) -> int:
-    """How many rows were taken."""
-    async with connection.cursor() as cursor:
-        async with cursor.copy(f"COPY {into} FROM STDIN (FORMAT binary)") as copying:
-            await copying.write(HEADER)
-            await copying.write(part.bytes)
-            await copying.write(TRAILER)
-        return cursor.rowcount
+    async def _copy(self, connection: psycopg.AsyncConnection[Any], into: str, part: Piece) -> int:
+        """How many rows were taken."""
+        data = part.bytes
+        async with connection.cursor() as cursor:
+            async with cursor.copy(f"COPY {into} FROM STDIN (FORMAT binary)") as copying:
+                await copying.write(HEADER)
+                for at in range(0, len(data), _SENT_BYTES):
+                    await copying.write(data[at : at + _SENT_BYTES])
+                    self._answered()  # a slow line takes its time, and takes something
+                await copying.write(TRAILER)
+            return cursor.rowcount

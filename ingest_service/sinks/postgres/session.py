@@ -43,7 +43,7 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())  # what it would 
 T = TypeVar("T")
 Connection: TypeAlias = psycopg.AsyncConnection[Any]
 
-KEPT_BYTES = 16 << 20  # of rows that wait for a checkpoint
+KEPT_BYTES = 16 << 20  # of rows that wait for a checkpoint, at most
 _FINISH_S = 0.5  # what was cancelled may end first: a connection that is cut takes its transaction along
 _CONNECT_S = 10
 _BEGIN = """
@@ -78,6 +78,7 @@ class Session:
         self._token = ""
         self._is_begun = False
         self._kept: list[Piece] = []
+        self._most_bytes = KEPT_BYTES
         self._are_kept_there = True  # in the open transaction
         self._anchor: Anchor | None = None
         self._committing: Anchor | None = None  # of a commit whose reply did not come
@@ -87,6 +88,10 @@ class Session:
         self._heard = 0.0  # when the server last ended a statement
         self.writer = Writer(self._answered)
         self.checkpoints = place(options.schema_name, CHECKPOINTS)
+
+    def hold_at_most(self, n_bytes: int) -> None:
+        """How much memory the rows may take that wait for a checkpoint."""
+        self._most_bytes = n_bytes
 
     # --- jobs ---------------------------------------------------------------------------------------
 
@@ -104,6 +109,8 @@ class Session:
             return await job(await self._connected())
         except psycopg.Error as error:
             await self._give_up_transaction()
+            if error.sqlstate == errors.READ_ONLY and self._connection is not None:
+                await self._connection.close()  # the server that takes rows by now may be another one
             if error.sqlstate == errors.READ_ONLY and not self._has_written:
                 raise ConfigurationError(
                     "PostgreSQL takes no rows there: it is a standby, or read-only; name the primary, or all hosts."
@@ -239,7 +246,7 @@ class Session:
         self._kept.append(piece.without(refused))
         self._has_written = True
         fault.point("postgres-copied")
-        if sum(one.n_bytes for one in self._kept) >= KEPT_BYTES:
+        if sum(one.n_bytes for one in self._kept) >= min(KEPT_BYTES, self._most_bytes):
             await self.commit_rows(connection)
         return refused
 

@@ -64,6 +64,9 @@ class PostgresSink(Sink[list[Ints]]):
         self.place = Place(f"{options.schema_name}.{options.table}", f"{host}{parts.path}" if host else "")
         self.checkpoints: CheckpointStore = PostgresCheckpoints(self._session, self.name, self._version)
 
+    def hold_at_most(self, n_bytes: int) -> None:
+        self._session.hold_at_most(n_bytes)
+
     async def open(self) -> None:
         named = await self._session.open()
         if not self.place.server:  # the URL leaves it to the environment
@@ -153,9 +156,8 @@ class PostgresSink(Sink[list[Ints]]):
     async def _version(self, connection: Connection, make: bool) -> str | None:
         """Of the table with the rows; where nobody looked before, the tables may still have to be made."""
         if make and not self._is_made:
-            return (await self._made_table(connection, self._usual)).version
-        table = await self._found(connection)
-        return None if table is None else table.version
+            await self._make_tables(connection, self._usual)
+        return await tables.version_of(connection, self.options.schema_name, self.options.table)
 
     async def epoch(self) -> str:
         """The table, and the server's own history, which is another one after a failover or from a backup."""
@@ -172,8 +174,8 @@ class PostgresSink(Sink[list[Ints]]):
 
         return await self._session.call(ask)
 
-    async def _made_table(self, connection: Connection, schema: Schema) -> Table:
-        """The tables, those made that are missing; the lock is for runners that begin at once."""
+    async def _make_tables(self, connection: Connection, schema: Schema) -> None:
+        """Those that are missing; the lock is for runners that begin at once."""
         name = self.options.schema_name
         missing = await Table.of(connection, name, tables.CHECKPOINTS) is None or await self._found(connection) is None
         if missing:
@@ -184,10 +186,7 @@ class PostgresSink(Sink[list[Ints]]):
             if await self._found(connection) is None:
                 await connection.execute(tables.create_table(name, self.options.table, schema))
             await self._session.commit_rows(connection)
-        table = await self._found(connection)
-        assert table is not None, "it was made"
         self._is_made = True
-        return table
 
     async def _target(self, schema: Schema) -> tuple[Target, dict[str, str]]:
         """Where records of a data set go, and the types of the columns. ConfigurationError if they cannot."""
@@ -215,7 +214,7 @@ class PostgresSink(Sink[list[Ints]]):
             if table is None:
                 if not self._makes:
                     return []
-                await self._made_table(connection, schema)
+                await self._make_tables(connection, schema)
                 return [Finding(what, True, "was made")]
             if self._makes_keys and table.is_own and not table.has_key(schema):
                 await connection.execute(tables.create_key(self.options.schema_name, self.options.table, schema))

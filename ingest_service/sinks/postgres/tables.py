@@ -25,12 +25,16 @@ _WAY_OUT = "name another table with ?table="
 
 _TABLE = """
     SELECT c.oid::text, c.relkind::text, c.relpersistence::text, row_security_active(c.oid),
-           coalesce(pg_relation_filenode(c.oid), 0)::text, pg_has_role(c.relowner, 'USAGE'),
+           pg_has_role(c.relowner, 'USAGE'),
            ARRAY(SELECT right_ FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) right_
                  WHERE NOT has_table_privilege(c.oid, right_)),
            ARRAY(SELECT tgname::text FROM pg_trigger
                  WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY 1),
            ARRAY(SELECT rulename::text FROM pg_rewrite WHERE ev_class = c.oid AND ev_type IN ('2', '3') ORDER BY 1)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
+"""
+_VERSION = """
+    SELECT concat_ws('.', c.oid, pg_relation_filenode(c.oid))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
 """
 _COLUMNS = """
@@ -71,12 +75,11 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What there is by the name that rows go to. `version` is another one once it was emptied or made anew."""
+    """What there is by the name that rows go to."""
 
     kind: str
     persistence: str
     has_row_security: bool
-    version: str
     is_own: bool
     missing_rights: tuple[str, ...]
     triggers: tuple[str, ...]
@@ -89,14 +92,13 @@ class Table:
         found = await (await connection.execute(_TABLE, (schema, name))).fetchone()
         if found is None:
             return None
-        oid, kind, persistence, has_row_security, filenode, is_own, missing, triggers, rules = found
+        oid, kind, persistence, has_row_security, is_own, missing, triggers, rules = found
         columns = await (await connection.execute(_COLUMNS, (oid,))).fetchall()
         indexes = await (await connection.execute(_INDEXES, (oid,))).fetchall()
         return cls(
             kind,
             persistence,
             has_row_security,
-            f"{oid}.{filenode}",
             is_own,
             tuple(missing),
             tuple(triggers),
@@ -110,6 +112,12 @@ class Table:
 
     def types(self, schema: Schema) -> dict[str, str]:
         return {field.name: self.columns[field.name].type for field in schema.fields}
+
+
+async def version_of(connection: AsyncConnection[Any], schema: str, name: str) -> str | None:
+    """It is another one once the table was emptied or made anew; None if there is none."""
+    found = await (await connection.execute(_VERSION, (schema, name))).fetchone()
+    return None if found is None else str(found[0])
 
 
 def key_of(schema: Schema) -> tuple[str, ...]:
