@@ -11,10 +11,10 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers test newest check demo campaign fuzz bench release lock
+.PHONY: help setup servers test newest check demo campaign fuzz bench bench-quick release lock
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(SYNCED) ## make .venv with exactly what requirements.lock names, and this package
 
@@ -53,6 +53,10 @@ fuzz: $(SYNCED) ## a million ugly, packed and damaged files (scripts/fuzz); ARGS
 bench: $(SYNCED) ## measure throughput (see benchmarks/)
 	scripts/get-servers --bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(SYNCED) ## this version beside the last release, in some three minutes
+	scripts/get-servers redis javamongo released
+	$(BIN)/python -m benchmarks --rows 300000 --pairs 3 --only quick $(ARGS)
 
 release: $(SYNCED) | $(UV) ## build wheel and sdist, and load the sample with the wheel in a clean environment
 	UV=$(UV) scripts/release

@@ -43,4 +43,5 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "serve": serve.figures,
     "schemas": schemas.figures,
     "versions": versions.figures,
+    "quick": versions.since_release,
 }

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,17 +125,19 @@ def run(
         else:
             print_report(report)
     if expect:
-        _compare(report, settings)
+        _compare(sources, report, settings)
 
 
-def _compare(report: "Report", settings: "Settings") -> None:
+def _compare(sources: Sequence[str], report: "Report", settings: "Settings") -> None:
     """Say as which published file each source is. NotAsPublished if one is as none."""
     from ingest_service.datasets.catalogue import published_as
+    from ingest_service.pipeline.run import jobs_of
+    from ingest_service.sources.digest import sha256_of
 
-    dataset = settings.dataset_named()
-    for stream in report.streams:
+    for stream, job in zip(report.streams, jobs_of(sources, settings), strict=True):
         rows = max(sink.counts.read for sink in stream.sinks.values())
-        say(f"{stream.source.rpartition('/')[2]}: as published, {published_as(dataset, rows)}", err=True)
+        found = published_as(job.dataset, rows, partial(sha256_of, job.source))
+        say(f"{stream.source.rpartition('/')[2]}: as published, {found}", err=True)
 
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":

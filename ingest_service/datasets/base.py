@@ -67,12 +67,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a published data set. `rows`: by file, or by release."""
+    """What is known of a published data set, by file or by release; `sha256`, in hexadecimal, where it is known."""
 
     title: str = ""
     description: str = ""
     homepage: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

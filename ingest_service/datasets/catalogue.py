@@ -1,5 +1,6 @@
 """What is known by name: the data sets of packages, and the presets."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ingest_service.datasets import dataset_named, dataset_names
@@ -27,12 +28,21 @@ def _described(name: str) -> dict[str, Any]:
     }
 
 
-def published_as(dataset: Dataset, rows: int) -> str:
-    """The name of the published file that has so many rows. NotAsPublished if none has, or no size is known."""
+def published_as(dataset: Dataset, rows: int, sha256: Callable[[], str]) -> str:
+    """As which published file a source is, which has so many rows. NotAsPublished if as none.
+
+    Its `sha256`, in hexadecimal, is asked for where that of the published file is known.
+    """
     known = dataset.about.rows
     for name, published in known.items():
         if published == rows:
-            return name
+            wanted = dataset.about.sha256.get(name)
+            if wanted is None:
+                return f"{name} by the number of its rows"
+            if wanted != sha256():
+                reason = "but its SHA-256 is another: a corrected, reordered or differently written file"
+                raise NotAsPublished(f"The source has as many rows as {name}, {rows:,}, {reason}.")
+            return f"{name} byte for byte"
     if not known:
         raise NotAsPublished(f"How many rows {dataset.name} was published with is not known here.")
     sizes = ", ".join(f"{name} has {published:,}" for name, published in known.items())

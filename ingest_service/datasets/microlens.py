@@ -74,5 +74,6 @@ MICROLENS = Dataset(
         "MicroLens pairs, and any file of that shape",
         homepage="https://github.com/westlake-repl/MicroLens",
         rows={"MicroLens-50k": 359_708, "MicroLens-100k": 719_405, "MicroLens-1M": 9_095_620},
+        sha256={"MicroLens-50k": "7ff8b91bcc84f5434ac2c5be7d0b7d7730f5e84f79f9648b5ae67a7641f97bbd"},
     ),
 )

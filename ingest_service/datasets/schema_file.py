@@ -104,7 +104,7 @@ def _declaration(file: DatasetFile) -> Declaration | ItemDeclaration:
         return IdColumn(column(field), prefix, file.namespace, bool(field.stored))
 
     own = tuple(OwnField(column(one), _field(one), one.is_key) for one, _ in file.flat if one.keep)
-    about = About(file.title, file.description, file.homepage, file.published)
+    about = About(file.title, file.description, file.homepage, file.published, file.sha256)
     if file.is_about_items:
         return ItemDeclaration(file.name, id_column("item", "video_"), own, _form(file), about)
     clock = by_role.get("clock")

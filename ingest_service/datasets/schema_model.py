@@ -179,6 +179,7 @@ class DatasetFile(_Part):
     device: str = Field("unknown", alias="x-device", min_length=1, max_length=64)
     time: Annotated[str, BeforeValidator(_known_time)] = Field("", alias="x-time")
     published: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict, alias="x-published")
+    sha256: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict, alias="x-sha256")
     namespace: UUID = Field(NAMESPACE, alias="x-namespace")
 
     @property
@@ -235,6 +236,8 @@ class DatasetFile(_Part):
         for is_wrong, message in self._rules_of_items(roles, kept):
             if is_wrong:
                 raise ValueError(message)
+        if unknown := sorted(self.sha256.keys() - self.published.keys()):
+            raise ValueError(f"x-sha256 is of files that x-published has, and {unknown[0]!r} is none")
         if self.time and "time" in roles:
             raise ValueError("x-time is the time of all records, where no column has one")
         if "clock" in roles and not any(field.role == "time" and field.type == "date" for field in fields):

@@ -1,6 +1,8 @@
 # ruff: noqa: E501 - rows of data sets
 """The presets: each reads a file of exactly the published form, and no row of it is refused without a reason."""
 
+import gzip
+import hashlib
 import io
 import json
 import re
@@ -47,6 +49,19 @@ PUBLISHED: dict[str, tuple[bytes, list[tuple[str, str, str, str, dict[str, objec
     "microlens-likes-and-views": (
         b"1\t10\t2000\n",
         [("", "video_1", "", "", {"likes": 10, "views": 2000})],
+    ),
+    "steam": (
+        b"{u'username': u'Chaos Syren', u'hours': 0.1, u'products': 41, u'product_id': u'725280', u'page_order': 0, "
+        b"u'date': u'2017-12-17', u'text': u\"It's \\u2019fine\\'\", u'early_access': False, u'page': 1}\n",
+        [
+            (
+                "steam_user_Chaos Syren",
+                "steam_product_725280",
+                "2017-12-17T00:00:00",
+                "rate",
+                {"hours": 0.1, "found_funny": 0, "early_access": "false"},
+            )
+        ],
     ),
     "movielens-100k": (
         b"196\t242\t3\t881250949\n",
@@ -257,6 +272,22 @@ def test_a_load_is_compared_with_what_was_published(cli: Cli) -> None:
     outcome = cli.here("run", "whole.data", "--dataset", "movielens-100k", "--expect", "published")
     assert outcome.code == 0, outcome.stderr
     assert "as published, u.data" in outcome.stderr
+
+
+def test_the_bytes_are_compared_where_they_are_known(cli: Cli) -> None:
+    """A file with as many rows is not the published one, if its SHA-256 is another; compressed, it is the same."""
+    rows = b"".join(b"%d\t%d\t%d\n" % (n, n % 7, n) for n in range(1, 1001))
+    schema = (ROOT / "ingest_service" / "datasets" / "presets" / "microlens-likes-and-views.yaml").read_text()
+    schema = schema.replace("19220", "1000")
+    schema = re.sub("MicroLens-50k: [0-9a-f]{64}", f"MicroLens-50k: {hashlib.sha256(rows).hexdigest()}", schema)
+    cli.file("own.yaml", schema)
+    cli.file("same.txt.gz", gzip.compress(rows))
+    cli.file("other.txt", rows.replace(b"\t5\t5\n", b"\t5\t6\n"))
+    named = ("--dataset", "own.yaml", "--expect", "published")
+    outcome = cli.here("run", "same.txt.gz", *named)
+    assert (outcome.code, "MicroLens-50k byte for byte" in outcome.stderr) == (0, True), outcome.stderr
+    outcome = cli.here("run", "other.txt", *named)
+    assert (outcome.code, "its SHA-256 is another" in outcome.message) == (65, True)
 
 
 @pytest.mark.parametrize(("file", "name"), [("ratings", "movielens"), ("tags", "movielens-tags"), ("links", "movielens-links")])  # fmt: skip

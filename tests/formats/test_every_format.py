@@ -40,6 +40,10 @@ def line(n: int, **changes: object) -> str:
     return json.dumps({"user": f"u{n % 50}", "item": n, "at": AT + n, "note": note(n)} | changes) + "\n"
 
 
+def literal(n: int, **changes: object) -> str:
+    return repr({"user": f"u{n % 50}", "item": n, "at": AT + n, "note": note(n)} | changes) + "\n"
+
+
 def several(n: int) -> str:
     seen = [{"item": 10 * n + i, "at": AT + n} for i in range(n % 4)]
     return json.dumps({"user": f"u{n % 50}", "seen": seen, "about": {"note": note(n)}}, ensure_ascii=False) + "\n"
@@ -74,6 +78,7 @@ FORMS = {
         "windows-1252", "user;item;at;note\n",
     ),
     "jsonl": Form({"format": "jsonl", "fields": FIELDS}, line, line(1, item="x"), '\\"x\\"', "5"),
+    "literals": Form({"format": "literals", "fields": FIELDS}, literal, literal(1, item="x"), "'x'", "5"),
     "several a line": Form(
         {"format": "jsonl", "fields": EACH}, several, several(N + 3).replace("30030", '"x"'), '\\"x\\"', "30030",
         records=lambda n: n % 4,

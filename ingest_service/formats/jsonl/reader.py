@@ -59,7 +59,7 @@ class JsonLinesReader(TextReader):
         if not self._buffer:
             raise ConfigurationError("The source is empty.")
         self._refuse_what_is_no_text()
-        return JsonRows.of(self._dataset, self._columns), self._mark_bytes()
+        return self.rows_of(self._dataset, "", self._columns), self._mark_bytes()
 
     def _split(self, text: bytes, *, eof: bool) -> Lines:
         buffer = np.frombuffer(text, np.uint8)[: len(text) if eof else text.rfind(b"\n") + 1]
