@@ -9,7 +9,7 @@ MIN_MEMORY_MB: Final = 182  # of which a block holds the longest record twice ov
 # in the two chunks and the two blocks that are there at a time (benchmarks, section memory).
 _PROGRAM_MB, _MB_PER_BLOCK_MB = 126, 28
 _MB_PER_SINK = 8  # more for each MiB of block, for each sink beyond two that encodes the same chunk
-_WAITING_PER_BLOCK = 8
+_WAITING_PER_BLOCK = 8  # SQLite's own two chunks are small, so it has that to spare
 _MIN_BLOCK_BYTES = 2 * MAX_RECORD_BYTES
 
 

@@ -49,7 +49,7 @@ def test_runs_become_one_in_the_order_of_their_owners(runs: list[list[tuple[str,
     """Every row once and as it was; rows of one owner in the order in which they came, over the borders of blocks."""
     chunks = [columns([owner for owner, _ in run], [session for _, session in run]) for run in runs]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "BLOCK_ROWS", 4)
+        patch.setattr(packed, "LEAST_ROWS", 4)
         parts = [told(part) for part in merged([Packed.of(chunk) for chunk in chunks])]
     found = [row for part in parts for row in part]
     came = [row for chunk in chunks for row in told(chunk)]
@@ -68,8 +68,8 @@ def test_many_chunks_take_a_fraction_of_their_memory() -> None:
     one = Packed.of(chunk)
     assert one.n_bytes < 60 * one.n
     assert sum(texts.buffer.nbytes + texts.starts.nbytes for texts in chunk.texts.values()) > 3 * one.n_bytes
-    assert max(len(part) for part in one.unpacked()) <= packed.BLOCK_ROWS
-    assert max(len(part) for part in merged([one] * 8)) <= 8 * packed.BLOCK_ROWS
+    assert max(len(part) for part in one.unpacked()) <= packed.LEAST_ROWS
+    assert max(len(part) for part in merged([one] * 8)) <= 8 * packed.LEAST_ROWS
 
 
 def test_one_text_for_all_stays_one() -> None:

@@ -25,7 +25,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-BLOCK_ROWS = 1 << 13
+LEAST_ROWS = 1 << 10  # of a block
+_BLOCKS = 32  # of a chunk: what is unpacked follows from its length, which follows from `--memory`
 _LEVEL = 1
 _TIMES_USED = 4  # a text that rows have as often, all in all, is packed once, and the rows have its place
 _SMALL_BYTES = 64
@@ -46,8 +47,9 @@ class Packed:
         columns = columns.take(np.argsort(_order(columns), kind="stable"))
         shared = {name: _interned(texts.buffer) for name, texts in columns.texts.items() if _is_repeated(texts)}
         blocks = []
-        for first in range(0, len(columns), BLOCK_ROWS):
-            block = columns.take(slice(first, first + BLOCK_ROWS))
+        size = max(LEAST_ROWS, -(-len(columns) // _BLOCKS))
+        for first in range(0, len(columns), size):
+            block = columns.take(slice(first, first + size))
             texts = {
                 name: _stripped(part) if name in shared else concatenate([part]) for name, part in block.texts.items()
             }
