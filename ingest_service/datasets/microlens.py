@@ -22,6 +22,7 @@ from ingest_service.rows.interaction import (
     EventType,
     VideoInteraction,
 )
+from ingest_service.rows.schema import FieldKind
 from ingest_service.rows.texts import Texts, concatenate, decimals
 
 # A session is a number and a day here, and no free text.
