@@ -128,11 +128,17 @@ def _percent_and_eta(state: State, now: float) -> tuple[float | None, float | No
     size = state.reader.source_size
     if not size or not state.read_to.offset:
         return None, None
-    settled = min(lane.tracker.watermark.position.offset for lane in state.lanes)
+    settled = min(_stored_to(lane, state.read_to.offset) for lane in state.lanes)
     position = state.reader.stored_position() * settled / state.read_to.offset
     elapsed_s, done = now - state.started, position - state.first_stored
     eta_s = (size - position) * elapsed_s / done if done > 0 else None
     return round(min(100.0, 100 * position / size), 1), None if eta_s is None else round(max(0.0, eta_s), 1)
+
+
+def _stored_to(lane: Lane, read_to: int) -> float:
+    """Up to where it is settled, and a part of what is in flight where so many of these rows are stored."""
+    settled = lane.tracker.watermark.position.offset
+    return settled + (read_to - settled) * min(1.0, lane.sink.stored_ahead / max(1, lane.in_flight_rows))
 
 
 def _sink_progress(lane: Lane) -> SinkProgress:
@@ -142,7 +148,7 @@ def _sink_progress(lane: Lane) -> SinkProgress:
         rows_written=counts.written,
         merged=counts.merged,
         dead=counts.dead,
-        in_flight=lane.in_flight_rows,
+        in_flight=max(0, lane.in_flight_rows - lane.sink.stored_ahead),
         retries=retrier.retries,
         throttled=retrier.throttled,
         concurrency=lane.sink.limit.limit,

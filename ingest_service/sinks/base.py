@@ -86,6 +86,7 @@ class Sink(ABC, Generic[P]):
         self.limit = limit or AdaptiveLimit(options.consumers)
         self.rate = RateLimit(options.rate)
         self.warnings: list[str] = []
+        self.stored_ahead = 0  # rows of those that waited which are stored, while others of them are not yet: progress
 
     def hold_at_most(self, n_bytes: int) -> None:
         """How much memory the rows may take that wait to be stored with others."""

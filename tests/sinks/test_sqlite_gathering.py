@@ -232,7 +232,15 @@ def test_a_stop_ends_what_is_stored_together(cli: Cli, checkpoint: str) -> None:
     pairs = write_pairs(cli.folder / "pairs.csv", 12_000, blocks=6)
     place = ("--checkpoint", checkpoint)
     process = cli.start("run", pairs.path, "--to", "sqlite:///rows.db?rate=200", *place)
-    wait_for_event(process, lambda event: event["event"] == "progress" and event["sinks"]["sqlite"]["in_flight"] > 0)
+    # It shows how far it is with them, too, though none is settled.
+    wait_for_event(
+        process,
+        lambda event: (
+            event["event"] == "progress"
+            and event["sinks"]["sqlite"]["rows_written"] == 0
+            and (event["percent"] or 0) > 1
+        ),
+    )
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(60)

@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest_service.sinks.sqlite import rows
@@ -28,6 +28,7 @@ def stored(sessions: list[str]) -> tuple[int, list[tuple[str, ...]], list[tuple[
 
 
 @given(st.lists(TEXTS, max_size=30))
+@settings(deadline=None)
 def test_any_texts_arrive_as_they_are(sessions: list[str]) -> None:
     """Empty ones, NULs, every width of character, one for all or each its own; in the order of the rows."""
     _, found, expected = stored(sessions)

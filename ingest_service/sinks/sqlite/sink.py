@@ -131,7 +131,9 @@ class SQLiteSink(Sink[Packed]):
                 n_rows, insertions = made
                 await self.rate.take(n_rows)
                 await self.run(partial(self._insert, insertions))
+                self.stored_ahead += n_rows
         finally:
+            self.stored_ahead = 0
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
         fault.point("sqlite-merged")
