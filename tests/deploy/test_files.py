@@ -37,7 +37,7 @@ def test_the_compose_file_is_one() -> None:
     accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     for name, service in services.items():
-        assert "build" in service or re.search(r":v?\d+\.\d+\.\d+", service["image"]), name
+        assert "build" in service or re.search(r":v?\d+\.\d+(\.\d+|-)", service["image"]), name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
     own = services["service"]
     assert own["read_only"] and own["cap_drop"] == ["ALL"]
@@ -126,7 +126,7 @@ def test_the_configuration_of_compose_fits_it(monkeypatch: pytest.MonkeyPatch, t
     settings = load_settings(file=ROOT / "configs" / "compose.toml")
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     for name in settings.sinks:
-        address = re.search(r"(?:endpoint=http://|://)([a-z]+):\d+", settings.sink_url(name))
+        address = re.search(r"(?:endpoint=http://|://)(?:[a-z]+@)?([a-z]+):\d+", settings.sink_url(name))
         assert address and address[1] in compose["services"]
     (secret,) = compose["secrets"]
     assert str(settings.serve.token_file) == f"/run/secrets/{secret}"

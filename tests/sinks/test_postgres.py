@@ -305,6 +305,23 @@ async def test_rows_that_a_trigger_drops_are_no_success(postgresql_schema_url: s
             await sink.flush()
 
 
+async def test_refusals_quote_no_row(postgresql_schema_url: str) -> None:
+    """Whatever the server's text holds: the values of a unique index, a row, what a trigger says of it."""
+    raising = "IF NEW.session_id = 'canary' THEN RAISE 'refused: %', NEW; END IF"
+    make_table(
+        postgresql_schema_url,
+        trigger(raising),
+        "CREATE UNIQUE INDEX ON interactions (session_id) WHERE session_id LIKE 'canary%'",
+        "ALTER TABLE interactions ADD CHECK (session_id <> 'canary checked')",
+    )
+    sessions = ("canary", "canary twice", "canary twice", "canary checked", "x" * 9_000)
+    rows = [interaction(1, number, session_id=session) for number, session in enumerate(sessions)]
+    async with opened(postgresql_schema_url) as sink:
+        written = await sink.store(chunk_of(rows))
+    assert (written.written, len(written.dead)) == (2, 3)
+    assert not any("canary" in row.reason or "x" * 10 in row.reason for row in written.dead)
+
+
 @pytest.mark.fault(60)
 async def test_a_check_that_refuses_all(cli: Cli, postgresql_schema_url: str) -> None:
     """Exit 65 with the reason."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import pwd
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -408,3 +409,15 @@ def test_a_preview_needs_no_server(cli: Cli, pairs: Path) -> None:
     assert outcome.code == 0
     assert "'event_type': 'click'" in outcome.stdout
     assert json.dumps(FIRST_MS) not in outcome.stdout
+
+
+def test_without_the_extra_it_is_said() -> None:
+    """Who has not installed psycopg is told how."""
+    script = """
+import sys
+sys.modules["psycopg"] = None
+from ingest_service.sinks.urls import sink_at
+sink_at("postgresql://localhost/db")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ConfigurationError: PostgreSQL needs psycopg; install ingest-service[postgres]." in done.stderr
