@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ingest_service.rows.interaction import micros_of, timestamp_text
 from ingest_service.rows.texts import Texts
-from ingest_service.sinks.postgres.copy_rows import HEADER, TRAILER, Values, tuples, with_zero_bytes
+from ingest_service.sinks.postgres.copy_rows import HEADER, TRAILER, Values, tuples, uuids, with_zero_bytes
 
 TYPES = {
     **{"id": "uuid", "at": "timestamptz", "kept": "timestamptz", "text": "text", "list": "jsonb", "truth": "bool"},
@@ -76,6 +76,14 @@ def test_one_row_of_constants(connection: psycopg.Connection) -> None:
     with connection.cursor().copy("COPY rows (id, text) FROM STDIN (FORMAT binary)") as copy:
         copy.write(HEADER + tuples(values, TYPES).buffer.tobytes() + TRAILER)
     assert connection.execute("SELECT id, text FROM rows").fetchall() == [(UUID(int=7), "x")]
+
+
+def test_uuids_of_a_dictionary() -> None:
+    """Whether rows share texts with their neighbours, with others, or with none."""
+    known = Texts.of([str(UUID(int=number * 3**70 % 2**128)) for number in range(20)])
+    for rows in ([3, 3, 3, 9], list(range(20)) * 4, [7, 0, 7, 19] * 30, [5], []):
+        made = uuids(known.take(np.array(rows, np.int64)))
+        assert [made.raw(at) for at in range(len(rows))] == [UUID(known.to_list()[row]).bytes for row in rows]
 
 
 def test_zero_bytes_are_found() -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.distinct import distinct
+from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Piece, Texts, concatenate, lengths
 
 # Texts as Texts; numbers, and times in microseconds since 1970 UTC, as arrays.
@@ -92,14 +93,20 @@ def _is_one(texts: Texts) -> bool:
 
 
 def uuids(texts: Texts) -> Texts:
-    """The 16 bytes of each. Neighbours that share a text are taken apart once."""
+    """The 16 bytes of each. Neighbours that share a text are taken apart once, and all of a short dictionary too."""
     changes = np.append(True, texts.starts[1:] != texts.starts[:-1]) if len(texts) else np.zeros(0, np.bool_)
     runs = np.flatnonzero(changes)
-    chars = concatenate([texts.take(runs)]).buffer.reshape(-1, _UUID_CHARS)
-    digits = np.concatenate([chars[:, group] for group in _GROUPS], axis=1)
-    found = _HEX_PAIRS[digits.view("<u2")]
+    if len(texts.buffer) < len(runs) * _UUID_CHARS and not (texts.starts % _UUID_CHARS).any():
+        return Texts(_bytes_of(texts.buffer), texts.starts // _UUID_CHARS * _UUID_BYTES, _UUID_BYTES)
     places = (np.cumsum(changes) - 1) * _UUID_BYTES
-    return Texts(found.reshape(-1), places, _UUID_BYTES)
+    return Texts(_bytes_of(concatenate([texts.take(runs)]).buffer), places, _UUID_BYTES)
+
+
+def _bytes_of(uuid_texts: Bytes) -> Bytes:
+    chars = uuid_texts[: len(uuid_texts) // _UUID_CHARS * _UUID_CHARS].reshape(-1, _UUID_CHARS)
+    digits = np.concatenate([chars[:, group] for group in _GROUPS], axis=1)
+    made: Bytes = _HEX_PAIRS[digits.view("<u2")].reshape(-1)
+    return made
 
 
 def _micros(texts: Texts) -> Ints:
