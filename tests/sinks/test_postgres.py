@@ -261,7 +261,7 @@ async def test_a_transaction_that_idles_too_long(postgresql_schema_url: str) -> 
 async def test_a_lock_of_another_session_is_waited_for(postgresql_schema_url: str) -> None:
     """Up to the budget, and then it is said what stood in the way."""
     url = postgresql_schema_url
-    async with opened(url, timeout_s=3) as sink:
+    async with opened(url, timeout_s=4) as sink:
         await sink.store(chunk_of(ROWS[:10]))
         await sink.flush()
         with postgresql(url) as other:
@@ -271,7 +271,7 @@ async def test_a_lock_of_another_session_is_waited_for(postgresql_schema_url: st
             other.execute("COMMIT")
         assert await writing == Written(3_000)
         await sink.flush()
-    async with opened(url, timeout_s=2, retry_budget_s=3) as sink:
+    async with opened(url, timeout_s=6, retry_budget_s=8) as sink:
         with postgresql(url) as other:
             other.execute("BEGIN; LOCK TABLE interactions")
             with pytest.raises(SinkUnavailable, match="another session holds a lock"):

@@ -229,7 +229,7 @@ class Session:
         """Be in a transaction that has the kept pieces."""
         if not self._is_begun:
             self._is_begun = True
-            await connection.execute(_BEGIN.format(lock_ms=round(900 * self._options.timeout_s)))
+            await connection.execute(_BEGIN.format(lock_ms=round(500 * self._options.timeout_s)))
         if not self._are_kept_there:
             for piece in self._kept:
                 if await self.writer.put(connection, piece):
