@@ -102,4 +102,4 @@ def test_a_package_brings_a_format(tmp_path: Path) -> None:
     (info / "entry_points.txt").write_text("")
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 78
-    assert "no format 'starred'; choose from: delimited, jsonl, parquet" in done.stderr
+    assert "no format 'starred'; choose from: delimited, jsonl, literals, parquet" in done.stderr

@@ -133,7 +133,7 @@ async def test_a_scratch_place_is_empty_apart_and_gone_afterwards(kit: Kit, sink
         for url in (one, other):
             trial = sink_at(url)
             await trial.open()
-            place = {"checkpoint_table", "schema_name"}
+            place = {"checkpoint_table", "item_table", "schema_name"}
             assert trial.options.model_dump(exclude=place) == sink.options.model_dump(exclude=place)
             assert (await read_back_of(trial).stored(users, INTERACTION)).height == 0
             assert await trial.checkpoints.swap("stream", None, "text")
