@@ -77,10 +77,17 @@ class TextUuids:
         with self._lock:
             if len(self._places) > _MAX_KNOWN:
                 self._forget()
-            self._learn([text for text in texts if text not in self._places])
-            places = np.fromiter(map(self._places.__getitem__, texts), np.int64, len(texts))[inverse]
+            try:
+                known = self._known(texts)
+            except KeyError:
+                self._learn([text for text in texts if text not in self._places])
+                known = self._known(texts)
+            places = known[inverse]
             words = self._words[places]
             return Texts(self._texts, places * _UUID_BYTES, _UUID_BYTES), (words[:, 0], words[:, 1])
+
+    def _known(self, texts: Sequence[str]) -> Ints:
+        return np.fromiter(map(self._places.__getitem__, texts), np.int64, len(texts))
 
     def _learn(self, texts: Sequence[str]) -> None:
         if not texts:

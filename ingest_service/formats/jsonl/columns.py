@@ -26,9 +26,11 @@ from ingest_service.rows.columns import Values, chained, taken
 from ingest_service.rows.texts import Texts
 
 _NO_SLOT = re.compile(r'[\x00-\x1f"\\]')
+_BETWEEN = np.uint8(ord("{") ^ ord("["))  # the one bit in which they differ
 _LOOKED_AT = 16  # lines at once: few of them nest so much, even together
 _ITSELF = (None,)  # a row that is one record
 _LITERALS = {None: "", True: "true", False: "false"}
+_PLACES = {literal: place for place, literal in enumerate(_LITERALS)}
 
 
 class _TextNeeded(Exception):
@@ -77,8 +79,8 @@ class JsonColumns:
 
     def _records(self, rows: Ints, lines: Sequence[bytes]) -> tuple[Ints, list[Values], Bools]:
         """Of some rows: each record's row and the columns of these, and which of the rows are surely right."""
-        decoded = _decoded(self._decode_texts if self._needs_texts else self._decode, lines)
-        lists = self._lists(decoded)
+        decoded, are_all = _decoded(self._decode_texts if self._needs_texts else self._decode, lines)
+        lists = self._lists(decoded, are_all=are_all)
         sizes = _sizes(lists, len(rows))
         good = sizes >= 0
         is_usual = bool((sizes == 1).all())
@@ -128,10 +130,10 @@ class JsonColumns:
             leaves[self._paths.each] = list[Any if () in inner else _struct(dict.fromkeys(inner, Any))] | None  # type: ignore[misc]
         return _struct(leaves)
 
-    def _lists(self, rows: Sequence[Any]) -> Sequence[Sequence[Any] | None] | None:
+    def _lists(self, rows: Sequence[Any], *, are_all: bool) -> Sequence[Sequence[Any] | None] | None:
         """The records of each row, None where the specification must tell; None at all where each row is just one."""
         if self._paths.each is None:
-            return [None if row is None else _ITSELF for row in rows] if None in rows else None
+            return None if are_all else [None if row is None else _ITSELF for row in rows]
         found = _reached(self._paths.each, [row for row in rows if row is not None])
         left = iter(found)
         return [None if row is None else next(left) for row in rows]
@@ -169,14 +171,14 @@ def _reached(path: Sequence[str], objects: Sequence[Any]) -> Sequence[Any]:
     return objects
 
 
-def _decoded(decode: Callable[[bytes], Any], lines: Sequence[bytes]) -> Sequence[Any]:
-    """Each line as an object, or None where it cannot be decoded."""
+def _decoded(decode: Callable[[bytes], Any], lines: Sequence[bytes]) -> tuple[Sequence[Any], bool]:
+    """Each line as an object, or None where it cannot be decoded; and whether all could be."""
     import msgspec
 
     try:
-        return list(map(decode, lines))
+        return list(map(decode, lines)), True
     except (msgspec.MsgspecError, RecursionError, ValueError):
-        return [_decoded_or_none(decode, line) for line in lines]
+        return [_decoded_or_none(decode, line) for line in lines], False
 
 
 def _decoded_or_none(decode: Callable[[bytes], Any], line: bytes) -> Any:
@@ -199,10 +201,11 @@ def _lines(block: TextBlock, rows: Ints) -> list[bytes]:
     """The rows as they stand in the block; nothing in place of one that may be nested deep."""
     data, starts, ends = block.data, block.lines.starts[rows].tolist(), block.lines.ends[rows].tolist()
     lines = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    buffer = np.frombuffer(data, np.uint8)
     for first in range(0, len(lines), _LOOKED_AT):
         some = slice(first, first + _LOOKED_AT)
         start, end = starts[first], ends[some][-1]
-        if data.count(b"{", start, end) + data.count(b"[", start, end) > MAX_DEPTH:
+        if np.count_nonzero((buffer[start:end] | _BETWEEN) == ord("{")) > MAX_DEPTH:
             lines[some] = [b"" if one.count(b"{") + one.count(b"[") > MAX_DEPTH else one for one in lines[some]]
     return lines
 
@@ -217,10 +220,12 @@ def values_of(found: Sequence[Any], kind: Kind) -> tuple[Values, Bools]:
             pass
     if float in types:
         return _reals(found, types, kind)
-    good = np.ones(len(found), np.bool_)
     if types <= {bool, type(None)}:
-        found = [_LITERALS[value] for value in found]
-    elif not types <= {str, Fraction}:
+        values, valid = kind.texts(Texts.of(list(_LITERALS.values())))
+        which = np.fromiter(map(_PLACES.__getitem__, found), np.int64, len(found))
+        return taken(values, which), valid[which]
+    good = np.ones(len(found), np.bool_)
+    if not types <= {str, Fraction}:
         texts = [_text(value) for value in found]
         good = np.array([text is not None for text in texts], np.bool_)
         found = ["" if text is None else text for text in texts]
