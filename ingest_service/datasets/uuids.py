@@ -90,8 +90,6 @@ class TextUuids:
         return np.fromiter(map(self._places.__getitem__, texts), np.int64, len(texts))
 
     def _learn(self, texts: Sequence[str]) -> None:
-        if not texts:
-            return
         uuids = [_uuid5(self._prefix, text) for text in texts]
         self._places.update(zip(texts, range(len(self._words), len(self._words) + len(texts)), strict=True))
         self._words = np.concatenate((self._words, np.frombuffer(b"".join(uuids), np.int64).reshape(-1, 2)))

@@ -63,6 +63,13 @@ class Texts:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def are_one(self) -> bool:
+        """Whether there are some, and all are plainly the same text."""
+        if not len(self) or int(self.starts.min()) != int(self.starts.max()):
+            return False
+        return isinstance(self.widths, int) or int(self.widths.min()) == int(self.widths.max())
+
     def take(self, rows: Ints | slice) -> "Texts":
         widths = self.widths if isinstance(self.widths, int) else self.widths[rows]
         return Texts(self.buffer, self.starts[rows], widths)

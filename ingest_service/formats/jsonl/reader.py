@@ -11,7 +11,7 @@ from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.formats.base import Rows, RowValues
 from ingest_service.formats.chunks import Plain, TextBlock
 from ingest_service.formats.jsonl.columns import JsonColumns
-from ingest_service.formats.jsonl.specification import specify
+from ingest_service.formats.jsonl.specification import parsed, specify
 from ingest_service.formats.lines import Lines, lines_of
 from ingest_service.formats.paths import Paths, paths_of
 from ingest_service.formats.text import AHEAD_BYTES, BOM, TextReader
@@ -36,7 +36,7 @@ class JsonRows(Rows):
         return self.paths.recipe
 
     def row(self, raw: bytes) -> RowValues | RowError:
-        return specify(raw, self.dataset.columns, self.paths)
+        return specify(raw, self.dataset.columns, self.paths, parsed)
 
     def advice(self, refused: DeadRow) -> str:
         if refused.code == "bad_json":

@@ -6,7 +6,7 @@ ones without a leading minus before zero), `true`, `false`, and nothing for null
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ingest_service.datasets.base import Column
@@ -28,23 +28,29 @@ class Fraction(str):
     __slots__ = ()
 
 
-def specify(raw: bytes, columns: Sequence[Column], paths: Paths) -> RowValues | RowError:
-    """The records of one line, or why it is refused."""
+def specify(
+    raw: bytes, columns: Sequence[Column], paths: Paths, parse: Callable[[bytes], dict[str, Any]]
+) -> RowValues | RowError:
+    """The records of one line, which `parse` makes an object of, or why it is refused."""
     if len(raw) > MAX_RECORD_BYTES:
         return RowError("parse", "record_too_long", f"The record is longer than {MAX_RECORD_BYTES} bytes.")
     try:
-        row = parsed(raw)
-        return values_of(row, columns, paths)
+        return values_of(parse(raw), columns, paths)
     except RowError as error:
         return error
 
 
-def parsed(raw: bytes) -> dict[str, Any]:
-    """The object on a line; RowError if there is none."""
+def decoded(raw: bytes) -> str:
+    """A line as text; RowError if it is none."""
     try:
-        text = raw.decode()
+        return raw.decode()
     except UnicodeDecodeError:
         raise RowError("parse", "invalid_utf8", "The record is not valid UTF-8.") from None
+
+
+def parsed(raw: bytes) -> dict[str, Any]:
+    """The object on a line; RowError if there is none."""
+    text = decoded(raw)
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise _TOO_DEEP
     try:

@@ -15,8 +15,7 @@ from ingest_service.errors import RowError, declare_codes
 from ingest_service.formats.base import RowValues
 from ingest_service.formats.chunks import Plain, TextBlock
 from ingest_service.formats.jsonl.reader import JsonLinesReader, JsonRows
-from ingest_service.formats.jsonl.specification import Fraction, values_of
-from ingest_service.formats.memory import MAX_RECORD_BYTES
+from ingest_service.formats.jsonl.specification import Fraction, decoded, specify
 from ingest_service.formats.paths import paths_of
 from ingest_service.rows.chunk import DeadRow
 
@@ -37,12 +36,7 @@ class LiteralRows(JsonRows):
         return cls(dataset, paths_of(dataset, names))
 
     def row(self, raw: bytes) -> RowValues | RowError:
-        if len(raw) > MAX_RECORD_BYTES:
-            return RowError("parse", "record_too_long", f"The record is longer than {MAX_RECORD_BYTES} bytes.")
-        try:
-            return values_of(_parsed(raw), self.dataset.columns, self.paths)
-        except RowError as error:
-            return error
+        return specify(raw, self.dataset.columns, self.paths, _parsed)
 
     def advice(self, refused: DeadRow) -> str:
         if refused.code == "bad_literal":
@@ -65,10 +59,7 @@ class LiteralsReader(JsonLinesReader):
 
 def _parsed(raw: bytes) -> dict[str, Any]:
     """The dictionary on a line; RowError if there is none."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise RowError("parse", "invalid_utf8", "The record is not valid UTF-8.") from None
+    text = decoded(raw)
     try:
         row = _evaluated(text.strip())
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last two of what is nested deep

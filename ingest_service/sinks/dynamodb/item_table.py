@@ -11,11 +11,10 @@ from ingest_service.rows.interaction import ITEM
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.dynamodb.client import DynamoDBClient
 from ingest_service.sinks.dynamodb.errors import Refused
+from ingest_service.sinks.dynamodb.items import UNIT_BYTES
 from ingest_service.sinks.items import Fields, ItemTable, RefusedItem
 from ingest_service.sinks.pacing import RateLimit
 from ingest_service.sinks.retry import Retrier
-
-_UNIT_BYTES = 1024  # what one write capacity unit pays for
 
 
 class DynamoDBItems(ItemTable):
@@ -34,7 +33,7 @@ class DynamoDBItems(ItemTable):
         async def update(item: str) -> None:
             fields = items[item]
             size_bytes = sum(len(name) + len(str(value).encode()) for name, value in fields.items()) + len(item)
-            await self._capacity.take(1 + size_bytes // _UNIT_BYTES)
+            await self._capacity.take(1 + size_bytes // UNIT_BYTES)
             try:
                 await self._update(
                     item,

@@ -21,6 +21,7 @@ ITEMS_PER_REQUEST = 25
 MAX_ITEM_BYTES = 400 * 1024
 MAX_HASH_BYTES, MAX_RANGE_BYTES = 2048, 1024
 EXPIRES_AT = "expires_at"
+UNIT_BYTES = 1024  # what one write capacity unit pays for
 _NUMBER_BYTES = 21  # the most that DynamoDB counts for a number
 
 

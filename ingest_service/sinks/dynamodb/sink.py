@@ -38,6 +38,7 @@ from ingest_service.sinks.dynamodb.items import (
     EXPIRES_AT,
     ITEMS_PER_REQUEST,
     MAX_ITEM_BYTES,
+    UNIT_BYTES,
     Request,
     encode,
     expiry_s,
@@ -72,7 +73,6 @@ declare_codes(
 _SLICE_ROWS = 200 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
 _TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")
 _BAD_KEY = ("bad_key", "A key is empty or longer than DynamoDB takes.")
-_UNIT_BYTES = 1024  # what one write capacity unit pays for
 _START_CONCURRENCY = 8
 _NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 _EXPIRED = (
@@ -173,7 +173,7 @@ class DynamoDBSink(Sink[Ints]):
             rows, columns, size_bytes = rows[good], columns.take(np.flatnonzero(good)), size_bytes[good]
         items = encode(columns, self.options.ttl_s)
         self._note_expired(columns)
-        units: list[int] = (-(-size_bytes // _UNIT_BYTES)).tolist()
+        units: list[int] = (-(-size_bytes // UNIT_BYTES)).tolist()
         indices: list[int] = rows.tolist()
         size = self.rate.piece(ITEMS_PER_REQUEST)
         return [

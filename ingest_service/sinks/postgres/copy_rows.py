@@ -44,7 +44,7 @@ def tuples(values: Mapping[str, Values], types: Mapping[str, str]) -> Texts:
 def _field(values: Values, kind: str) -> list[Piece]:
     """Its length, and its bytes."""
     if isinstance(values, Texts):
-        if _is_one(values):
+        if values.are_one:
             return [_constant(values, kind)]
         return _of_length(_of_texts(values, kind))
     if kind == "timestamptz":
@@ -83,13 +83,6 @@ def _of_length(pieces: list[Piece]) -> list[Piece]:
     if isinstance(length, int):
         return [length.to_bytes(4, "big"), *pieces]
     return [_fixed(length.astype(">i4")), *pieces]
-
-
-def _is_one(texts: Texts) -> bool:
-    """Whether all are plainly the same text, and there is one."""
-    if not len(texts) or int(texts.starts.min()) != int(texts.starts.max()):
-        return False
-    return isinstance(texts.widths, int) or int(texts.widths.min()) == int(texts.widths.max())
 
 
 def uuids(texts: Texts) -> Texts:

@@ -43,7 +43,7 @@ def insertions(columns: Columns) -> Iterator[Insertion]:
 
 def _insertions(texts: dict[str, Texts], kinds: dict[str, str]) -> Iterator[Insertion]:
     first = next(iter(texts))  # the owner, of whom there are many
-    one = {name: column for name, column in texts.items() if name != first and _is_one(column)}
+    one = {name: column for name, column in texts.items() if name != first and column.are_one}
     fixed = {name: column for name, column in texts.items() if name not in one and _width(column) is not None}
     varying = {name: column for name, column in texts.items() if name not in one and name not in fixed}
     n = len(texts[first])
@@ -85,11 +85,6 @@ def _statement(cells: dict[str, str]) -> str:
         WITH RECURSIVE place (at) AS (SELECT 1 UNION ALL SELECT at + :stride FROM place WHERE at + :stride < :end)
         SELECT {", ".join(cells.values())} FROM place
     """
-
-
-def _is_one(texts: Texts) -> bool:
-    """Whether all are plainly the same text."""
-    return _width(texts) is not None and int(texts.starts.min()) == int(texts.starts.max())
 
 
 def _width(texts: Texts) -> int | None:
