@@ -124,7 +124,7 @@ def test_a_run_is_started_watched_and_mended(page: Page, service: Service, redis
 def test_everything_can_be_done_by_keyboard(page: Page, service: Service, tmp_path: Path) -> None:
     """From the skip link to a run that is loaded, looked at, cancelled and taken up again; the focus is always seen."""
     write_padded(tmp_path / "pairs.csv", 12_000)
-    service.start(config(tmp_path))
+    service.start(config(tmp_path, options="rate=800"))  # so slow that no key comes too late
     page.goto(service.url)
     expect(page.locator("#connection")).to_have_text("Live")
 
@@ -149,7 +149,7 @@ def test_everything_can_be_done_by_keyboard(page: Page, service: Service, tmp_pa
     expect(page.locator(":focus")).to_have_attribute("aria-expanded", "true")
     tab_to(page, page.get_by_role("button", name="Retry run 1"))
     page.keyboard.press("Space")
-    expect(page.locator("#runs tbody .state")).to_have_text("done")
+    expect(page.locator("#runs tbody .state")).to_have_text("done", timeout=120_000)
     expect(page.get_by_role("button", name="pairs.csv")).to_be_focused()  # its details were made anew
 
 
