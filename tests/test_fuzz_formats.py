@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets.base import Dataset
@@ -133,6 +133,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, bytes]:
 
 
 @settings(max_examples=int(EXAMPLES or 600), derandomize=EXAMPLES is None, deadline=None, database=None)
+@example(seed=1039)  # a footer that Arrow aborts at, where it is not asked for a row first
 @given(seed=st.integers(0, 1 << 62))
 def test_every_damage_to_parquet_is_noticed(table: tuple[Dataset, bytes], seed: int) -> None:
     """With check sums of its pages, as writers make them on request: no value but those that were written."""
