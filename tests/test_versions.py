@@ -51,8 +51,17 @@ class Place:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
-    folder = tmp_path_factory.mktemp("clean")
-    pairs = write_pairs(folder / "pairs.csv", 6_000, blocks=12)
+    """Long enough for a kill in its middle."""
+    return _clean(tmp_path_factory.mktemp("clean"), 6_000, blocks=12)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Clean:
+    return _clean(tmp_path_factory.mktemp("short"), 1_200, blocks=3)
+
+
+def _clean(folder: Path, rows: int, blocks: int) -> Clean:
+    pairs = write_pairs(folder / "pairs.csv", rows, blocks=blocks)
     Cli(folder).run_with(pairs.path, "--to", "sqlite:///clean.db")
     return Clean(pairs, sqlite_rows(folder / "clean.db"))
 
@@ -122,18 +131,18 @@ def test_a_load_that_the_earlier_version_began_is_ended_by_this_one(
 @pytest.mark.long
 @pytest.mark.parametrize("checkpoint", PLACES)
 def test_what_the_earlier_version_has_loaded_is_known(
-    clean: Clean, place: Place, earlier: Path, cli: Cli, checkpoint: str
+    short: Clean, place: Place, earlier: Path, cli: Cli, checkpoint: str
 ) -> None:
     """Nothing is written again, verify finds no difference, and its dead letters land when they are mended."""
     old = Cli(cli.folder, [str(earlier)])
     kept = ("--checkpoint", checkpoint)
     assert old.run("check", "--create", "--to", place.url).code == 0
-    loaded = old.run_with(clean.pairs.path, "--to", place.url, *kept)
-    assert place.stored() == place.expected(clean.rows)
-    again = cli.run_with(clean.pairs.path, "--to", place.url, *kept)
+    loaded = old.run_with(short.pairs.path, "--to", place.url, *kept)
+    assert place.stored() == place.expected(short.rows)
+    again = cli.run_with(short.pairs.path, "--to", place.url, *kept)
     assert again.report["sources"][0]["rows_now"] == 0
     assert again.counts(place.name) == loaded.counts(place.name)
-    assert cli.run("verify", clean.pairs.path, "--to", place.url, *kept).code == 0
+    assert cli.run("verify", short.pairs.path, "--to", place.url, *kept).code == 0
 
     (path,) = (cli.folder / ".ingest").rglob("dead-letters.jsonl")
     letters = [json.loads(line) for line in path.read_text().splitlines()]
@@ -142,4 +151,4 @@ def test_what_the_earlier_version_has_loaded_is_known(
     replayed = cli.run("replay", path, "--to", place.url, *kept, "--json")
     assert replayed.code == 0, replayed.stderr
     assert json.loads(replayed.stdout) == {"letters": len(letters), "landed": len(letters), "left": 0, "other": 0}
-    assert cli.run("verify", clean.pairs.path, "--to", place.url, *kept).code == 0
+    assert cli.run("verify", short.pairs.path, "--to", place.url, *kept).code == 0

@@ -185,7 +185,7 @@ def test_every_place_is_passed(
 
 @pytest.mark.long
 @pytest.mark.fault(1, 2)
-def test_thirty_kills_lose_and_double_nothing(cli: Cli, redis_url: str, dynamodb_url: str, table: str) -> None:
+def test_kills_lose_and_double_nothing(cli: Cli, redis_url: str, dynamodb_url: str, table: str) -> None:
     """Three sinks, both kinds of checkpoint: as after one clean run, and no more was repeated than was in flight.
 
     What the user has in these servers is as it was, and what the trial had made is gone.
@@ -195,13 +195,13 @@ def test_thirty_kills_lose_and_double_nothing(cli: Cli, redis_url: str, dynamodb
     to = dynamodb_at(dynamodb_url, table)
     asyncio.run(create_tables(to))
     sinks = ("--to", redis_url, "--to", to, "--to", "sqlite:///interactions.db")
-    outcome = cli.run("crash-test", file.path, *sinks, "--cycles", "30", "--seed", "7", "--json")
+    outcome = cli.run("crash-test", file.path, *sinks, "--cycles", "15", "--seed", "7", "--json")
     assert outcome.code == 0, outcome.stderr + outcome.stdout
     found = outcome.report
     assert found["lossless"]
-    assert (found["cycles"], found["rows"], found["seed"]) == (30, 6_000, 7)
-    assert found["passes"] >= 3
-    assert sum(found["killed_at"].values()) == 30
+    assert (found["cycles"], found["rows"], found["seed"]) == (15, 6_000, 7)
+    assert found["passes"] >= 2
+    assert sum(found["killed_at"].values()) == 15
     assert len(found["killed_at"]) > 3
     assert found["killed_at"].keys() <= {"random time", *fault.POINTS}
     assert (found["rows_lost"], found["rows_doubled"], found["letters_lost"], found["letters_doubled"]) == (0, 0, 0, 0)
