@@ -125,6 +125,24 @@ def test_the_end_of_a_good_run(cli: Cli) -> None:
     assert "dead-letters.jsonl" in outcome.stdout
 
 
+def test_many_files_have_one_table(cli: Cli) -> None:
+    """With the sums; files with refused rows are named, the first of them, and how many had nothing new is said."""
+    for number in range(30):
+        cli.file(f"part-{number:02}.csv", f"user,item,timestamp\n{number},1,{FIRST_MS}\n" + "x,1,2\n" * (number < 25))
+    cli.load("part-00.csv", "part-29.csv")
+    outcome = cli.here("run", "part-*.csv", "--max-rejects=100%")
+    assert outcome.code == 0
+    assert outcome.stdout.count("sink") == 1
+    assert "30 files: complete" in outcome.stdout
+    (line,) = (line for line in outcome.stdout.splitlines() if "sqlite" in line)
+    assert line.replace("│", " ").split() == ["sqlite", "55", "30", "25", "30", "0", "0"]
+    assert "52 rows in this run" in outcome.stdout
+    assert "2 of the files had nothing new." in outcome.stdout
+    assert "of 25 files:" in outcome.stdout
+    assert outcome.stdout.count("dead-letters.jsonl") == 20
+    assert "and 5 more" in outcome.stdout
+
+
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "no such file": (["run", "nowhere.csv"], 66, "There is no file nowhere.csv"),
     "no match": (["run", "*.parquet"], 66, "No file matches '*.parquet'"),
@@ -387,12 +405,11 @@ async def test_logs_are_json(cli: Cli, redis_db_url: str) -> None:
     assert numbers["accepted"] == numbers["written"] + numbers["merged"] + numbers["dead"] == 100
 
 
-def test_a_terminal_shows_a_progress_bar(cli: Cli) -> None:
-    """Where stderr is a terminal there is a bar with the file's name and its rows, and no JSON."""
-    cli.file("pairs.csv", MS_FILE)
+def shown_on_terminal(cli: Cli, source: str) -> str:
+    """What a run writes to stderr where that is a terminal."""
     ours, theirs = pty.openpty()
     try:
-        process = cli.start("run", "pairs.csv", stderr=theirs)
+        process = cli.start("run", source, stderr=theirs)
         shown = b""
         while process.poll() is None or select.select([ours], [], [], 0)[0]:
             if select.select([ours], [], [], 0.1)[0]:
@@ -401,7 +418,23 @@ def test_a_terminal_shows_a_progress_bar(cli: Cli) -> None:
     finally:
         os.close(ours)
         os.close(theirs)
-    text = shown.decode()
+    return shown.decode()
+
+
+def test_many_files_have_one_bar(cli: Cli) -> None:
+    """It says how many of them are done, and the rows of all."""
+    for number in range(5):
+        cli.file(f"part-{number}.csv", MS_FILE)
+    text = shown_on_terminal(cli, "part-*.csv")
+    assert "5 of 5 files" in text
+    assert "100.0%" in text
+    assert "10 rows" in text
+
+
+def test_a_terminal_shows_a_progress_bar(cli: Cli) -> None:
+    """Where stderr is a terminal there is a bar with the file's name and its rows, and no JSON."""
+    cli.file("pairs.csv", MS_FILE)
+    text = shown_on_terminal(cli, "pairs.csv")
     assert "pairs.csv" in text
     assert "100.0%" in text
     assert "2 rows" in text

@@ -24,7 +24,6 @@ from ingest_service.cli.common import (
     execute,
     output,
     print_findings,
-    print_report,
     say,
     settings_of,
 )
@@ -33,6 +32,7 @@ from ingest_service.cli.ending import code_of
 from ingest_service.cli.estimate import estimate
 from ingest_service.cli.infer import infer
 from ingest_service.cli.movielens import movielens
+from ingest_service.cli.report import print_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
 from ingest_service.errors import UsageError
@@ -150,7 +150,7 @@ async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -
     with listening("run", settings) as listeners:
         gc.enable()
         gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
-        with show_on_stderr() as show:
+        with show_on_stderr(len(jobs)) as show:
             return await run(jobs, sinks, stop, RunObserver(show, listeners))
 
 

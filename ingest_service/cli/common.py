@@ -15,7 +15,6 @@ from ingest_service.telemetry.stderr import Stderr, discard
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
-    from ingest_service.pipeline.report import Report, StreamReport
     from ingest_service.sinks.base import Finding
 
 T = TypeVar("T")
@@ -101,39 +100,3 @@ def print_findings(findings: "Sequence[tuple[str, Finding]]") -> None:
             say(f"{verdict:<4} {name}  {finding.what}: {finding.detail}")
     if not all(finding.ok for _, finding in findings):
         raise typer.Exit(69)
-
-
-def print_report(report: "Report") -> None:
-    for stream in report.streams:
-        _print_stream(stream)
-
-
-def _print_stream(stream: "StreamReport") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    state = "complete" if stream.complete else "as far as the limit"
-    title = Text(escaped(f"{stream.source.rpartition('/')[2]}: {state}"))  # a name is no markup
-    table = Table(title=title, title_justify="left")
-    has_records = any(numbers.counts.records is not None for numbers in stream.sinks.values())
-    names = ("read", "accepted", "rejected", *(("n_records",) if has_records else ()), "written", "merged", "dead")
-    for heading in ("sink", *names):
-        table.add_column(heading.removeprefix("n_"), justify="left" if heading == "sink" else "right")
-    for sink, numbers in stream.sinks.items():
-        table.add_row(sink, *(f"{getattr(numbers.counts, name):,}" for name in names))
-    pace = f" ({stream.rows_per_s:,.0f} rows/s)" if stream.rows_now else ""
-    console = Console()
-    with console.capture() as printed:  # its own answer to a closed pipe would be to exit with 1
-        console.print(table)
-        console.print(f"{stream.rows_now:,} rows in this run, {stream.elapsed_s:.1f} s{pace}.", highlight=False)
-        for warning in stream.warnings:
-            console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-        for sink, numbers in stream.sinks.items():
-            for warning in numbers.warnings:
-                text = escaped(f"Warning: {sink}: {warning}")
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
-        if any(numbers.counts.rejected or numbers.counts.dead for numbers in stream.sinks.values()):
-            text = escaped(f"Refused rows, with their reasons: {stream.dead_letters}")
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-    typer.echo(printed.get(), nl=False)

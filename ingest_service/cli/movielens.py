@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, print_report, say, settings_of
+from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, say, settings_of
+from ingest_service.cli.report import print_report
 from ingest_service.errors import Stopped, UsageError
 from ingest_service.runtime.process import stop_on_signals
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from ingest_service.pipeline.tracker import Count, Counts
 
+MANY = 3  # sources that people are told of one by one; of more, together
+
 
 @dataclass(frozen=True, slots=True)
 class SinkReport:

@@ -11,7 +11,7 @@ import structlog
 
 from ingest_service.pipeline.load import State
 from ingest_service.pipeline.progress import Event, Meter, Progress, StepProgress
-from ingest_service.pipeline.report import StreamReport
+from ingest_service.pipeline.report import MANY, StreamReport
 from ingest_service.runtime.escaped import escaped
 from ingest_service.runtime.process import is_supervised, tell
 from ingest_service.telemetry.stderr import Stderr
@@ -108,11 +108,11 @@ class Told(Log):
 
 
 class Terminal(Show):
-    """A bar on stderr for each stream and step; one line, overwritten, for other numbers."""
+    """A bar on stderr for each stream and step, or one for many streams; one line, overwritten, for other numbers."""
 
     every_s = 0.2
 
-    def __init__(self) -> None:
+    def __init__(self, n_streams: int = 1) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -126,19 +126,36 @@ class Terminal(Show):
         )
         self._tasks: dict[str, Any] = {}
         self._has_line = False
+        self._n_streams = n_streams
+        self._n_ended = self._rows_ended = 0
 
     def progress(self, event: Progress) -> None:
-        self._update(event.source, event.percent, event.rows_read, event.rows_per_s, "rows")
+        self._stream(event.source, event.percent, event.rows_read, event.rows_per_s)
 
     def report(self, report: StreamReport) -> None:
         read = max((sink.counts.read for sink in report.sinks.values()), default=0)
-        self._update(report.source, 100.0 if report.complete else None, read, report.rows_per_s, "rows")
+        self._n_ended += 1
+        self._rows_ended += read
+        is_one_of_many = self._n_streams > MANY
+        percent = 0.0 if is_one_of_many else 100.0 if report.complete else None
+        self._stream(report.source, percent, 0 if is_one_of_many else read, report.rows_per_s)
+
+    def _stream(self, source: str, percent: float | None, rows: int, rows_per_s: float) -> None:
+        name = escaped(source.rpartition("/")[2])
+        if self._n_streams <= MANY:
+            self._update(source, name, percent, rows, rows_per_s, "rows")
+            return
+        share = (self._n_ended + (percent or 0.0) / 100) / self._n_streams
+        text = f"{self._n_ended:,} of {self._n_streams:,} files  {name}"
+        self._update("all", text, round(100 * share, 1), self._rows_ended + rows, rows_per_s, "rows")
 
     def warning(self, sink: str, text: str) -> None:
         self._bars.console.print(f"Warning: {sink}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def stepped(self, event: StepProgress) -> None:
-        self._update(event.step, event.percent, event.done, event.per_s, event.unit)
+        self._update(
+            event.step, escaped(event.step.rpartition("/")[2]), event.percent, event.done, event.per_s, event.unit
+        )
 
     def counted(self, command: str, numbers: dict[str, object]) -> None:
         text = "  ".join(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}"
@@ -146,12 +163,12 @@ class Terminal(Show):
         self._has_line = True
         Stderr().write(f"\r\x1b[K{command}  {escaped(text)}")
 
-    def _update(self, name: str, percent: float | None, done: int, per_s: float, unit: str) -> None:
+    def _update(self, name: str, text: str, percent: float | None, done: int, per_s: float, unit: str) -> None:
         shown: dict[str, Any] = {"done": f"{done:,}", "rate": f"{per_s:,.0f}", "unit": unit}
         if name not in self._tasks:
             self._bars.start()
-            self._tasks[name] = self._bars.add_task(escaped(name.rpartition("/")[2]), total=100, **shown)
-        self._bars.update(self._tasks[name], completed=percent, **shown)
+            self._tasks[name] = self._bars.add_task(text, total=100, **shown)
+        self._bars.update(self._tasks[name], description=text, completed=percent, **shown)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -210,8 +227,8 @@ class RunObserver:
         self._show.report(report)
 
 
-def show_on_stderr() -> Show:
+def show_on_stderr(n_streams: int = 1) -> Show:
     """What suits stderr, or the service that listens."""
     if is_supervised():
         return Told()
-    return Terminal() if sys.stderr.isatty() else Log()
+    return Terminal(n_streams) if sys.stderr.isatty() else Log()
