@@ -18,7 +18,7 @@ class Signer:
         self._service = service
         self._region = region
         self._host = host
-        self._made_for: tuple[str, str, str, str | None, datetime] | None = None
+        self._made_for: tuple[str, str, str, str | None, int] | None = None
         self._key_for: tuple[str, str] = ("", "")
         self._key = b""
 
@@ -26,9 +26,9 @@ class Signer:
         self, target: str, body: bytes, access_key: str, secret_key: str, token: str | None, now: datetime
     ) -> dict[str, str]:
         """The headers that make a request with `X-Amz-Target: target` valid; `now` is UTC."""
-        made_for = (target, access_key, secret_key, token, now.replace(microsecond=0))
+        made_for = (target, access_key, secret_key, token, int(now.timestamp()))
         if self._made_for != made_for:
-            self._begin(*made_for)
+            self._begin(target, access_key, secret_key, token, now)
             self._made_for = made_for
         request = f"{self._request}{hashlib.sha256(body).hexdigest()}"
         text = f"{self._text}{hashlib.sha256(request.encode()).hexdigest()}"

@@ -193,9 +193,10 @@ class DynamoDBSink(Sink[Ints]):
         encoding = asyncio.Lock()
 
         async def take() -> Request | None:
-            async with encoding:
-                if not fresh and (next_rows := next(slices, None)) is not None:
-                    fresh.extend(await asyncio.to_thread(self._requests, next_rows, chunk, dead))
+            if not fresh:
+                async with encoding:
+                    if not fresh and (next_rows := next(slices, None)) is not None:
+                        fresh.extend(await asyncio.to_thread(self._requests, next_rows, chunk, dead))
             if not fresh or len(again.rows) >= ITEMS_PER_REQUEST:
                 return again.cut(ITEMS_PER_REQUEST) if again.rows else None
             request = fresh.popleft()
