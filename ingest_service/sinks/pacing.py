@@ -107,7 +107,7 @@ class AdaptiveLimit:
         return max(1, int(self._limit))
 
     def slot(self) -> Self:
-        """Holds one of the places, in order of asking, where it is entered; a generator would cost several times more."""
+        """Holds one of the places, in order of asking, where it is entered; a generator costs several times more."""
         return self
 
     async def __aenter__(self) -> None:
