@@ -4,13 +4,15 @@ The kernel counts the memory of the process that started a command towards the p
 one must stay small (nothing in it imports numpy or polars), and a lower peak than its own reads as its own.
 """
 
+import json
 import os
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -27,13 +29,17 @@ class CommandFailedError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """The cost of one run, start-up included; CPU is user and system, with that of children."""
+    """The cost of one run, start-up included; CPU is user and system, with that of children.
+
+    `progress`: seconds since the start, and the rows that all sinks had by then; of ingest-service alone.
+    """
 
     wall_s: float
     cpu_s: float
     peak_mb: float
     server_cpu_s: float = 0.0
     rss_mb: tuple[float, ...] = ()
+    progress: tuple[tuple[float, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def run(
     """Run it to its end; an exit status other than 0 raises, with the end of what it said on stderr."""
     with tempfile.TemporaryFile() as stderr, (stdin or Path(os.devnull)).open("rb") as source:
         server_before_s = _cpu_s(server_pid)
-        started = time.perf_counter()
+        started, began = time.perf_counter(), datetime.now(UTC)
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=source, stdout=subprocess.DEVNULL, stderr=stderr)
         ended = threading.Event()
         rss_mb: list[float] = []
@@ -125,17 +131,26 @@ def run(
         ended.set()
         if sample_every_s:
             sampler.join()
+        stderr.seek(0)
+        said = stderr.read().decode(errors="replace")
         if process.returncode != 0:
-            stderr.seek(0)
-            said = stderr.read().decode(errors="replace")[-2000:]
-            raise CommandFailedError(f"exit {process.returncode}: {' '.join(command)}\n{said}")
+            raise CommandFailedError(f"exit {process.returncode}: {' '.join(command)}\n{said[-2000:]}")
     return Run(
         wall_s=wall_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
         peak_mb=usage.ru_maxrss * 1024 / 1e6,
         server_cpu_s=_cpu_s(server_pid) - server_before_s,
         rss_mb=tuple(rss_mb),
+        progress=tuple(_progress(said, began)),
     )
+
+
+def _progress(said: str, began: datetime) -> Iterator[tuple[float, int]]:
+    for line in said.splitlines():
+        if '"event": "progress"' in line:
+            event = json.loads(line)
+            at_s = (datetime.fromisoformat(event["timestamp"]) - began).total_seconds()
+            yield round(at_s, 2), min(sink["rows_written"] for sink in event["sinks"].values())
 
 
 def interleave(subjects: Sequence[Subject], rounds: int) -> list[Side]:

@@ -35,6 +35,7 @@ def main() -> None:
     options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "speed.svg").write_text(speed(figures))
     (options.to / "memory.svg").write_text(memory(figures.get("memory", [])))
+    (options.to / "growth.svg").write_text(growth(figures.get("growth", [])))
     (options.to / "cost.svg").write_text(cost(figures))
 
 
@@ -85,26 +86,53 @@ def _bars(title: str, bars: Sequence[tuple[str, float, str]], label: Any) -> str
 
 def memory(figures: Sequence[dict[str, Any]]) -> str:
     """Resident memory over the time of the long runs."""
-    height, top = 260, 40
-    lines = ['<text class="t" x="0" y="16">Resident MB over the time of a run</text>']
-    sides = [figure["side"] for figure in figures]
-    curves = [(side["name"], curve) for side in sides if (curve := side["runs"][0]["rss_mb"])]
-    most = max((max(curve, default=0.0) for _, curve in curves), default=0.0) or 1.0
-    for number, (name, curve) in enumerate(curves):
-        step = max(1, len(curve) // 400)
-        points = curve[::step]
-        across = (_WIDTH - 60) / max(1, len(points) - 1)
-        path = " ".join(f"{50 + at * across:.1f},{top + (1 - mb / most) * height:.1f}" for at, mb in enumerate(points))
+    curves = [(side["name"], list(enumerate(side["runs"][0]["rss_mb"]))) for side in map(_side, figures)]
+    return _curves("Resident MB over the time of a run", curves, "")
+
+
+def growth(figures: Sequence[dict[str, Any]]) -> str:
+    """How fast rows came to be stored, by how many there were already: means of twenty stretches of each long run."""
+    curves = []
+    for side in map(_side, figures):
+        marks = [(0.0, 0), *((at_s, rows) for at_s, rows in side["runs"][0].get("progress", []) if rows)]
+        points, last = [], marks[0]
+        for at_s, rows in marks[1:]:
+            if rows - last[1] >= side["rows"] / 20:
+                points.append((rows / 1e6, (rows - last[1]) / (at_s - last[0]) / 1e3))
+                last = (at_s, rows)
+        curves.append((side["name"], points))
+    return _curves("Thousand rows a second, by the million rows that are stored", curves, " M rows")
+
+
+def _side(figure: dict[str, Any]) -> dict[str, Any]:
+    side: dict[str, Any] = figure["side"]
+    return side
+
+
+def _curves(title: str, curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], unit: str) -> str:
+    """A line for each: points of x and y. Where there is no unit of x, each has a width of its own."""
+    height, top, left = 260, 40, 50
+    lines = [f'<text class="t" x="0" y="16">{escape(title)}</text>']
+    curves = [(name, points) for name, points in curves if points]
+    highest = max((y for _, points in curves for _, y in points), default=0.0) or 1.0
+    furthest = max((x for _, points in curves for x, _ in points), default=0.0) or 1.0
+    for number, (name, points) in enumerate(curves):
+        across = (_WIDTH - left - 10) / (furthest if unit else max(1.0, points[-1][0]))
+        shown = points[:: max(1, len(points) // 400)]
+        path = " ".join(f"{left + x * across:.1f},{top + (1 - y / highest) * height:.1f}" for x, y in shown)
         colour = _COLOURS[number % len(_COLOURS)]
         lines += [
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>',
             f'<text x="60" y="{top + height + 22 + number * 18}" style="fill:{colour}">{escape(name)}</text>',
         ]
     lines += [
-        f'<line class="axis" x1="50" y1="{top + height}" x2="{_WIDTH - 10}" y2="{top + height}"/>',
-        f'<text x="44" y="{top + 5}" text-anchor="end">{most:.0f}</text>',
-        f'<text x="44" y="{top + height}" text-anchor="end">0</text>',
+        f'<line class="axis" x1="{left}" y1="{top + height}" x2="{_WIDTH - 10}" y2="{top + height}"/>',
+        f'<text x="{left - 6}" y="{top + 5}" text-anchor="end">{highest:.0f}</text>',
+        f'<text x="{left - 6}" y="{top + height}" text-anchor="end">0</text>',
     ]
+    if unit:
+        end = f"{furthest:.0f}{unit}"
+        lines.append(f'<text x="{_WIDTH - 10}" y="{top + height + 18}" text-anchor="end">{end}</text>')
     return _svg(lines, top + height + 30 + len(curves) * 18)
 
 

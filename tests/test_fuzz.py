@@ -164,6 +164,12 @@ def has_header(data: bytes) -> bool:
     return end - data.endswith(b"\n", 0, end) < records.MAX_RECORD_BYTES
 
 
+def pulse() -> None:
+    """A sign of life, for `scripts/fuzz`."""
+    if PULSE:
+        Path(PULSE).touch()
+
+
 def assert_accounted_for(data: bytes, *, is_whole: bool, block_bytes: int = 1 << 16) -> str:
     """How it ended: "rows", "header" or "packing"."""
     plain = unpacked(data)
@@ -217,8 +223,7 @@ def test_every_input_is_accounted_for_or_refused(base: bytes, seed: int) -> None
             assert_accounted_for(data, is_whole=is_whole, block_bytes=rng.choice((2 * MAX_RECORD, *[1 << 13] * 9)))
         if seed % 8 == 0:
             assert assert_accounted_for(bomb(rng.choice(("gzip", "zstd"))), is_whole=False) == "packing"
-    if PULSE:
-        Path(PULSE).touch()
+    pulse()
 
 
 def test_all_three_ends_are_reached() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets.base import Dataset
@@ -25,7 +25,7 @@ from ingest_service.sources.compression import GZIP_MAGIC, ZSTD_MAGIC
 from tests.formats import test_jsonl, test_parquet
 from tests.formats.specification import chunks_of, content, small_records
 from tests.formats.ugly import files as delimited_files
-from tests.test_fuzz import MAX_RECORD, PULSE, VARIANTS, Packed, damaged, edited, packed, unpacked
+from tests.test_fuzz import MAX_RECORD, VARIANTS, Packed, damaged, edited, packed, pulse, unpacked
 
 EXAMPLES = os.environ.get("INGEST_TEST_EXAMPLES")
 BLANKS = b" \t\r"
@@ -89,8 +89,7 @@ def test_every_input_of_json_lines_is_accounted_for_or_refused(lines: Dataset, b
             # What is longer than a block is one row, whatever it holds.
             rows = [line for line in plain.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip(BLANKS)]
             assert n == len(rows)
-            if PULSE:
-                Path(PULSE).touch()
+    pulse()
 
 
 @USUAL
@@ -123,6 +122,7 @@ def test_every_input_in_utf_16_says_what_it_says_in_utf_8(tmp_path_factory: Any,
             for row, other in zip(found, expected, strict=True):
                 before = text.encode()[: other.offset].decode()
                 assert row.offset == len(before.encode("utf-16-le")) + 2 * mark
+    pulse()
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +133,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, bytes]:
 
 
 @settings(max_examples=int(EXAMPLES or 600), derandomize=EXAMPLES is None, deadline=None, database=None)
+@example(seed=1039)  # a footer that Arrow aborts at, where it is not asked for a row first
 @given(seed=st.integers(0, 1 << 62))
 def test_every_damage_to_parquet_is_noticed(table: tuple[Dataset, bytes], seed: int) -> None:
     """With check sums of its pages, as writers make them on request: no value but those that were written."""
     dataset, whole = table
     rng = Random(seed)
+    pulse()
     data = bytearray(whole)
     at = rng.randrange(len(data))
     data[at : at + rng.choice((1, 1, 4, 40))] = rng.randbytes(rng.choice((0, 1, 1, 4, 40)))

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from benchmarks.measure import ROOT
 
-REQUIREMENTS = ("aioboto3==15.5.0", "asyncpg==0.31.0")  # aioboto3 brings its own boto3
+REQUIREMENTS = (
+    "aioboto3==15.5.0",  # it brings its own boto3
+    "asyncpg==0.31.0",
+    "adbc-driver-postgresql==1.13.0",
+    "duckdb==2.0.1",
+    "pyarrow==26.0.1",
+)
 
 
 def peer_python() -> Path | None:
@@ -29,5 +35,5 @@ def peer_python() -> Path | None:
 
 
 def _works(python: Path) -> bool:
-    command = [str(python), "-c", "import aioboto3, asyncpg, boto3"]
+    command = [str(python), "-c", "import adbc_driver_postgresql, aioboto3, asyncpg, boto3, duckdb"]
     return python.exists() and subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0

@@ -1,9 +1,10 @@
-"""Rows into PostgreSQL as a careful user would write them, one of three ways.
+"""Rows into PostgreSQL as a careful user would write them, one of four ways.
 
     python -m benchmarks.peers.postgres_script pairs.csv --to postgresql://… --way executemany
 
-executemany: `INSERT … ON CONFLICT` of 5,000 rows at a time. write_row: psycopg's COPY, a row at a time, and asyncpg:
-its `copy_records_to_table`; both into a temporary table, and from there as above, since COPY cannot replace rows.
+executemany: `INSERT … ON CONFLICT` of 5,000 rows at a time. write_row: psycopg's COPY, a row at a time; asyncpg: its
+`copy_records_to_table`; ADBC: Arrow's columns by `adbc_ingest`; all three into a temporary table, and from there as
+above, since COPY cannot replace rows.
 """
 
 import argparse
@@ -78,17 +79,38 @@ async def by_asyncpg(to: str, path: Path, limit: int | None) -> None:
     await connection.close()
 
 
+def by_adbc(to: str, path: Path, limit: int | None) -> None:
+    import pyarrow as pa
+    from adbc_driver_postgresql import dbapi
+
+    # It makes no UUIDs: the columns are staged as they come, and cast on the way from there.
+    kinds = (pa.string(), pa.timestamp("us", "UTC"), *(pa.string() for _ in range(4)))
+    schema = pa.schema(list(zip(_COLUMNS, kinds, strict=True)))
+    columns = ", ".join(f'"{name}"::uuid' if name in ("user_id", "video_id") else f'"{name}"' for name in _COLUMNS)
+    with dbapi.connect(to) as connection, connection.cursor() as cursor:
+        for batch in batches(path, limit, _BATCH_ROWS):
+            arrays = [
+                pa.array(map(str, column) if kind == pa.string() else column, kind)
+                for column, kind in zip(zip(*batch, strict=True), kinds, strict=True)
+            ]
+            cursor.adbc_ingest("staged", pa.table(arrays, schema=schema), mode="create", temporary=True)
+            cursor.execute(f"INSERT INTO interactions ({_LISTED}) SELECT {columns} FROM staged {_ON_CONFLICT}")
+            cursor.execute("DROP TABLE staged")
+            connection.commit()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
     parser.add_argument("--to", required=True)
     parser.add_argument("--limit", type=int, help="only the first rows of the file")
-    parser.add_argument("--way", choices=("executemany", "write_row", "asyncpg"), required=True)
+    parser.add_argument("--way", choices=("executemany", "write_row", "asyncpg", "adbc"), required=True)
     given = parser.parse_args()
     if given.way == "asyncpg":
         asyncio.run(by_asyncpg(given.to, given.path, given.limit))
     else:
-        {"executemany": by_executemany, "write_row": by_write_row}[given.way](given.to, given.path, given.limit)
+        ways = {"executemany": by_executemany, "write_row": by_write_row, "adbc": by_adbc}
+        ways[given.way](given.to, given.path, given.limit)
 
 
 if __name__ == "__main__":

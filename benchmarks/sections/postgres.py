@@ -1,14 +1,13 @@
-"""PostgreSQL beside `psql` with ready-made bytes, beside scripts, a second load of the file, and a longer file."""
+"""PostgreSQL beside `psql` with ready-made bytes, beside scripts, and a second load of the file."""
 
 import subprocess
 from dataclasses import replace
 
 from benchmarks.bench import Bench, holds
 from benchmarks.figures import Figure, at_least, at_most
-from benchmarks.measure import CommandFailedError, Side, Subject
+from benchmarks.measure import CommandFailedError, Subject
 from benchmarks.peers.environment import peer_python
 
-TIMES = 10
 _PEER_ROWS = 200_000  # a script takes a minute for a million
 _SIZE = "SELECT pg_total_relation_size('interactions')"
 
@@ -26,7 +25,7 @@ def figures(bench: Bench) -> list[Figure]:
     ]
     side, *others = bench.compare(ours, *_scripts(bench))
     found += [Figure("postgres", side, one, (at_least("ratio", side.speed_beside(one), 4),)) for one in others]
-    return [*found, _growth(bench, first)]
+    return found
 
 
 def _says(bench: Bench, statement: str) -> str:
@@ -67,17 +66,10 @@ def _scripts(bench: Bench) -> list[Subject]:
     store = bench.postgresql
     scripts = [bench.peer(name, "postgres_script", store, "--way", way, rows=_PEER_ROWS) for name, way in ways.items()]
     if (python := peer_python()) is None:
-        bench.skip("postgres: asyncpg is not there")
+        bench.skip("postgres: asyncpg and ADBC are not there")
         return scripts
-    name = "asyncpg copy_records_to_table, staged"
-    words = ("--way", "asyncpg")
-    return [*scripts, bench.peer(name, "postgres_script", store, *words, rows=_PEER_ROWS, python=python)]
-
-
-def _growth(bench: Bench, short: Side) -> Figure:
-    rows = TIMES * bench.rows
-    bench.say(f"measuring growth: PostgreSQL, {rows:,} rows")
-    subject = bench.ours(bench.file(rows=rows), bench.postgresql, name=f"{rows:,} rows", rows=rows)
-    long = Side(subject.name, rows, subject.command, [subject.run()])
-    beside = replace(short, runs=short.runs[-1:])
-    return Figure("postgres", long, beside, (at_least("ratio", long.speed_beside(beside), 0.7),))
+    others = {"asyncpg copy_records_to_table, staged": "asyncpg", "ADBC adbc_ingest, staged": "adbc"}
+    return scripts + [
+        bench.peer(name, "postgres_script", store, "--way", way, rows=_PEER_ROWS, python=python)
+        for name, way in others.items()
+    ]

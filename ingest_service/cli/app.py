@@ -16,9 +16,11 @@ import typer
 
 from ingest_service.cli.common import (
     AsJson,
+    Columns,
     Config,
     Dataset,
     To,
+    column_names,
     execute,
     output,
     print_findings,
@@ -28,6 +30,7 @@ from ingest_service.cli.common import (
 )
 from ingest_service.cli.datasets import datasets
 from ingest_service.cli.ending import code_of
+from ingest_service.cli.estimate import estimate
 from ingest_service.cli.infer import infer
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.serve import serve
@@ -57,10 +60,6 @@ app = typer.Typer(
 Sources = Annotated[
     list[str],
     typer.Argument(metavar="SOURCE", help="Files, patterns, '-' for standard input, or archive.zip#member."),
-]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option("--column", metavar="ROLE=NAME", help="Your own name for a column, or its place: user=uid, user=#1."),
 ]
 CheckpointPlace = Annotated[
     str | None, typer.Option("--checkpoint", metavar="sink|file:DIR", help="Where checkpoints are kept.")
@@ -106,7 +105,7 @@ def run(
         "to": to or None,
         "limit": limit,
         "dataset": dataset,
-        "columns": _column_names(columns),
+        "columns": column_names(columns),
         "max_rejects": max_rejects,
         "memory_mb": memory_mb,
         "checkpoint": checkpoint,
@@ -168,7 +167,7 @@ def check(
     config: Config = None,
 ) -> None:
     """Is every sink reachable and permitted, are its tables there and right for the rows? A line each; 69 if not."""
-    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": column_names(columns)}, config)
     findings = execute(_check(sources or [], settings, create=create))
     print_findings(findings)
 
@@ -196,7 +195,7 @@ def preview(
     config: Config = None,
 ) -> None:
     """What the first rows would become in each sink, and the first refused rows; writes nothing."""
-    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": column_names(columns)}, config)
     texts = execute(_preview(source, rows, settings))
     with output():
         for text in texts:
@@ -286,7 +285,7 @@ def verify(
     flags = {
         "to": to or None,
         "dataset": dataset,
-        "columns": _column_names(columns),
+        "columns": column_names(columns),
         "checkpoint": checkpoint,
         "state_dir": state_dir,
     }
@@ -322,7 +321,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Try dead letters again, after they were edited or the sink was mended; what lands is removed from the file."""
-    flags = {"to": to or None, "dataset": dataset, "columns": _column_names(columns), "checkpoint": checkpoint}
+    flags = {"to": to or None, "dataset": dataset, "columns": column_names(columns), "checkpoint": checkpoint}
     report = execute(_replay(dead_letters, settings_of(flags, config)))
     with output():
         if as_json:
@@ -379,7 +378,7 @@ def crash_test(
     """Load a file into scratch places of the sinks, kill the runs again and again, and see that nothing gets lost."""
     if checkpoint not in (None, "sink", "file"):
         raise UsageError("--checkpoint is 'sink' or 'file' here; the folder is a temporary one.")
-    settings = settings_of({"to": to or None, "dataset": dataset, "columns": _column_names(columns)}, config)
+    settings = settings_of({"to": to or None, "dataset": dataset, "columns": column_names(columns)}, config)
     arguments = [source, *(f"--column={column}" for column in columns or ())]
     arguments += [f"--dataset={dataset}"] if dataset else []
     arguments += [f"--config={config}"] if config else []
@@ -428,24 +427,9 @@ def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], i
     return sources, limit
 
 
-def _column_names(columns: list[str] | None) -> dict[str, str] | None:
-    if not columns:
-        return None
-    names: dict[str, str] = {}
-    for column in columns:
-        role, mark, name = column.partition("=")
-        if not mark or not role or not name:
-            raise UsageError(f"--column {column!r} is not ROLE=NAME, for example user=uid or user=#1.")
-        if role in names:
-            raise UsageError(f"--column names {role} twice; give it one column.")
-        if name in names.values():
-            raise UsageError(f"--column gives {name!r} to two roles; give each a column of its own.")
-        names[role] = name
-    return names
-
-
 app.command()(show)
 app.command()(infer)
+app.command()(estimate)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.errors import LocalIOError
+from ingest_service.errors import LocalIOError, UsageError
 from ingest_service.runtime.escaped import escaped
 from ingest_service.runtime.process import give_back_memory
 from ingest_service.telemetry.stderr import Stderr, discard
@@ -30,6 +30,10 @@ To = Annotated[
 ]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file; by default ingest.toml, if it is here.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="ROLE=NAME", help="Your own name for a column, or its place: user=uid, user=#1."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
@@ -40,6 +44,22 @@ def settings_of(flags: dict[str, Any], file: Path | None) -> "Settings":
     settings = load_settings(flags, file)
     logs.configure(settings.log_level)
     return settings
+
+
+def column_names(columns: list[str] | None) -> dict[str, str] | None:
+    if not columns:
+        return None
+    names: dict[str, str] = {}
+    for column in columns:
+        role, mark, name = column.partition("=")
+        if not mark or not role or not name:
+            raise UsageError(f"--column {column!r} is not ROLE=NAME, for example user=uid or user=#1.")
+        if role in names:
+            raise UsageError(f"--column names {role} twice; give it one column.")
+        if name in names.values():
+            raise UsageError(f"--column gives {name!r} to two roles; give each a column of its own.")
+        names[role] = name
+    return names
 
 
 def say(text: str, *, err: bool = False) -> None:

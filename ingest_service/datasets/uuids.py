@@ -8,7 +8,6 @@ from uuid import UUID
 import numpy as np
 
 from ingest_service.rows.arrays import Ints
-from ingest_service.rows.distinct import distinct
 from ingest_service.rows.interaction import NAMESPACE
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Texts
@@ -70,17 +69,15 @@ class TextUuids:
 
     def uuids(self, ids: Texts) -> tuple[Texts, tuple[Ints, Ints]]:
         """n texts to n texts of 36 characters, and the same as numbers, which tell the texts apart as the UUIDs do."""
-        different, inverse = distinct(ids)
-        texts = different.to_list()
+        texts = ids.to_list()
         with self._lock:
             if len(self._places) > _MAX_KNOWN:
                 self._forget()
             try:
-                known = self._known(texts)
+                places = self._known(texts)
             except KeyError:
-                self._learn([text for text in texts if text not in self._places])
-                known = self._known(texts)
-            places = known[inverse]
+                self._learn([text for text in dict.fromkeys(texts) if text not in self._places])
+                places = self._known(texts)
             words = self._words[places]
             return Texts(self._texts, places * _UUID_BYTES, _UUID_BYTES), (words[:, 0], words[:, 1])
 

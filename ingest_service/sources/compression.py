@@ -85,13 +85,44 @@ def _gzip() -> _Decompressor:
     return cast("_Decompressor", igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP))
 
 
-def _zstd() -> _Decompressor:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    options = {int(zstd.DecompressionParameter.window_log_max): MAX_WINDOW_LOG}
-    return zstd.ZstdDecompressor(options=options)
+class _ZstdFrame:
+    """One frame. libzstd does not hold one whose last block is empty to the size that its header states: we do.
+
+    Unless all of it is unpacked at once, that is. The header has 18 bytes at most (RFC 8878, section 3.1.1.1).
+    """
+
+    def __init__(self) -> None:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+        options = {int(zstd.DecompressionParameter.window_log_max): MAX_WINDOW_LOG}
+        self._frame = zstd.ZstdDecompressor(options=options)
+        self._info = zstd.get_frame_info
+        self._head = b""
+        self._size = 0
+
+    @property
+    def eof(self) -> bool:
+        return self._frame.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return self._frame.needs_input
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data
+
+    def decompress(self, data: bytes, /, max_length: int) -> bytes:
+        self._head += data[: 18 - len(self._head)]
+        unpacked = self._frame.decompress(data, max_length=max_length)
+        self._size += len(unpacked)
+        if self.eof and not self._head.startswith(_ZSTD_SKIPPED):
+            stated = self._info(self._head).decompressed_size
+            if stated is not None and stated != self._size:
+                raise ValueError(f"{self._size} bytes where {stated} are stated")
+        return unpacked
 
 
 def _bzip2() -> _Decompressor:
@@ -109,7 +140,7 @@ def _xz() -> _Decompressor:
 # As their own commands do, which pass over what follows a gzip or bzip2 file with a warning, and fail for the others.
 _CODECS: Final = (
     _Codec("gzip", (GZIP_MAGIC,), _gzip, garbage=True),
-    _Codec("zstd", (ZSTD_MAGIC,), _zstd, also=_ZSTD_SKIPPED),
+    _Codec("zstd", (ZSTD_MAGIC,), _ZstdFrame, also=_ZSTD_SKIPPED),
     _Codec("bzip2", BZIP2_MAGICS, _bzip2, garbage=True),
     _Codec("xz", (XZ_MAGIC,), _xz, padding=b"\0"),
 )

@@ -1,5 +1,6 @@
 """JSON Lines: what blocks say is what the json module says of each line, whatever the lines are."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -326,6 +327,23 @@ def test_other_paths_are_another_reading(dataset: Dataset, many: Dataset) -> Non
     reader = JsonLinesReader(Bytes(b"{}\n"), many)
     with pytest.raises(SourceChanged, match="columns are not those"):
         reader.require(JsonLinesReader(Bytes(b"{}\n"), dataset).rows.recipe)
+
+
+@pytest.mark.parametrize(
+    "line", [b"no JSON", b"[]", b'{"a": NaN}', b"[" * 200], ids=["text", "list", "constant", "deep"]
+)
+def test_a_refused_line_leaves_nothing_in_memory(dataset: Dataset, line: bytes) -> None:
+    """However many there are: an error that is kept and raised again would grow by each of them."""
+
+    def held() -> int:
+        for _ in range(200):
+            rows_of(dataset, "").row(line)
+        gc.collect()
+        return len(gc.get_objects())
+
+    held()
+    before = held()
+    assert held() < before + 200
 
 
 def test_a_line_longer_than_a_block_is_one_dead_letter(dataset: Dataset) -> None:

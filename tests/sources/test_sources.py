@@ -159,6 +159,17 @@ def test_a_zstd_window_beyond_the_limit_is_refused() -> None:
         unpacked(data)
 
 
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("n", [4, 1000])
+def test_a_zstd_frame_that_lost_a_block_is_refused(n: int) -> None:
+    """Less comes out than its header states, though its last block is there: libzstd does not look at an empty one."""
+    header, block, last = b"\x28\xb5\x2f\xfd\x20\x14", (10 << 3).to_bytes(3, "little") + b"1,2,3\n4,5,", b"\1\0\0"
+    assert unpacked(header + 2 * block + last, n) == 2 * block[3:]
+    for kept in (block, b""):
+        with pytest.raises(LocalIOError, match="whole copy"):
+            unpacked(header + kept + last, n)
+
+
 def test_skipping_lands_where_reading_does(tmp_path: Path) -> None:
     """A skip passes over so many bytes, at most to the end, in plain files by seeking."""
     for kind, pack in {"plain": bytes, **PACK}.items():

@@ -27,7 +27,7 @@ from ingest_service.rows.texts import Texts
 
 _NO_SLOT = re.compile(r'[\x00-\x1f"\\]')
 _BETWEEN = np.uint8(ord("{") ^ ord("["))  # the one bit in which they differ
-_LOOKED_AT = 16  # lines at once: few of them nest so much, even together
+_LOOKED_AT = 40  # lines at once: few of them nest so much, even together
 _ITSELF = (None,)  # a row that is one record
 _LITERALS = {None: "", True: "true", False: "false"}
 _PLACES = {literal: place for place, literal in enumerate(_LITERALS)}

@@ -18,8 +18,8 @@ from ingest_service.formats.paths import Paths
 declare_codes({"bad_json": "no JSON object on the line"})
 
 MAX_DEPTH = 100
-_BAD_JSON = RowError("parse", "bad_json", "The line is not a JSON object.")
-_TOO_DEEP = RowError("parse", "bad_json", f"The line is nested more than {MAX_DEPTH} deep.")
+_BAD_JSON = "The line is not a JSON object."
+_TOO_DEEP = f"The line is nested more than {MAX_DEPTH} deep."
 
 
 class Fraction(str):
@@ -52,13 +52,13 @@ def parsed(raw: bytes) -> dict[str, Any]:
     """The object on a line; RowError if there is none."""
     text = decoded(raw)
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
-        raise _TOO_DEEP
+        raise RowError("parse", "bad_json", _TOO_DEEP)
     try:
         row = json.loads(text, parse_float=Fraction, parse_int=_whole, parse_constant=_refuse)
     except ValueError:
-        raise _BAD_JSON from None
+        raise RowError("parse", "bad_json", _BAD_JSON) from None
     if not isinstance(row, dict):
-        raise _BAD_JSON
+        raise RowError("parse", "bad_json", _BAD_JSON)
     return row
 
 
@@ -88,7 +88,7 @@ def _whole(digits: str) -> Any:
 
 
 def _refuse(constant: str) -> Any:
-    raise _BAD_JSON
+    raise RowError("parse", "bad_json", _BAD_JSON)
 
 
 def values_of(row: Any, columns: Sequence[Column], paths: Paths) -> RowValues:

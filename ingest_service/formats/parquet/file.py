@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ingest_service.sources.base import Source
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema
+    from pyarrow.parquet import ColumnChunkMetaData
 
 BATCH_ROWS = 1 << 16
 _ROW_BYTES = 32  # a row takes memory by itself
@@ -85,33 +86,39 @@ class ParquetFile:
                 raise LocalIOError("The source cannot be read as Parquet: a row group has fewer rows than it says.")
 
     def _batch_rows(self, number: int, columns: Sequence[str], block_bytes: int) -> int:
-        group = self._parquet.metadata.row_group(number)
-        chunks = [group.column(index) for index in range(group.num_columns)]
-        wanted: int = sum(
-            chunk.total_uncompressed_size
-            for chunk in chunks
-            if any((chunk.path_in_schema + ".").startswith(name + ".") for name in columns)
-        )
-        row_bytes: int = max(_ROW_BYTES, wanted // max(group.num_rows, 1))
+        wanted = sum(chunk.total_uncompressed_size for chunk in self._chunks(number, tuple(columns)))
+        row_bytes: int = max(_ROW_BYTES, wanted // max(self._parquet.metadata.row_group(number).num_rows, 1))
         return max(1, min(BATCH_ROWS, block_bytes // row_bytes))
 
-    def hash_before(self, row: int) -> str:
-        """Of the footer, which has the sizes and statistics of all columns, and of the bytes before a row's group ends.
+    @lru_cache(maxsize=2)  # noqa: B019 - it lives as long as the file
+    def _chunks(self, number: int, columns: tuple[str, ...]) -> list["ColumnChunkMetaData"]:
+        """What the footer says of these columns in a row group.
 
-        With it a later run proves that the file is still the same.
+        A row of them is read first: where the footer is damaged, Arrow says so there, and ends the process here.
+        """
+        next(self._parquet.iter_batches(1, row_groups=[number], columns=list(columns)), None)
+        group, paths = self._parquet.metadata.row_group(number), self._parquet.schema
+        return [
+            group.column(index)
+            for index in range(len(paths))
+            if any((paths.column(index).path + ".").startswith(name + ".") for name in columns)
+        ]
+
+    def hash_before(self, row: int, columns: Sequence[str]) -> str:
+        """Of the footer, which has the sizes and statistics of all columns, and of bytes of these columns before a row.
+
+        They are the last before the row's group ends. With it a later run proves that the file is still the same.
         """
         with errors_translated():
-            return self._hash_of(self.group_of(row - 1)[0]) if row else self._hash_of(-1)
+            return self._hash_of(self.group_of(row - 1)[0] if row else -1, tuple(columns))
 
     @lru_cache(maxsize=2)  # noqa: B019 - it lives as long as the file
-    def _hash_of(self, number: int) -> str:
+    def _hash_of(self, number: int, columns: tuple[str, ...]) -> str:
         found = blake2b(digest_size=16)
         length = int.from_bytes(self._bytes(self.size - 8, self.size - 4), "little")
         found.update(self._bytes(max(0, self.size - 8 - length), self.size))
         if number >= 0:
-            group = self._parquet.metadata.row_group(number)
-            chunks = [group.column(index) for index in range(group.num_columns)]
-            end = max(_start(chunk) + chunk.total_compressed_size for chunk in chunks)
+            end = max(_start(chunk) + chunk.total_compressed_size for chunk in self._chunks(number, columns))
             found.update(self._bytes(max(0, end - _TAIL_BYTES), end))
         return found.hexdigest()
 
@@ -127,7 +134,7 @@ class ParquetFile:
         return bytes(parts)
 
 
-def _start(chunk: Any) -> int:
+def _start(chunk: "ColumnChunkMetaData") -> int:
     """Where a column's pages begin in the file."""
     start: int = chunk.data_page_offset
     return min(start, chunk.dictionary_page_offset) if chunk.has_dictionary_page else start

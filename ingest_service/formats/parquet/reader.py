@@ -149,7 +149,7 @@ class ParquetReader(Reader[ParquetBlock]):
         return specify(object_at(block.batch, index), self.rows.dataset.columns, self.rows.paths)
 
     def _at(self, row: int) -> Position:
-        return Position(row, row, row, self._file.hash_before(row))
+        return Position(row, row, row, self._file.hash_before(row, self._names))
 
 
 def _types(schema: "Schema", paths: Paths) -> list[str]:

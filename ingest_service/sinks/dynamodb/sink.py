@@ -51,6 +51,7 @@ from ingest_service.sinks.dynamodb.items import (
 from ingest_service.sinks.dynamodb.tables import ROW_KEYS, Tables
 from ingest_service.sinks.fields import EVENT_KEY, event_key, interaction_of
 from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
+from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
@@ -285,6 +286,11 @@ class DynamoDBSink(Sink[Ints]):
         if self.client.warning:
             findings.append(Finding("transport", True, self.client.warning, warning=True))
         return findings
+
+    def tally(self, prices: Path | None) -> Tally:
+        from ingest_service.sinks.dynamodb.sizes import DynamoDBTally
+
+        return DynamoDBTally(self.options.ttl_s, self.options.wcu, prices)
 
     def preview(self, columns: Columns) -> list[str]:
         text, ends = encode(columns, self.options.ttl_s)

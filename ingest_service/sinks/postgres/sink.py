@@ -28,6 +28,7 @@ from ingest_service.sinks.postgres.pieces import STAGED, Piece, Target, target
 from ingest_service.sinks.postgres.reading import Reading
 from ingest_service.sinks.postgres.session import Connection, Session
 from ingest_service.sinks.postgres.tables import Table, quoted
+from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.urls import split_url
 
 if TYPE_CHECKING:
@@ -274,6 +275,11 @@ class PostgresSink(Sink[list[Ints]]):
         return [Finding(what, True, "can be written")]
 
     # --- reading ------------------------------------------------------------------------------------
+
+    def tally(self, prices: Path | None) -> Tally:
+        from ingest_service.sinks.postgres.sizes import PostgresTally
+
+        return PostgresTally()
 
     def preview(self, columns: Columns) -> list[str]:
         shown = {name: columns.texts[name].to_list() for name in columns.schema.texts}

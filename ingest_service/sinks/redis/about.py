@@ -14,6 +14,7 @@ class About:
     """One server. Other programs that speak Redis's protocol may leave any of it out."""
 
     run_id: str  # another one after each start
+    version: str
     is_sentinel: bool
     is_cluster: bool
     is_replica: bool
@@ -27,6 +28,7 @@ class About:
     def of(cls, info: Mapping[str, Any]) -> "About":
         return cls(
             str(info.get("run_id", "")),
+            str(info.get("redis_version", "")),
             "sentinel" in (info.get("redis_mode"), info.get("server_mode")),
             info.get("cluster_enabled") == 1,
             info.get("role") == "slave",

@@ -22,7 +22,7 @@ from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Sink, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import interaction_of, json_safe
-from ingest_service.sinks.redis.about import limits_of
+from ingest_service.sinks.redis.about import About, limits_of
 from ingest_service.sinks.redis.address import RedisOptions as RedisOptions
 from ingest_service.sinks.redis.address import with_database
 from ingest_service.sinks.redis.checkpoints import Guard, RedisCheckpoints
@@ -31,6 +31,7 @@ from ingest_service.sinks.redis.errors import PASSING, errors_translated, refusa
 from ingest_service.sinks.redis.items import RedisItems
 from ingest_service.sinks.redis.nodes import RedisNodes, connection_of
 from ingest_service.sinks.redis.writing import Writing
+from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
@@ -204,6 +205,17 @@ class RedisSink(Sink[Batch | None]):
         columns = json_safe(columns, but=columns.schema.owner)
         key: list[Piece] = [b"ZADD ", *self.keeping.key_pieces(columns.texts[columns.schema.owner]), b" "]
         return concatenate([*key, decimals(columns.epoch_ms), b" ", *member(columns)]).to_list()
+
+    def tally(self, prices: Path | None) -> Tally:
+        from ingest_service.sinks.redis.sizes import RedisTally
+
+        return RedisTally(self.keeping, self._look_at_limits)
+
+    async def _look_at_limits(self) -> tuple[list[About], str]:
+        """What the servers say of themselves, and one of its allocator."""
+        await self.open()
+        servers = await self.retrier.call(self.nodes.about_masters) or {}
+        return list(servers.values()), str(await self.command("MEMORY", "MALLOC-STATS"))
 
     def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         """Each user's newest, in the order that Redis gives them: by score, then by member."""

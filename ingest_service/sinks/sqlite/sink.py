@@ -26,6 +26,7 @@ from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import EVENT_KEY, interaction_of, stored_texts
+from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.sqlite import items
 from ingest_service.sinks.sqlite.file import DatabaseFile
 from ingest_service.sinks.sqlite.gathering import Gathering
@@ -209,6 +210,11 @@ class SQLiteSink(Sink[Packed]):
         if self._file.is_read_only:
             return [Finding(str(self.path), False, "may only be read; check its rights and those of its folder")]
         return [Finding(str(self.path), True, "can be written")]
+
+    def tally(self, prices: Path | None) -> Tally:
+        from ingest_service.sinks.sqlite.sizes import SQLiteTally
+
+        return SQLiteTally()
 
     def preview(self, columns: Columns) -> list[str]:
         stored = {name: texts.to_list() for name, texts in values(columns).items()}

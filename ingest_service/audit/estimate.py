@@ -1,0 +1,183 @@
+"""What a load would take, before it is begun: one parse of the whole source, and nothing is written.
+
+Users and repeated keys are counted exactly, in little memory: what tells records apart is set aside by user on disk
+(spill.py) as two 64-bit hashes each. Two keys of one user have the same once in billions of billions.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ingest_service.audit.spill import Spill
+from ingest_service.errors import IngestError, Stopped, UsageError
+from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.run import EXAMINE_S, Silent, run, sinks_of
+from ingest_service.rows.arrays import hashed
+from ingest_service.rows.chunk import Chunk
+from ingest_service.rows.columns import Columns
+from ingest_service.sinks.abilities import trial_of
+from ingest_service.sinks.base import AnySink
+from ingest_service.sinks.sizes import Found, Sized, Sizes, Tally
+
+WHEN_STOPPED = "nothing was written"
+MEASURED_ROWS = 200_000
+
+Progress = Callable[..., None]
+
+
+@dataclass(slots=True)
+class Estimate:
+    """Of one source. `sinks` has what each takes, by name, and why nothing is known of one."""
+
+    source: str
+    source_bytes: int | None
+    found: Found
+    sinks: dict[str, Sizes] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        found = self.found
+        return {
+            "source": self.source,
+            "source_bytes": self.source_bytes,
+            "rows_read": found.read,
+            "rejected": found.rejected,
+            "records": found.records,
+            "repeated_keys": found.repeated,
+            "users": found.n_users,
+            "records_of_largest_user": found.largest_user,
+            "sinks": self.sinks,
+        }
+
+    def lines(self) -> list[str]:
+        """For a reader."""
+        found = self.found
+        size = "" if self.source_bytes is None else f", {self.source_bytes:,} bytes"
+        return [
+            f"{self.source}{size}",
+            f"  {found.read:,} rows: {found.records:,} records of {found.n_users:,} users, {found.rejected:,} refused",
+            f"  {found.repeated:,} records have a key that comes again, and are replaced",
+            f"  the largest user has {found.largest_user:,}",
+            *(line for name, sizes in self.sinks.items() for line in _sink_lines(name, sizes)),
+        ]
+
+
+def _sink_lines(name: str, sizes: Sizes) -> list[str]:
+    width = max(map(len, sizes), default=0)
+    shown = {key: value if isinstance(value, str) else f"{value:,}" for key, value in sizes.items()}
+    return [f"{name}:", *(f"  {key.replace('_', ' '):<{width}}  {value}" for key, value in shown.items())]
+
+
+async def estimate(
+    job: Job,
+    sinks: Sequence[AnySink],
+    stop: asyncio.Event,
+    progress: Progress,
+    *,
+    prices: Path | None = None,
+    measure: Sequence[str] = (),
+) -> Estimate:
+    """measure: the URLs of the sinks where the rate is to be measured by a load into scratch places of theirs."""
+    if not job.source.resumable:
+        raise UsageError("Standard input cannot be read again once it is loaded; name a file.")
+    tallies = {sink.name: sink.tally(prices) for sink in sinks if isinstance(sink, Sized)}
+    found = await asyncio.to_thread(_read, job, list(tallies.values()), stop, progress)
+    made = Estimate(job.source.uri, job.source.size(), found)
+    try:
+        for number, sink in enumerate(sinks):
+            if (tally := tallies.get(sink.name)) is None:
+                made.sinks[sink.name] = {"unknown": "no estimate is made of what this kind of store takes"}
+                continue
+            limits = await _limits(sink, tally)
+            rate, how = float(tally.rows_per_s), "typical, 2 cores"
+            if measure:
+                progress(step="measuring", sink=sink.name)
+                rate, how = await _measured(job, sink, measure[number], stop), "measured"
+            made.sinks[sink.name] = tally.sizes(found) | limits | _pace(found, sink, tally, rate, how)
+    finally:
+        for sink in sinks:
+            await sink.close()
+    return made
+
+
+def _pace(found: Found, sink: AnySink, tally: Tally, rate: float, how: str) -> Sizes:
+    """How long a load takes, and what that goes by."""
+    if sink.options.rate is not None and sink.options.rate < rate:
+        rate, how = sink.options.rate, "?rate="
+    seconds = found.records / rate
+    if (least_s := tally.least_s(found)) > seconds:
+        seconds, how = least_s, "what the store takes"
+    return {"rows_per_s": round(found.records / seconds) if seconds else 0, "rate": how, "load_s": round(seconds, 1)}
+
+
+async def _limits(sink: AnySink, tally: Tally) -> Sizes:
+    """What the server says, if it can be reached soon; what rows take does not depend on it."""
+    sink.retrier.budget_s = min(sink.retrier.budget_s, EXAMINE_S)
+    try:
+        return await tally.ask()
+    except IngestError as error:
+        return {"limits": f"not known: {error}"}
+
+
+def _read(job: Job, tallies: Sequence[Tally], stop: asyncio.Event, progress: Progress) -> Found:
+    """The whole source. Blocks the caller."""
+    reader = job.open_reader(limit=job.limit)
+    read = rejected = records = 0
+    size = job.source.size()
+    try:
+        with Spill(None) as spill:
+            while (block := reader.next()) is not None:
+                if stop.is_set():
+                    raise Stopped.on_request(WHEN_STOPPED)
+                chunk = reader.chunk(block)
+                read, rejected, records = read + chunk.read, rejected + chunk.rejected, records + chunk.accepted
+                if chunk.accepted:
+                    sent = _sent(chunk)
+                    for tally in tallies:
+                        tally.add(sent)
+                    spill.add(_keys(chunk.columns))
+                percent = round(100 * reader.stored_position() / size, 1) if size else None
+                progress(step="reading", source=job.source.uri, percent=percent, rows_read=read)
+            users: Counter[int] = Counter()
+            for partition in spill:
+                counted = partition.group_by("user_id").agg(pl.col("key").n_unique())["key"].value_counts()
+                users.update(dict(counted.iter_rows()))
+    finally:
+        reader.close()
+    kept = sum(rows * n for rows, n in users.items())
+    return Found(read, rejected, records, records - kept, users)
+
+
+def _sent(chunk: Chunk) -> Columns:
+    rows = chunk.last_of_each_key()
+    return chunk.columns if len(rows) == chunk.accepted else chunk.columns.take(rows)
+
+
+def _keys(columns: Columns) -> pl.DataFrame:
+    users = hashed((part.view(np.uint64) for part in columns.owner), len(columns))
+    keys = hashed((part.view(np.uint64) for part in columns.identity), len(columns))
+    return pl.DataFrame({"user_id": users, "key": keys})
+
+
+async def _measured(job: Job, sink: AnySink, url: str, stop: asyncio.Event) -> float:
+    """Rows a second of a load of the first rows into a scratch place, without the start."""
+    with TemporaryDirectory(prefix="ingest-estimate-") as folder:
+        async with trial_of(sink).scratch(url, Path(folder)) as place:
+            first = Job(
+                job.source,
+                job.stream,
+                job.dataset,
+                Path(folder),
+                job.columns,
+                limit=min(MEASURED_ROWS, job.limit or MEASURED_ROWS),
+                max_rejects=job.max_rejects,
+                block_bytes=job.block_bytes,
+            )
+            (stream,) = (await run([first], sinks_of([place], job.dataset), stop, Silent())).streams
+    return max(stream.rows_per_s, 1.0)

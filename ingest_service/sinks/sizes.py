@@ -1,0 +1,69 @@
+"""What rows will take in a store, told before they are there: what `estimate` asks of a sink."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+
+from ingest_service.rows.columns import Columns
+
+Sizes: TypeAlias = dict[str, int | float | str]  # by name, with the unit in it
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source holds: rows read and refused, records, and those of them whose key comes again later.
+
+    `users` says how many users have so many records with different keys each: {records: users}.
+    """
+
+    read: int
+    rejected: int
+    records: int
+    repeated: int
+    users: Mapping[int, int]
+
+    @property
+    def kept(self) -> int:
+        """Records that a store which keeps all has in the end."""
+        return self.records - self.repeated
+
+    @property
+    def n_users(self) -> int:
+        return sum(self.users.values())
+
+    @property
+    def largest_user(self) -> int:
+        """How many records the user with the most has."""
+        return max(self.users, default=0)
+
+
+class Tally(ABC):
+    """Adds up what a sink's rows take. `rows_per_s` is what it usually stores on two cores, its server beside it."""
+
+    rows_per_s: ClassVar[int]
+
+    @abstractmethod
+    def add(self, columns: Columns) -> None:
+        """Records that are sent together: none has another's key."""
+
+    async def ask(self) -> Sizes:
+        """What the server says of its limits. IngestError if it cannot be asked."""
+        return {}
+
+    @abstractmethod
+    def sizes(self, found: Found) -> Sizes:
+        """What all that was added takes; `found` is of the whole source."""
+
+    def least_s(self, found: Found) -> float:
+        """How long it takes at least, whatever this program does."""
+        return 0.0
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """For `estimate`."""
+
+    def tally(self, prices: Path | None) -> Tally:
+        """`prices`: a file of the user's in place of the store's own list, where it has one."""
