@@ -28,7 +28,7 @@ _pipe: list[int] = []  # its descriptor, where there is one
 _SAME_S = 0.1  # timeout(1) and others signal a process, and then its group with the process in it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 _LARGE_BYTES = 2 << 20
-_KEPT_BYTES = 16 << 20
+_KEPT_BYTES = 8 << 20
 
 
 def stop_on_signals() -> "asyncio.Event":
