@@ -32,6 +32,10 @@ class Bench:
         return self.stack.enter_context(stores.redis(self.work))
 
     @cached_property
+    def redis_cluster(self) -> Store:
+        return self.stack.enter_context(stores.redis_cluster(self.work))
+
+    @cached_property
     def dynamodb(self) -> Store:
         return self.stack.enter_context(stores.null_dynamodb())
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -55,6 +55,37 @@ def redis(directory: Path) -> Iterator[Store]:
             pid=server.pid,
             port=port,
             exact_up_to=2_000_000,  # 40 a user, so that none has more than the hundred that is kept
+        )
+
+
+@contextmanager
+def redis_cluster(directory: Path) -> Iterator[Store]:
+    """Three masters without replicas, behind the address of the first."""
+    ports = [_free_port() for _ in range(3)]
+
+    def cli(port: int, *words: str) -> str:
+        command = ["redis-cli", "-p", str(port), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    with ExitStack() as stack:
+        for port in ports:
+            (own := directory / f"node-{port}").mkdir()
+            where = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(own), "--cluster-enabled", "yes"]
+            bus = ["--cluster-port", str(_free_port())]
+            stack.enter_context(_process([_binary("redis-server"), *where, *bus, "--save", "", "--appendonly", "no"]))
+            _wait_for(port)
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        cli(ports[0], "--cluster", "create", *addresses, "--cluster-yes")
+        deadline = time.monotonic() + 30
+        while any("cluster_state:ok" not in cli(port, "CLUSTER", "INFO") for port in ports):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the nodes make no cluster")
+            time.sleep(0.1)
+        yield Store(
+            url=f"redis://{addresses[0]}",
+            clear=lambda: [cli(port, "FLUSHALL", "SYNC") for port in ports],
+            count=lambda: sum(int(cli(port, "EVAL", _COUNT_RECENT, "0")) for port in ports),
+            exact_up_to=2_000_000,
         )
 
 

@@ -28,6 +28,8 @@ from benchmarks.sections import (
 
 SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "redis": redis.figures,
+    "groups": redis.by_memory,
+    "cluster": redis.cluster,
     "dynamodb": dynamodb.figures,
     "sqlite": sqlite.figures,
     "postgres": postgres.figures,

@@ -23,4 +23,4 @@ def figures(bench: Bench) -> list[Figure]:
     both = replace(redis, name="Redis and null DynamoDB", command=command, before=clear, after=check)
     sides = bench.compare(both, redis, dynamodb)
     slower = min(sides[1:], key=lambda side: side.rows_per_s)
-    return [Figure("both", sides[0], slower, (at_least("ratio", sides[0].speed_beside(slower), 0.8),))]
+    return [Figure("both", sides[0], slower, (at_least("ratio", sides[0].speed_beside(slower), 0.9),))]

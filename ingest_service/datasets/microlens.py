@@ -23,7 +23,7 @@ from ingest_service.rows.interaction import (
     VideoInteraction,
 )
 from ingest_service.rows.schema import FieldKind
-from ingest_service.rows.texts import Texts, concatenate, decimals
+from ingest_service.rows.texts import Texts, numbered
 
 # A session is a number and a day here, and no free text.
 _SCHEMA = INTERACTION.with_kind(FieldKind.WORD, "session_id").extended("microlens", follows_from_key=True)
@@ -40,7 +40,7 @@ def _records(values: Mapping[str, Ints]) -> Columns:
         "event_type": Texts.constant(EventType.CLICK.value, len(user)),
         "timestamp": timestamps,
         "device": Texts.constant(Device.MOBILE.value, len(user)),
-        "session_id": concatenate([b"session_", decimals(user), b"_", dates]),
+        "session_id": numbered(b"session_", user, b"_", dates),
     }
     return Columns(_SCHEMA, (user,), (item,), micros, texts, {})
 

@@ -1,6 +1,6 @@
 """uuid5 of many ids at once: each id is hashed once, and rows share the text of its UUID."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha1
 from threading import Lock
 from uuid import UUID
@@ -14,7 +14,8 @@ from ingest_service.rows.texts import Texts
 
 _MAX_KNOWN = 200_000  # about 10 MB; beyond it the dictionary starts again rather than grow with the file
 _DENSE = 1 << 22  # ids below it are looked up in a table, which is as long as the highest
-_UUID_BYTES = 36
+_UUID_BYTES, _SHA1_BYTES = 36, 20
+_DIGITS = [index for index in range(_UUID_BYTES) if index not in (8, 13, 18, 23)]
 
 
 class UuidDictionary:
@@ -50,10 +51,7 @@ class UuidDictionary:
             return Texts(self._texts, starts, _UUID_BYTES)
 
     def _hashed(self, ids: Ints) -> Bytes:
-        return np.frombuffer("".join(map(self._uuid5, ids.tolist())).encode(), np.uint8)
-
-    def _uuid5(self, value: int) -> str:
-        return _text_of(_uuid5(self._prefix, str(value)))
+        return _texts_of(_uuid5s(self._prefix, map(str, ids.tolist())))
 
 
 class TextUuids:
@@ -87,20 +85,23 @@ class TextUuids:
         return np.fromiter(map(self._places.__getitem__, texts), np.int64, len(texts))
 
     def _learn(self, texts: Sequence[str]) -> None:
-        uuids = [_uuid5(self._prefix, text) for text in texts]
+        uuids = _uuid5s(self._prefix, texts)
         self._places.update(zip(texts, range(len(self._words), len(self._words) + len(texts)), strict=True))
-        self._words = np.concatenate((self._words, np.frombuffer(b"".join(uuids), np.int64).reshape(-1, 2)))
-        more = np.frombuffer("".join(map(_text_of, uuids)).encode(), np.uint8)
-        self._texts = np.concatenate((self._texts, more))
+        self._words = np.concatenate((self._words, uuids.view(np.int64)))
+        self._texts = np.concatenate((self._texts, _texts_of(uuids)))
 
 
-def _uuid5(prefix: bytes, name: str) -> bytes:
-    digest = bytearray(sha1(prefix + name.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50  # version 5
-    digest[8] = digest[8] & 0x3F | 0x80  # the RFC's variant
-    return bytes(digest)
+def _uuid5s(prefix: bytes, names: Iterable[str]) -> Bytes:
+    """uint8[n, 16]"""
+    digests = b"".join([sha1(prefix + name.encode(), usedforsecurity=False).digest() for name in names])
+    uuids = np.frombuffer(digests, np.uint8).reshape(-1, _SHA1_BYTES)[:, :16].copy()
+    uuids[:, 6] = uuids[:, 6] & 0x0F | 0x50  # version 5
+    uuids[:, 8] = uuids[:, 8] & 0x3F | 0x80  # the RFC's variant
+    return uuids
 
 
-def _text_of(uuid: bytes) -> str:
-    text = uuid.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+def _texts_of(uuids: Bytes) -> Bytes:
+    """The texts of UUIDs, one after the other."""
+    texts = np.full((len(uuids), _UUID_BYTES), ord("-"), np.uint8)
+    texts[:, _DIGITS] = np.frombuffer(uuids.tobytes().hex().encode(), np.uint8).reshape(-1, 32)
+    return texts.reshape(-1)

@@ -38,13 +38,20 @@ def trim(buffer: NDArray[np.uint8], starts: Ints, ends: Ints, whitespace: list[i
     """
     table = np.zeros(256, np.bool_)
     table[whitespace] = True
+    highest = max(whitespace)
     for _ in range(MAX_TRIM):
-        at = (starts < ends) & table[buffer[np.minimum(starts, buffer.size - 1)]]
+        first = buffer.take(starts, mode="clip")
+        if not (first <= highest).any():  # the usual column is told by this alone
+            break
+        at = (starts < ends) & table[first]
         if not at.any():
             break
         starts = starts + at
     for _ in range(MAX_TRIM):
-        at = (starts < ends) & table[buffer[np.maximum(ends - 1, 0)]]
+        last = buffer.take(ends - 1, mode="clip")
+        if not (last <= highest).any():
+            break
+        at = (starts < ends) & table[last]
         if not at.any():
             break
         ends = ends - at

@@ -5,8 +5,9 @@ whatever is not plainly right (a sign, 19 digits, odd blanks) is left to the row
 accepts it or words the error.
 """
 
+from functools import cache
+
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ingest_service.rows.arrays import QUOTE, Bools, Ints, hold_none, trim
@@ -19,8 +20,13 @@ _WHITESPACE = list(WHITESPACE.encode())
 _BLANKS = list(b" \t")
 _MAX_DIGITS = 18  # any 18 digits fit into int64
 _ZERO = ord("0")
+_U64 = np.uint64
+_WORD_BYTES = 8
+_ZEROS = np.frombuffer(b"0" * _WORD_BYTES, "<u8")[0]
+_NINES, _PAIRS = (np.frombuffer(each, "<u8")[0] for each in (b"\x09" * _WORD_BYTES, b"\x09\x09\0\x09\x09\0\x09\x09"))
+_SEVEN_BITS = _U64(0x7F7F7F7F7F7F7F7F)
+_LAST_BYTES = np.array([((1 << 8 * n) - 1) << 8 * (_WORD_BYTES - n) for n in range(_WORD_BYTES + 1)], np.uint64)
 _ISO_LENGTH = len("2020-01-01T00:00:00")
-_MAX_ISO_LENGTH = len("2020-01-01T00:00:00.000000+00:00")
 
 
 def padded(data: bytes) -> Bytes:
@@ -64,16 +70,36 @@ def integers(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
     lengths = ends - starts
     valid = (lengths >= 1) & (lengths <= _MAX_DIGITS)
     width = int(lengths[valid].max(initial=1))
-    # Each field's last `width` bytes, right-aligned: the columns before its first digit count as zeros.
-    digits = sliding_window_view(buffer, width)[ends - width] - np.uint8(_ZERO)
-    values = np.zeros(len(starts), np.int64)
-    for column in range(width):
-        inside = lengths >= width - column
-        digit = digits[:, column] * inside
-        valid &= digit <= 9
-        values *= 10
-        values += digit
-    return values, valid
+    words = _words(buffer)
+    values = np.zeros(len(starts), np.uint64)
+    for skipped in range(0, width, _WORD_BYTES):  # eight digits at once, the last ones first
+        digits = words[ends - skipped - _WORD_BYTES]
+        digits ^= _ZEROS
+        digits &= _LAST_BYTES[np.clip(lengths - skipped, 0, _WORD_BYTES)]
+        valid &= _are_within(digits, _NINES)
+        digits *= _U64(10 * 256 + 1)
+        digits >>= _U64(8)  # two digits in each second byte
+        digits &= _U64(0x00FF00FF00FF00FF)
+        digits *= _U64((100 << 16) + 1)
+        digits >>= _U64(16)
+        digits &= _U64(0x0000FFFF0000FFFF)
+        digits *= _U64((10_000 << 32) + 1)
+        digits >>= _U64(32)
+        digits *= _U64(10**skipped)
+        values += digits
+    return values.view(np.int64), valid
+
+
+def _words(buffer: Bytes) -> NDArray[np.uint64]:
+    """The eight bytes from each place on as one number, the first of them its lowest."""
+    words: NDArray[np.uint64] = np.ndarray(len(buffer) - _WORD_BYTES + 1, "<u8", buffer.data, 0, (1,))
+    return words
+
+
+def _are_within(words: NDArray[np.uint64], highest: np.uint64) -> Bools:
+    """Which words have no byte above that of `highest`, each of which is below 128."""
+    within: Bools = ((words + (_SEVEN_BITS - highest) | words) & ~_SEVEN_BITS) == 0
+    return within
 
 
 def without_zero_fraction(buffer: Bytes, starts: Ints, ends: Ints) -> Ints:
@@ -84,11 +110,15 @@ def without_zero_fraction(buffer: Bytes, starts: Ints, ends: Ints) -> Ints:
 
 def timestamps(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit) -> tuple[Ints, Bools]:
     """A Unix epoch, or ISO 8601: microseconds since 1970 UTC, and which fields are such."""
-    micros, valid = _unix(buffer, starts, ends, unit)
-    _add_decimals(buffer, starts, ends, unit, micros, valid)
-    rest = np.flatnonzero(~valid & (ends - starts >= _ISO_LENGTH) & (ends - starts <= _MAX_ISO_LENGTH))
-    if rest.size:
-        micros[rest], valid[rest] = _iso(buffer, starts[rest], ends[rest])
+    lengths = ends - starts
+    if lengths.size and (lengths >= _ISO_LENGTH).all() and (buffer[starts + 4] == ord("-")).all():
+        micros, valid = _iso(buffer, starts, ends)  # the whole column, and no other form is tried
+    else:
+        micros, valid = _unix(buffer, starts, ends, unit)
+        _add_decimals(buffer, starts, ends, unit, micros, valid)
+        rest = np.flatnonzero(~valid & (lengths >= _ISO_LENGTH))
+        if rest.size:
+            micros[rest], valid[rest] = _iso(buffer, starts[rest], ends[rest])
     valid &= (micros >= 0) & (micros < END_S * 1_000_000)
     return micros, valid
 
@@ -106,10 +136,6 @@ def epochs(numbers: Ints, unit: TimeUnit) -> tuple[Ints, Bools]:
 
 
 def _unix(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit) -> tuple[Ints, Bools]:
-    lengths = ends - starts
-    # One look at the first fields spares an ISO file the digits of the whole column.
-    if lengths.size and (lengths >= _ISO_LENGTH).all() and (buffer[starts + 4] == ord("-")).all():
-        return np.zeros(len(starts), np.int64), np.zeros(len(starts), np.bool_)
     ends = without_zero_fraction(buffer, starts, ends)
     lengths = ends - starts
     if unit == "auto" and (lengths >= NS_DIGITS).any():
@@ -144,10 +170,11 @@ def _add_decimals(buffer: Bytes, starts: Ints, ends: Ints, unit: TimeUnit, micro
 
 def _iso(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
     """`YYYY-MM-DD[T ]HH:MM:SS[.f{1,6}][Z|±HH:MM]`. Rows are handled by the shape of what follows the seconds."""
-    text = sliding_window_view(buffer, _ISO_LENGTH)[starts]
-    seconds, valid = _date_time(text)
+    seconds, valid = _date_time(buffer, starts)
     micros = seconds * 1_000_000
     lengths = ends - starts
+    if (lengths == _ISO_LENGTH).all():
+        return micros, valid
     has_fraction = (lengths > _ISO_LENGTH) & (buffer[starts + _ISO_LENGTH] == ord("."))
     is_utc = buffer[ends - 1] == ord("Z")
     sign = buffer[ends - 6]
@@ -159,33 +186,38 @@ def _iso(buffer: Bytes, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
     return micros, valid
 
 
-def _date_time(text: Bytes) -> tuple[Ints, Bools]:
-    """uint8[n, 19] to seconds since 1970, after Howard Hinnant's days_from_civil (chrono-Compatible Low-Level
-    Date Algorithms); years from 1 on, days as many as the month has."""
-    digits = (text - np.uint8(_ZERO)).T.copy()
-    valid = np.ones(len(text), np.bool_)
-    for column in (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18):
-        valid &= digits[column] <= 9
-    for column, mark in ((4, "-"), (7, "-"), (13, ":"), (16, ":")):
-        valid &= digits[column] == (ord(mark) - _ZERO) % 256
-    valid &= (text[:, 10] == ord("T")) | (text[:, 10] == ord(" "))
+def _date_time(buffer: Bytes, starts: Ints) -> tuple[Ints, Bools]:
+    """`YYYY-MM-DD[T ]HH:MM:SS` to seconds since 1970; years from 1 on, days as many as the month has."""
+    mark = buffer[starts + len("2020-01-01")]
+    year, month, day, is_date = _three_pairs(buffer, starts + len("20"), b"00-00-00")
+    hour, minute, second, is_clock = _three_pairs(buffer, starts + len("2020-01-01T"), b"00:00:00")
+    century, is_century = integers(buffer, starts, starts + len("20"))
+    first_days = _first_days()
+    months = (century * 100 + year) * 12 + month - 1
+    valid = is_century & is_date & is_clock & ((mark == ord("T")) | (mark == ord(" ")))
+    valid &= (months >= 12) & (month >= 1) & (month <= 12)
+    months *= valid
+    days = first_days[months] + (day - 1)
+    valid &= (day >= 1) & (days < first_days[months + 1])
+    valid &= (hour < 24) & (minute < 60) & (second < 60)
+    return days * 86_400 + (hour * 3_600 + minute * 60 + second), valid
 
-    def two(column: int) -> NDArray[np.int32]:
-        number: NDArray[np.int32] = digits[column].astype(np.int32) * 10 + digits[column + 1]
-        return number
 
-    year, month, day = two(0) * 100 + two(2), two(5), two(8)
-    hour, minute, second = two(11), two(14), two(17)
-    is_leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    month_days = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int32)
-    valid &= (month >= 1) & (month <= 12) & (year >= 1)
-    days_in_month = month_days[np.where(valid, month, 0)] + (is_leap & (month == 2))
-    valid &= (day >= 1) & (day <= days_in_month) & (hour < 24) & (minute < 60) & (second < 60)
-    shifted = year - (month <= 2)
-    era, year_of_era = shifted // 400, shifted % 400
-    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
-    days = era * 146_097 + year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year - 719_468
-    return days.astype(np.int64) * 86_400 + (hour * 3_600 + minute * 60 + second), valid
+def _three_pairs(buffer: Bytes, starts: Ints, like: bytes) -> tuple[Ints, Ints, Ints, Bools]:
+    """Three numbers of two digits each with marks between them as in `like`, and which texts are such."""
+    words = _words(buffer)[starts]
+    words ^= np.frombuffer(like, "<u8")
+    valid = _are_within(words, _PAIRS)
+    words *= _U64(10 * 256 + 1)  # a number of two digits in the second byte of each pair
+    first, second, third = ((words >> _U64(shift) & _U64(0xFF)).view(np.int64) for shift in (8, 32, 56))
+    return first, second, third, valid
+
+
+@cache
+def _first_days() -> Ints:
+    """The first day of each month from the year 0 on, in days since 1970, and that of the year 10000."""
+    months = np.arange("0000-01", "10000-02", dtype="datetime64[M]")
+    return months.astype("datetime64[D]").astype(np.int64)
 
 
 def _add_fractions(buffer: Bytes, starts: Ints, n_digits: Ints, micros: Ints, valid: Bools) -> None:

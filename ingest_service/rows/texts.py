@@ -70,9 +70,18 @@ class Texts:
             return False
         return isinstance(self.widths, int) or int(self.widths.min()) == int(self.widths.max())
 
+    @property
+    def constant_bytes(self) -> bytes | None:
+        """The text that was said to be the same in all rows."""
+        is_constant = len(self) and self.starts.strides == (0,) and isinstance(self.widths, int)
+        return self.raw(0) if is_constant else None
+
     def take(self, rows: Ints | slice) -> "Texts":
-        widths = self.widths if isinstance(self.widths, int) else self.widths[rows]
-        return Texts(self.buffer, self.starts[rows], widths)
+        if self.starts.strides == (0,) and len(self) and not isinstance(rows, slice):
+            starts = np.broadcast_to(self.starts[:1], len(rows))
+        else:
+            starts = self.starts[rows]
+        return Texts(self.buffer, starts, self.widths if isinstance(self.widths, int) else self.widths[rows])
 
     def raw(self, row: int) -> bytes:
         """One of them, as bytes."""
@@ -129,6 +138,7 @@ def write(out: Bytes, at: Ints, pieces: Sequence[Piece]) -> None:
 
     Takes as much memory again as it writes, so many rows are better written in slices.
     """
+    pieces = [_once(piece) for piece in pieces]
     texts = [piece for piece in pieces if isinstance(piece, Texts)]
     for rows in _rows_by_shape(texts, len(at)):
         places = at[rows]
@@ -149,6 +159,12 @@ def write(out: Bytes, at: Ints, pieces: Sequence[Piece]) -> None:
                 field[:] = _windows(part.buffer, width)[part.starts]
                 column += width
         _windows(out, len(template))[places] = matrix
+
+
+def _once(piece: Piece) -> Piece:
+    """The bytes that are in every row, where they are told."""
+    constant = None if isinstance(piece, bytes) else piece.constant_bytes
+    return piece if constant is None else constant
 
 
 def _rows_by_shape(texts: Sequence[Texts], n: int) -> Iterator[Ints | slice]:
@@ -212,3 +228,22 @@ def decimals(values: Ints) -> Texts:
         starts = starts - negative
         widths = widths + negative.astype(np.int64)
     return Texts(buffer, starts, widths)
+
+
+def numbered(prefix: bytes, numbers: Ints, *rest: Piece) -> Texts:
+    """A prefix, a number in decimal and pieces of one width each, with unused bytes between the rows.
+
+    Numbers differ in width: here each ends where its row has the rest, and the prefix is put before it.
+    """
+    digits = decimals(numbers)
+    room = len(digits.buffer) // max(len(numbers), 1)
+    head, tail = len(prefix) + room, lengths(rest)
+    assert isinstance(tail, int)
+    out = np.empty((len(numbers), head + tail), np.uint8)
+    out[:, len(prefix) : head] = digits.buffer.reshape(len(numbers), room)
+    buffer = out.reshape(-1)
+    ends = np.arange(1, len(numbers) + 1) * (head + tail)
+    write(buffer, ends - tail, rest)
+    starts = ends - tail - digits.widths - len(prefix)
+    write(buffer, starts, [prefix])
+    return Texts(buffer, starts, digits.widths + len(prefix) + tail)

@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from typing import Self
 
 _BURST_S = 0.1  # how much of a second's allowance may be taken at once
 _MEMORY_S = 1.0
@@ -57,6 +57,8 @@ class AdaptiveRate:
 
     async def take(self, units: int) -> None:
         """Wait until `units` more may be asked for."""
+        if self.per_s is None:
+            return
         async with self._turn:  # one by one, so that a new rate holds for all but the first who wait
             await self._limit.take(units)
 
@@ -104,9 +106,11 @@ class AdaptiveLimit:
     def limit(self) -> int:
         return max(1, int(self._limit))
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold one of the places, in order of asking."""
+    def slot(self) -> Self:
+        """Holds one of the places, in order of asking, where it is entered; a generator costs several times more."""
+        return self
+
+    async def __aenter__(self) -> None:
         while self._active >= self.limit:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -117,11 +121,10 @@ class AdaptiveLimit:
                     self._wake()  # the place that was offered goes to the next
                 raise
         self._active += 1
-        try:
-            yield
-        finally:
-            self._active -= 1
-            self._wake()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._active -= 1
+        self._wake()
 
     def _wake(self) -> None:
         while self._waiting and self._active < self.limit:

@@ -6,7 +6,8 @@ two writes to one key in a request, hash key 1 to 2,048 bytes, range key 1 to 1,
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,13 @@ def expiry_s(columns: Columns, ttl_s: int) -> Ints:
     return columns.epoch_ms // 1_000 + ttl_s
 
 
-def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
-    """Each row as a put request in DynamoDB's JSON."""
+def encode(columns: Columns, ttl_s: int | None) -> tuple[bytes, Ints]:
+    """Each row as a put request in DynamoDB's JSON, with a comma before it; and where each ends."""
     columns = json_safe(columns)
     pieces: list[Piece] = []
     for name in stored_texts(columns.schema):
         pieces += [
-            f'"}},"{name}":{{"S":"'.encode() if pieces else f'{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
+            f'"}},"{name}":{{"S":"'.encode() if pieces else f',{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
         ]
         pieces += _values(columns, name)
     if ttl_s is not None:
@@ -62,9 +63,7 @@ def encode(columns: Columns, ttl_s: int | None) -> list[bytes]:
     for name, numbers in number_texts(columns).items():
         pieces += [f'"}},"{name}":{{"N":"'.encode(), numbers]
     items = concatenate([*pieces, b'"}}}}'])
-    text = items.buffer.tobytes()
-    ends = (items.starts + items.widths).tolist()
-    return [text[start:end] for start, end in zip(items.starts.tolist(), ends, strict=True)]
+    return items.buffer.tobytes(), items.starts + items.widths
 
 
 def _values(columns: Columns, name: str) -> list[Piece]:
@@ -86,38 +85,63 @@ def good_keys(columns: Columns) -> Bools:
     return good
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """Up to 25 rows for one BatchWriteItem: their indices in the chunk, put requests in JSON, and capacity units."""
+    """Up to 25 rows for one BatchWriteItem: their indices in the chunk, capacity units, and put requests in JSON.
 
-    rows: list[int]
-    items: list[bytes]
-    units: list[int]
+    `text` has a comma before each of these, and `sizes` how many bytes each takes with it.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    units: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    text: bytes = b""
+
+    @classmethod
+    def several(cls, rows: Ints, units: Ints, text: bytes, ends: Ints, size: int) -> list["Request"]:
+        """Encoded rows in requests of `size` rows each."""
+        row_list, unit_list, sizes = rows.tolist(), units.tolist(), np.diff(ends, prepend=0).tolist()
+        bounds = [*np.append(0, ends)[:-1:size].tolist(), len(text)]
+        return [
+            cls(row_list[i : i + size], unit_list[i : i + size], sizes[i : i + size], text[start:end])
+            for i, start, end in zip(range(0, len(row_list), size), bounds, bounds[1:], strict=False)
+        ]
 
     def body(self, table: str) -> bytes:
-        return b'{"RequestItems":{"%b":[%b]}}' % (table.encode(), b",".join(self.items))
+        return b'{"RequestItems":{"%b":[%b]}}' % (table.encode(), self.text[1:])
 
     def join(self, other: "Request") -> None:
         self.rows.extend(other.rows)
-        self.items.extend(other.items)
         self.units.extend(other.units)
+        self.sizes.extend(other.sizes)
+        self.text += other.text
 
     def cut(self, n: int) -> "Request":
         """Take out the last `n` rows, or all."""
-        cut = self._take(range(max(0, len(self.rows) - n), len(self.rows)))
-        del self.rows[-n:], self.items[-n:], self.units[-n:]
+        first = max(0, len(self.rows) - n)
+        cut = self._take(range(first, len(self.rows)))
+        self.text = self.text[: len(self.text) - len(cut.text)]
+        del self.rows[first:], self.units[first:], self.sizes[first:]
         return cut
 
     def only(self, keys: set[tuple[str, str]]) -> "Request":
-        return self._take([i for i, item in enumerate(self.items) if key_of(json.loads(item)) in keys])
+        return self._take([i for i, item in enumerate(self._items()) if key_of(json.loads(item[1:])) in keys])
 
     def halves(self) -> Sequence["Request"]:
         middle = len(self.rows) // 2
         return self._take(range(middle)), self._take(range(middle, len(self.rows)))
 
+    def _items(self) -> list[bytes]:
+        ends = list(accumulate(self.sizes))
+        return [self.text[end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
+
     def _take(self, indices: Sequence[int]) -> "Request":
+        items = self._items()
         return Request(
-            [self.rows[i] for i in indices], [self.items[i] for i in indices], [self.units[i] for i in indices]
+            [self.rows[i] for i in indices],
+            [self.units[i] for i in indices],
+            [self.sizes[i] for i in indices],
+            b"".join([items[i] for i in indices]),
         )
 
 

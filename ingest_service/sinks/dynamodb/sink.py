@@ -172,15 +172,10 @@ class DynamoDBSink(Sink[Ints]):
                 code, reason = _TOO_LARGE if good_key[i] else _BAD_KEY
                 dead.append(chunk.dead_row(int(rows[i]), self.name, code, reason))
             rows, columns, size_bytes = rows[good], columns.take(np.flatnonzero(good)), size_bytes[good]
-        items = encode(columns, self.options.ttl_s)
         self._note_expired(columns)
-        units: list[int] = (-(-size_bytes // UNIT_BYTES)).tolist()
-        indices: list[int] = rows.tolist()
-        size = self.rate.piece(ITEMS_PER_REQUEST)
-        return [
-            Request(indices[i : i + size], items[i : i + size], units[i : i + size])
-            for i in range(0, len(indices), size)
-        ]
+        units = -(-size_bytes // UNIT_BYTES)
+        text, ends = encode(columns, self.options.ttl_s)
+        return Request.several(rows, units, text, ends, self.rate.piece(ITEMS_PER_REQUEST))
 
     def _note_expired(self, columns: Columns) -> None:
         """Say of rows that are written only to be deleted that they are."""
@@ -195,13 +190,14 @@ class DynamoDBSink(Sink[Ints]):
         """Workers send requests until none is left; what is left unprocessed joins others in new requests."""
         slices = iter([rows[first : first + _SLICE_ROWS] for first in range(0, len(rows), _SLICE_ROWS)])
         fresh: deque[Request] = deque()
-        again = Request([], [], [])
+        again = Request()
         encoding = asyncio.Lock()
 
         async def take() -> Request | None:
-            async with encoding:
-                if not fresh and (next_rows := next(slices, None)) is not None:
-                    fresh.extend(await asyncio.to_thread(self._requests, next_rows, chunk, dead))
+            if not fresh:
+                async with encoding:
+                    if not fresh and (next_rows := next(slices, None)) is not None:
+                        fresh.extend(await asyncio.to_thread(self._requests, next_rows, chunk, dead))
             if not fresh or len(again.rows) >= ITEMS_PER_REQUEST:
                 return again.cut(ITEMS_PER_REQUEST) if again.rows else None
             request = fresh.popleft()
@@ -229,12 +225,12 @@ class DynamoDBSink(Sink[Ints]):
                     raise Retry("DynamoDB leaves items unprocessed", throttled=True)
                 self.retrier.throttle()
                 return left
-            return Request([], [], [])
+            return Request()
 
         try:
             return await self.retrier.call(attempt, moves_rows=True)
         except Refused as refusal:
-            left = Request([], [], [])
+            left = Request()
             if len(request.rows) == 1:
                 dead.append(chunk.dead_row(request.rows[0], self.name, "refused", self._reason(refusal, chunk)))
                 return left
@@ -297,7 +293,9 @@ class DynamoDBSink(Sink[Ints]):
         return DynamoDBTally(self.options.ttl_s, self.options.wcu, prices)
 
     def preview(self, columns: Columns) -> list[str]:
-        return [f"{self.table}: {item.decode()}" for item in encode(columns, self.options.ttl_s)]
+        text, ends = encode(columns, self.options.ttl_s)
+        starts = np.append(0, ends[:-1]) + 1
+        return [f"{self.table}: {text[start:end].decode()}" for start, end in zip(starts, ends, strict=True)]
 
     def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         import polars as pl

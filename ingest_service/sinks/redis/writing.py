@@ -13,7 +13,7 @@ from ingest_service.sinks.pacing import RateLimit
 from ingest_service.sinks.redis.commands import Batch, Keeping
 from ingest_service.sinks.redis.connection import Replies
 
-_PIECE_ROWS = 1 << 12  # rows made into commands at once: bounds the text in memory, and fits the CPU's cache
+_PIECE_ROWS = 1 << 13  # rows made into commands at once: bounds the text in memory, and fits the CPU's cache
 
 
 @dataclass(frozen=True, slots=True)
