@@ -25,7 +25,7 @@ from typing import Any
 
 import polars as pl
 
-from ingest_service.audit.spill import Spill
+from ingest_service.analysis.spill import Spill
 from ingest_service.errors import Stopped, UsageError, family_of
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ingest_service.analysis.spill import Spill
 from ingest_service.audit.findings import Difference, Findings, Kind, LetterDifference, LetterFindings, SinkFindings
 from ingest_service.audit.letters import chunk_of_letters
-from ingest_service.audit.spill import Spill
 from ingest_service.errors import ConfigurationError, Stopped, UsageError
 from ingest_service.formats.base import Reader, Rows
 from ingest_service.pipeline import dead_letter

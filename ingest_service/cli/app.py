@@ -32,6 +32,7 @@ from ingest_service.cli.ending import code_of
 from ingest_service.cli.estimate import estimate
 from ingest_service.cli.infer import infer
 from ingest_service.cli.movielens import movielens
+from ingest_service.cli.popular import popular
 from ingest_service.cli.report import print_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
@@ -430,6 +431,7 @@ def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], i
 app.command()(show)
 app.command()(infer)
 app.command()(estimate)
+app.command()(popular)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -59,6 +60,17 @@ def column_names(columns: list[str] | None) -> dict[str, str] | None:
             raise UsageError(f"--column gives {name!r} to two roles; give each a column of its own.")
         names[role] = name
     return names
+
+
+def moment(as_of: str) -> datetime | None:
+    """What --as-of says; None for the newest row's."""
+    if as_of in ("now", "latest"):
+        return datetime.now(UTC) if as_of == "now" else None
+    try:
+        at = datetime.fromisoformat(as_of)
+    except ValueError:
+        raise UsageError(f"--as-of {as_of!r} is neither 'now', 'latest' nor an ISO 8601 time.") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def say(text: str, *, err: bool = False) -> None:

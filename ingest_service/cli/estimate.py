@@ -22,7 +22,7 @@ from ingest_service.errors import UsageError
 from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
-    from ingest_service.audit.estimate import Estimate
+    from ingest_service.analysis.estimate import Estimate
     from ingest_service.config import Settings
 
 
@@ -50,7 +50,7 @@ def estimate(
 
 
 async def _estimate(source: str, settings: "Settings", prices: Path | None, *, measure: bool) -> "Estimate":
-    from ingest_service.audit.estimate import WHEN_STOPPED, estimate
+    from ingest_service.analysis.estimate import WHEN_STOPPED, estimate
     from ingest_service.pipeline.run import ended_in_time, jobs_of, sinks_of
     from ingest_service.telemetry.show import show_on_stderr
 

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Coroutine, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ingest_service.cli.common import AsJson, Config, execute, output, print_findings, say, settings_of
+from ingest_service.cli.common import AsJson, Config, execute, moment, output, print_findings, say, settings_of
 from ingest_service.cli.report import print_report
-from ingest_service.errors import Stopped, UsageError
+from ingest_service.errors import Stopped
 from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
@@ -125,17 +124,10 @@ async def _check(settings: "Settings", *, create: bool) -> "list[tuple[str, Find
 def _popular_options(
     min_rating: float, days: float, as_of: str, limit: int, allow_empty: bool, expire_s: int | None
 ) -> dict[str, Any]:
-    at = None
-    if as_of not in ("now", "latest"):
-        try:
-            at = datetime.fromisoformat(as_of)
-        except ValueError:
-            raise UsageError(f"--as-of {as_of!r} is neither 'now', 'latest' nor an ISO 8601 time.") from None
-        at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return {
         "min_rating": min_rating,
         "days": days,
-        "as_of": at,
+        "as_of": None if as_of == "now" else moment(as_of),
         "latest": as_of == "latest",
         "limit": limit,
         "allow_empty": allow_empty,

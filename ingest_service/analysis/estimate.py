@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ingest_service.audit.spill import Spill
+from ingest_service.analysis.spill import Spill
 from ingest_service.errors import IngestError, Stopped, UsageError
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import EXAMINE_S, Silent, run, sinks_of

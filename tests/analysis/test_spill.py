@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from ingest_service.audit.spill import MAX_PARTITIONS, PARTITION_ROWS, Spill
+from ingest_service.analysis.spill import MAX_PARTITIONS, PARTITION_ROWS, Spill
 from ingest_service.errors import LocalIOError
 
 FRAMES = [
