@@ -28,7 +28,7 @@ _pipe: list[int] = []  # its descriptor, where there is one
 _SAME_S = 0.1  # timeout(1) and others signal a process, and then its group with the process in it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 _LARGE_BYTES = 2 << 20
-_KEPT_BYTES = 8 << 20
+_KEPT_BYTES = 4 << 20
 
 
 def stop_on_signals() -> "asyncio.Event":
@@ -60,7 +60,7 @@ def give_back_memory() -> None:
 
     By itself glibc keeps ever larger blocks for later, which costs the peak a third. What is worked on in slices stays
     below `_LARGE_BYTES`, and of these up to `_KEPT_BYTES` are kept by each arena: the page faults of fresh memory are
-    else paid once a slice, which is a fifth of the time.
+    else paid once a slice. Much more would break the bound of `--memory`.
     """
     if sys.platform != "linux":
         return
