@@ -32,6 +32,8 @@ from ingest_service.rows.texts import Texts
 _HOUR_US = 3_600 * 1_000_000
 _DAY_US = 24 * _HOUR_US
 _MINUTE_US = 60 * 1_000_000
+_DAY_MINUTES = 24 * 60
+_US = timedelta(microseconds=1)
 _Change: TypeAlias = Callable[[Columns], Columns]
 
 
@@ -173,14 +175,25 @@ def part_of(times: Ints, part: str, zone: str) -> Ints:
 
 
 def _offsets(times: Ints, zone: str) -> Ints | int:
-    """What local clocks are ahead of UTC, in microseconds. No zone changes within a minute: each is looked up once."""
-    if zone == "UTC":
+    """What local clocks are ahead of UTC, in microseconds: by day, and by minute on days on which that changes."""
+    if zone == "UTC" or not len(times):
         return 0
     known = ZoneInfo(zone)
-    minutes, inverse = np.unique(times // _MINUTE_US, return_inverse=True)
-    us = timedelta(microseconds=1)
-    offsets = [
-        ((EPOCH + timedelta(minutes=minute)).astimezone(known).utcoffset() or timedelta()) // us
-        for minute in minutes.tolist()
-    ]
-    return np.array(offsets, np.int64)[inverse]
+    days = times // _DAY_US
+    first = int(days.min())
+    is_there = np.zeros(int(days.max()) - first + 1, np.bool_)
+    is_there[days - first] = True
+    ahead, changes = np.zeros(len(is_there), np.int64), np.zeros(len(is_there), np.bool_)
+    for index in np.flatnonzero(is_there).tolist():
+        at = (first + index) * _DAY_MINUTES
+        ahead[index] = _ahead(at, known)
+        changes[index] = ahead[index] != _ahead(at + _DAY_MINUTES, known)
+    offsets: Ints = ahead[days - first]
+    for row in np.flatnonzero(changes[days - first]).tolist():
+        offsets[row] = _ahead(int(times[row]) // _MINUTE_US, known)
+    return offsets
+
+
+def _ahead(minute: int, zone: ZoneInfo) -> int:
+    """In microseconds, at a minute since 1970 UTC. No zone changes within one."""
+    return ((EPOCH + timedelta(minutes=minute)).astimezone(zone).utcoffset() or timedelta()) // _US
