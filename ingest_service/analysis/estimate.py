@@ -48,6 +48,7 @@ class Estimate:
             "source_bytes": self.source_bytes,
             "rows_read": found.read,
             "rejected": found.rejected,
+            "filtered": found.filtered,
             "records": found.records,
             "repeated_keys": found.repeated,
             "users": found.n_users,
@@ -59,9 +60,11 @@ class Estimate:
         """For a reader."""
         found = self.found
         size = "" if self.source_bytes is None else f", {self.source_bytes:,} bytes"
+        filtered = f", {found.filtered:,} filtered" if found.filtered else ""
+        refused = f"{found.rejected:,} refused{filtered}"
         return [
             f"{self.source}{size}",
-            f"  {found.read:,} rows: {found.records:,} records of {found.n_users:,} users, {found.rejected:,} refused",
+            f"  {found.read:,} rows: {found.records:,} records of {found.n_users:,} users, {refused}",
             f"  {found.repeated:,} records have a key that comes again, and are replaced",
             f"  the largest user has {found.largest_user:,}",
             *(line for name, sizes in self.sinks.items() for line in _sink_lines(name, sizes)),
@@ -128,7 +131,7 @@ async def _limits(sink: AnySink, tally: Tally) -> Sizes:
 def _read(job: Job, tallies: Sequence[Tally], stop: asyncio.Event, progress: Progress) -> Found:
     """The whole source. Blocks the caller."""
     reader = job.open_reader(limit=job.limit)
-    read = rejected = records = 0
+    read = rejected = filtered = records = 0
     size = job.source.size()
     try:
         with Spill(None) as spill:
@@ -137,6 +140,7 @@ def _read(job: Job, tallies: Sequence[Tally], stop: asyncio.Event, progress: Pro
                     raise Stopped.on_request(WHEN_STOPPED)
                 chunk = reader.chunk(block)
                 read, rejected, records = read + chunk.read, rejected + chunk.rejected, records + chunk.accepted
+                filtered += len(chunk.filtered)
                 if chunk.accepted:
                     sent = _sent(chunk)
                     for tally in tallies:
@@ -151,7 +155,7 @@ def _read(job: Job, tallies: Sequence[Tally], stop: asyncio.Event, progress: Pro
     finally:
         reader.close()
     kept = sum(rows * n for rows, n in users.items())
-    return Found(read, rejected, records, records - kept, users)
+    return Found(read, rejected, filtered, records, records - kept, users)
 
 
 def _sent(chunk: Chunk) -> Columns:

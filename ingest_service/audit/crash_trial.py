@@ -272,7 +272,7 @@ class _Trial:
     async def _run_to_the_end(self, place: _Place) -> dict[str, Any]:
         """The counts of its report, by sink."""
         _, output = await self._start(place.environment, place, None)
-        names = ("read", "accepted", "rejected", "records", "written", "merged", "dead")
+        names = ("read", "accepted", "rejected", "filtered", "records", "written", "merged", "dead")
         (source,) = json.loads(output)["sources"]
         return {sink: {name: numbers.get(name) for name in names} for sink, numbers in source["sinks"].items()}
 

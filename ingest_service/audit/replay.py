@@ -129,6 +129,8 @@ async def _replay_file(
     progress: Callable[..., None],
     report: ReplayReport,
 ) -> None:
+    for one in held:
+        one.found.source.require_steps(dataset.steps)
     ways = {one.sink.name: rows_of(dataset, one.found.source.header, columns) for one in held}
     with await asyncio.to_thread(dead_letter.Rewriting, path) as rewriting:
         letters = dead_letter.read(path)

@@ -106,6 +106,8 @@ async def _open_stream(number: int, job: Job, sinks: Sequence[AnySink]) -> _Stre
         raise UsageError("Standard input cannot be read again, so it cannot be compared; name a file.")
     stores = {sink.name: checkpoints_of(sink, job.checkpoint_dir) for sink in sinks}
     checkpoints = {sink.name: await checkpoint_of(job.stream, sink, stores[sink.name]) for sink in sinks}
+    for found in checkpoints.values():
+        found.source.require_steps(job.dataset.steps)
     for recipe, mark in {(found.source.header, found.watermark) for found in checkpoints.values()}:
         await asyncio.to_thread(_require_same_source, job, recipe, mark)
     return _Stream(number, job, checkpoints, await asyncio.to_thread(_Letters, job))

@@ -264,7 +264,8 @@ async def _status(source: str | None, settings: "Settings") -> list[dict[str, An
 def _status_text(line: dict[str, Any]) -> str:
     state = "complete" if line["complete"] else "in work" if line["holder"] else "stopped"
     percent = "?" if line["percent"] is None else f"{line['percent']}%"
-    counts = ", ".join(f"{line[name]:,} {name}" for name in ("read", "rejected", "written", "merged", "dead"))
+    names = ("read", "rejected", *(("filtered",) if line["filtered"] else ()), "written", "merged", "dead")
+    counts = ", ".join(f"{line[name]:,} {name}" for name in names)
     return f"{line['sink']}  {line['source']}  {state}  {percent}  at offset {line['offset']:,}: {counts}"
 
 

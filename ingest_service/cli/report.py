@@ -92,7 +92,9 @@ def _print_table(title: str, counts: "Mapping[str, Counts]", first: str, lines: 
 
     table = Table(title=Text(escaped(title)), title_justify="left")  # a name is no markup
     has_records = any(numbers.records is not None for numbers in counts.values())
-    names = ("read", "accepted", "rejected", *(("n_records",) if has_records else ()), "written", "merged", "dead")
+    filtered = ("filtered",) if any(numbers.filtered for numbers in counts.values()) else ()
+    records = ("n_records",) if has_records else ()
+    names = ("read", "accepted", "rejected", *filtered, *records, "written", "merged", "dead")
     for heading in ("sink", *names):
         table.add_column(heading.removeprefix("n_"), justify="left" if heading == "sink" else "right")
     for sink, numbers in counts.items():

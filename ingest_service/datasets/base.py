@@ -10,6 +10,7 @@ import numpy as np
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import Kind
 from ingest_service.errors import RowError, UsageError
+from ingest_service.rows.arrays import Bools
 from ingest_service.rows.columns import Columns, Values
 from ingest_service.rows.interaction import WHITESPACE, VideoInteraction
 from ingest_service.rows.schema import Schema
@@ -83,6 +84,7 @@ class Dataset:
     columns: the first has the owners of records.
     records: columns of values, by role, to records as columns.
     interaction: the same for one row, as the specification; None where a record is none.
+    chosen: where it has steps, its records and which of them its filters keep; `steps` names the steps.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Dataset:
     form: Form = field(default_factory=Delimited)
     about: About = field(default_factory=About, hash=False)
     has_many_a_row: bool = False  # whether a row may be several records, or none
+    chosen: Callable[[Mapping[str, Any]], tuple[Columns, Bools]] | None = None
+    steps: str = ""
 
     @property
     def shape(self) -> Columns:

@@ -30,6 +30,7 @@ from ingest_service.datasets.kinds import (
     Whole,
 )
 from ingest_service.datasets.schema_model import DatasetFile, FieldOfFile, kept_name
+from ingest_service.datasets.steps import with_steps
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.rows import schema
 from ingest_service.rows.interaction import micros_of, parse_timestamp
@@ -67,7 +68,8 @@ def _dataset_of(text: str, path: str) -> Dataset:
         raise ConfigurationError(f"The schema file {path} is wrong: {_first(error)}") from None
     try:
         declared = _declaration(file)
-        return items_of(declared) if isinstance(declared, ItemDeclaration) else dataset_of(declared)
+        dataset = items_of(declared) if isinstance(declared, ItemDeclaration) else dataset_of(declared)
+        return with_steps(dataset, file.transform)
     except RowError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}") from None
 

@@ -10,30 +10,21 @@ from collections.abc import Iterator
 from datetime import date, datetime
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ingest_service.datasets.base import Split, bare_name
 from ingest_service.datasets.forms import codec_name
+from ingest_service.datasets.names import NAME, TAKEN, known_zone
+from ingest_service.datasets.step_model import Step
 from ingest_service.errors import RowError
-from ingest_service.rows.interaction import INTERACTION, NAMESPACE, parse_timestamp
+from ingest_service.rows.interaction import NAMESPACE, parse_timestamp
 
 _READERS = {"csv": "delimited", "tsv": "delimited", "ndjson": "jsonl"}  # formats that go by another name here
 _BYTE = r"^[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x7f]$"
-_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"  # of a stored field: every store takes it as it is
 Unread: TypeAlias = Literal["object", "array", "year", "yearmonth", "duration", "geopoint", "geojson", "any"]
 _UNREAD = frozenset(get_args(Unread))
 _WORDS = ("event", "device", "session")
-TAKEN = frozenset((*INTERACTION.texts, "event_key", "epoch_ms", "expires_at", "body", "id", "_id"))
-
-
-def _known_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except Exception as error:  # of several kinds, for a name that is none or leads elsewhere
-        raise ValueError("there is no such time zone") from error
-    return name
 
 
 def _known_time(text: Any) -> Any:
@@ -73,11 +64,11 @@ class FieldOfFile(_Part):
     false_values: tuple[str, ...] = Field(("false", "False", "FALSE", "0"), alias="falseValues")
     example: Any = None
     role: Literal["owner", "item", "time", "clock", "event", "device", "session", ""] = Field("", alias="x-role")
-    keep: bool | Annotated[str, Field(pattern=_NAME)] = Field(False, alias="x-keep")
+    keep: bool | Annotated[str, Field(pattern=NAME)] = Field(False, alias="x-keep")
     is_key: bool = Field(False, alias="x-key")
     prefix: str | None = Field(None, alias="x-prefix")
     unit: Literal["auto", "s", "ms", "us", "ns"] = Field("auto", alias="x-unit")
-    zone: Annotated[str, AfterValidator(_known_zone)] = Field("UTC", alias="x-zone")
+    zone: Annotated[str, AfterValidator(known_zone)] = Field("UTC", alias="x-zone")
     values: dict[str, str] = Field(default_factory=dict, alias="x-values")
     exact: bool = Field(False, alias="x-exact")
     stored: Literal["raw", ""] = Field("", alias="x-stored")
@@ -181,6 +172,7 @@ class DatasetFile(_Part):
     published: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict, alias="x-published")
     sha256: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict, alias="x-sha256")
     namespace: UUID = Field(NAMESPACE, alias="x-namespace")
+    transform: tuple[Step, ...] = Field((), alias="x-transform", max_length=100)
 
     @property
     def flat(self) -> "list[tuple[FieldOfFile, Split | None]]":
@@ -243,7 +235,7 @@ class DatasetFile(_Part):
         if "clock" in roles and not any(field.role == "time" and field.type == "date" for field in fields):
             raise ValueError("a clock needs a date with x-role: time")
         for name in kept:
-            if not re.fullmatch(_NAME, name):
+            if not re.fullmatch(NAME, name):
                 raise ValueError(f"{name!r} cannot be the name of a stored field; give one: x-keep: my_name")
             if name.lower() in TAKEN:
                 raise ValueError(f"{name!r} is a field of every record; keep the column under another name")

@@ -82,16 +82,17 @@ def chunk_of(
             others += [(index, values) for values in result]
     if others or not parts:
         kinds = [column.kind for column in dataset.columns]
-        columns = [kind.gathered([values[i] for _, values in others]) for i, kind in enumerate(kinds)]
-        parts.append((np.array([index for index, _ in others], np.int64), columns))
+        gathered = [kind.gathered([values[i] for _, values in others]) for i, kind in enumerate(kinds)]
+        parts.append((np.array([index for index, _ in others], np.int64), gathered))
     rows, values = _in_order(parts)
     # Most blocks are right as a whole: their places are taken as they are, without a copy.
     where = slice(None) if is_right.all() and not dataset.has_many_a_row else rows
     by_role = {column.role: one for column, one in zip(dataset.columns, values, strict=True)}
-    return Chunk(
+    columns, wanted = dataset.chosen(by_role) if dataset.chosen else (dataset.records(by_role), None)
+    chunk = Chunk(
         block.start,
         block.end,
-        dataset.records(by_role),
+        columns,
         places.offsets[where],
         places.lines[where],
         places.raws.take(where),
@@ -99,6 +100,7 @@ def chunk_of(
         is_unended=block.is_unended,
         row_offsets=places.offsets[is_right] if dataset.has_many_a_row else None,
     )
+    return chunk if wanted is None or wanted.all() else chunk.filtered_to(wanted)
 
 
 def _in_order(parts: Sequence[tuple[Ints, list[Values]]]) -> tuple[Ints, list[Values]]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ingest_service.datasets.base import bare_name
-from ingest_service.datasets.schema_model import TAKEN
+from ingest_service.datasets.names import TAKEN
 from ingest_service.inference.delimited import MAX_COLUMNS
 from ingest_service.inference.found import Table
 from ingest_service.inference.lists import ListShape

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ingest_service.errors import CheckpointDamaged, LeaseHeld, LocalIOError, RowsGone
+from ingest_service.errors import CheckpointDamaged, ConfigurationError, LeaseHeld, LocalIOError, RowsGone
 from ingest_service.pipeline.tracker import Counts, Watermark
 from ingest_service.rows.chunk import Position
 from ingest_service.runtime import fault
@@ -45,12 +45,26 @@ _POLL_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells one source from another, besides the watermark's `tail_hash`."""
+    """What tells one source from another, besides the watermark's `tail_hash`, and what its rows were made into."""
 
     uri: str
     header: str
     size: int | None
     etag: str
+    steps: str = ""  # of the data set, if it has any
+
+    def require_steps(self, steps: str) -> None:
+        """ConfigurationError unless these are the steps that the rows so far were loaded with."""
+        if steps != self.steps:
+            raise ConfigurationError(
+                f"The rows so far were loaded with {_named(self.steps)}, and the data set has {_named(steps)} now; "
+                "put back what its schema file had under x-transform, or use --restart to load all rows again."
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """Without steps as it ever was."""
+        told = asdict(self)
+        return told if self.steps else {name: value for name, value in told.items() if name != "steps"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,7 @@ def encode(checkpoint: Checkpoint) -> str:
         "version": VERSION,
         "stream": checkpoint.stream,
         "sink": checkpoint.sink,
-        "source": asdict(checkpoint.source),
+        "source": checkpoint.source.as_json(),
         **asdict(position),
         "counts": checkpoint.watermark.counts.as_json(),
         "complete": checkpoint.complete,
@@ -135,6 +149,10 @@ def decode(text: str, stream: str, sink: str) -> Checkpoint:
         content.get("epoch", ""),  # the first checkpoints had none
         Place(**content["place"]) if content.get("place") else None,
     )
+
+
+def _named(steps: str) -> str:
+    return f"the steps {steps}" if steps else "no steps"
 
 
 def _watermark(content: dict[str, Any]) -> Watermark:

@@ -110,7 +110,8 @@ class Lane(Held):
         complete = release and self.is_complete
         with span("checkpoint", sink=self.sink.name, offset=watermark.position.offset):
             await self._assure_rows()
-            source = _fingerprint(self.job, self.reader)
+            # A run that is refused for its steps gives the lease back, and leaves those of the rows as they are.
+            source = replace(_fingerprint(self.job, self.reader), steps=self.found.source.steps)
             await self.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
 
     async def fall_back(self, to: Watermark) -> None:
@@ -128,4 +129,4 @@ class Lane(Held):
 
 
 def _fingerprint(job: Job, reader: Reader[Any]) -> Fingerprint:
-    return Fingerprint(job.source.uri, reader.rows.recipe, reader.length, job.source.etag)
+    return Fingerprint(job.source.uri, reader.rows.recipe, reader.length, job.source.etag, job.dataset.steps)

@@ -52,7 +52,8 @@ class State:
     started: float = field(default_factory=time.monotonic)
     read_to: Position = field(default_factory=Position)
     first_stored: int = 0  # where in the stored bytes this run began, for its ETA
-    rejected: int = 0  # in this run, as is `dead`
+    rejected: int = 0  # in this run, as are `filtered` and `dead`
+    filtered: int = 0
     dead: int = 0
     rejected_first: int = 0  # of the source's first rows, by which it is judged
     refusals: Refusals = field(default_factory=Refusals)
@@ -61,8 +62,16 @@ class State:
     @property
     def rows_rejected(self) -> int:
         """Rows refused before any sink so far, those of earlier runs included."""
-        start = min((lane.found.watermark for lane in self.lanes), key=lambda mark: mark.position.offset)
-        return start.counts.rejected + self.rejected
+        return self._start.counts.rejected + self.rejected
+
+    @property
+    def rows_filtered(self) -> int:
+        """Rows passed over by the data set's filters so far, those of earlier runs included."""
+        return self._start.counts.filtered + self.filtered
+
+    @property
+    def _start(self) -> Watermark:
+        return min((lane.found.watermark for lane in self.lanes), key=lambda mark: mark.position.offset)
 
     @property
     def refused(self) -> int:
@@ -100,6 +109,7 @@ async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer
             lane = await Lane.open(job, sink, reader)
             lanes.append(lane)  # one by one: those that are open are given up if the next one cannot be
         for lane in lanes:
+            lane.found.source.require_steps(job.dataset.steps)
             reader.require(lane.found.source.header)
         await _take_back_continued(lanes, job, reader)
         mark = _lowest(lanes)
@@ -229,6 +239,7 @@ async def _pass_on(state: State, chunk: Chunk) -> None:
     state.rejected_first += await asyncio.to_thread(rejected_among_first, chunk)
     chunk = chunk.without_rejects()
     state.rejected += chunk.rejected
+    state.filtered += len(chunk.filtered)
     state.read_to = chunk.end
     _refuse_too_many(state)
     for lane in state.lanes:
@@ -292,6 +303,7 @@ def _counts(chunk: Chunk, written: Written) -> Counts:
         written.merged,
         len(written.dead),
         None if chunk.row_offsets is None else chunk.accepted,
+        len(chunk.filtered),
     )
 
 

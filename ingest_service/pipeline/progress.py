@@ -54,6 +54,7 @@ class Progress:
     queue_depth: Annotated[dict[str, Count], Field(description="chunks that wait, by sink")]
     rss_mb: Annotated[Share, Field(description="resident memory of the process, in MB")]
     sinks: Annotated[dict[str, SinkProgress], Field(description="each sink by its name")]
+    rows_filtered: Annotated[Count, Field(description="rows that filters of the data set passed over")] = 0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,6 +121,7 @@ class Meter:
             queue_depth={lane.sink.name: len(lane.queue) for lane in state.lanes},
             rss_mb=rss_mb(),
             sinks={lane.sink.name: _sink_progress(lane) for lane in state.lanes},
+            rows_filtered=state.rows_filtered,
         )
 
 

@@ -68,7 +68,7 @@ def rejected_among_first(chunk: Chunk) -> int:
     rejects = np.array([row.offset for row in chunk.rejects])
     if chunk.read <= left:
         return len(rejects)
-    offsets = np.concatenate((chunk.offsets, rejects))
+    offsets = np.concatenate((chunk.offsets, chunk.filtered, rejects))
     return int(np.count_nonzero(rejects <= np.partition(offsets, left - 1)[left - 1]))
 
 

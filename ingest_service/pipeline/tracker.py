@@ -17,7 +17,7 @@ Count: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of rows: read = accepted + rejected, and accepted = written + merged + dead.
+    """What became of rows: read = accepted + rejected + filtered, and accepted = written + merged + dead.
 
     `records`: where a row may be several records, or none, how many the accepted rows are; these are then what is
     written, merged or dead. None where each is one.
@@ -30,6 +30,7 @@ class Counts:
     merged: Count = 0
     dead: Count = 0
     records: Count | None = None
+    filtered: Count = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
@@ -40,6 +41,7 @@ class Counts:
             self.merged + other.merged,
             self.dead + other.dead,
             None if self.records is other.records is None else self.n_records + other.n_records,
+            self.filtered + other.filtered,
         )
 
     @property
@@ -48,10 +50,13 @@ class Counts:
 
     @property
     def balanced(self) -> bool:
-        return self.read == self.accepted + self.rejected and self.n_records == self.written + self.merged + self.dead
+        is_all_told = self.read == self.accepted + self.rejected + self.filtered
+        return is_all_told and self.n_records == self.written + self.merged + self.dead
 
     def as_json(self) -> dict[str, int]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """`filtered` only where rows were: checkpoints of data sets without a filter are as ever."""
+        told = {name: value for name, value in asdict(self).items() if value is not None}
+        return told if self.filtered else {name: value for name, value in told.items() if name != "filtered"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,8 @@ class Chunk:
     `columns` holds the accepted rows in file order; row i stood at `offsets[i]`, in line `lines[i]`, as `raws.raw(i)`.
     `kept` are the offsets of refused rows that are in the dead letters already, and no longer in `rejects`.
     `is_unended`: its rows are others if the source goes on. `row_offsets`: where a row may be several records, or none,
-    the offsets of the accepted rows; `columns` then holds the records, and i counts these.
+    the offsets of the accepted rows; `columns` then holds the records, and i counts these. `filtered` are the offsets
+    of rows that a filter of the data set passed over.
     """
 
     start: Position
@@ -65,6 +66,7 @@ class Chunk:
     kept: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     is_unended: bool = False
     row_offsets: Ints | None = None
+    filtered: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     @cached_property
     def key_hashes(self) -> NDArray[np.uint64]:
@@ -95,7 +97,7 @@ class Chunk:
 
     @property
     def read(self) -> int:
-        return self.accepted_rows + self.rejected
+        return self.accepted_rows + self.rejected + len(self.filtered)
 
     @property
     def rejected(self) -> int:
@@ -122,6 +124,7 @@ class Chunk:
             rejects=[reject for reject in self.rejects if reject.offset >= position.offset],
             kept=self.kept[self.kept >= position.offset],
             row_offsets=None if self.row_offsets is None else self.row_offsets[self.row_offsets >= position.offset],
+            filtered=self.filtered[self.filtered >= position.offset],
         )
 
     def only(self, wanted: Bools) -> "Chunk":
@@ -135,6 +138,13 @@ class Chunk:
             raws=self.raws.take(rows),
             rejects=[],
             kept=np.empty(0, np.int64),
+            filtered=np.empty(0, np.int64),
+        )
+
+    def filtered_to(self, wanted: Bools) -> "Chunk":
+        """The others of the accepted rows were passed over: they are read, and no more."""
+        return replace(
+            self.only(wanted), rejects=self.rejects, kept=self.kept, filtered=self.offsets[np.flatnonzero(~wanted)]
         )
 
     def dead_row(self, row: int, stage: str, code: str, reason: str) -> DeadRow:

@@ -13,13 +13,14 @@ Sizes: TypeAlias = dict[str, int | float | str]  # by name, with the unit in it
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a source holds: rows read and refused, records, and those of them whose key comes again later.
+    """What a source holds: rows read, refused and filtered, records, and those whose key comes again later.
 
     `users` says how many users have so many records with different keys each: {records: users}.
     """
 
     read: int
     rejected: int
+    filtered: int
     records: int
     repeated: int
     users: Mapping[int, int]

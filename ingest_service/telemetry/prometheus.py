@@ -28,6 +28,7 @@ COUNTERS = {
     "rows": "Rows of a source that a sink has settled, by what became of them: written, merged or dead.",
     "rows_read": "Rows of a source that were read.",
     "rows_rejected": "Rows of a source that were refused before any sink.",
+    "rows_filtered": "Rows of a source that filters of its data set passed over.",
     "retries": "Requests to a sink that were tried again.",
     "throttled": "Requests that a sink refused for now, or took in part.",
 }
@@ -140,7 +141,8 @@ class Exposition(Collector):
             yield GaugeMetricFamily("ingest_memory_limit_bytes", MEMORY_LIMIT, self._memory_mb * 1e6)
 
     def _counters(self) -> Iterable[Metric]:
-        labels = {"rows": ("source", "sink", "outcome"), "rows_read": ("source",), "rows_rejected": ("source",)}
+        labels: dict[str, tuple[str, ...]] = {"rows": ("source", "sink", "outcome")}
+        labels.update(rows_read=("source",), rows_rejected=("source",), rows_filtered=("source",))
         families = {
             name: CounterMetricFamily(f"ingest_{name}", text, labels=labels.get(name, ("source", "sink")))
             for name, text in COUNTERS.items()
@@ -154,6 +156,7 @@ class Exposition(Collector):
 def _count_progress(stream: _Stream, event: Progress) -> None:
     stream.count(event.rows_read, "rows_read")
     stream.count(event.rows_rejected, "rows_rejected")
+    stream.count(event.rows_filtered, "rows_filtered")
     for name, sink in event.sinks.items():
         _count_rows(stream, name, sink.rows_written, sink.merged, sink.dead)
         _count_requests(stream, name, sink.retries, sink.throttled)
@@ -163,6 +166,7 @@ def _count_report(stream: _Stream, report: StreamReport) -> None:
     counts = [sink.counts for sink in report.sinks.values()]
     stream.count(max((one.read for one in counts), default=0), "rows_read")
     stream.count(max((one.rejected for one in counts), default=0), "rows_rejected")
+    stream.count(max((one.filtered for one in counts), default=0), "rows_filtered")
     for name, sink in report.sinks.items():
         _count_rows(stream, name, sink.counts.written, sink.counts.merged, sink.counts.dead)
         _count_requests(stream, name, sink.retries, sink.throttled)

@@ -10,6 +10,7 @@ const EQUATIONS = [
   { name: "Read", value: (sink) => count(sink.read) },
   { name: "= accepted", value: (sink) => count(sink.accepted) },
   { name: "+ rejected", value: (sink) => count(sink.rejected) },
+  { name: "+ filtered", value: (sink) => count(sink.filtered ?? 0) },
   { name: "Records", value: (sink) => count(records(sink)), group: true },
   { name: "= written", value: (sink) => count(sink.written) },
   { name: "+ merged", value: (sink) => count(sink.merged) },
@@ -18,7 +19,8 @@ const EQUATIONS = [
 ];
 
 export function addsUp(sink) {
-  return sink.read === sink.accepted + sink.rejected && records(sink) === sink.written + sink.merged + sink.dead;
+  const told = sink.accepted + sink.rejected + (sink.filtered ?? 0);
+  return sink.read === told && records(sink) === sink.written + sink.merged + sink.dead;
 }
 
 /** Of accepted rows, where one may be several records; else as many. */

@@ -1,0 +1,75 @@
+"""The steps of `x-transform` in a schema file, as they are written; `steps.py` takes them."""
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag
+
+from ingest_service.datasets.names import NAME, TAKEN, known_zone
+
+
+def _free_name(name: str) -> str:
+    if name.lower() in TAKEN:
+        raise ValueError(f"{name!r} is a field of every record; choose another name")
+    return name
+
+
+def _ascending(edges: tuple[int | float, ...]) -> tuple[int | float, ...]:
+    if any(one >= other for one, other in pairwise(edges)):
+        raise ValueError("edges ascend")
+    return edges
+
+
+_NewName: TypeAlias = Annotated[str, Field(pattern=NAME), AfterValidator(_free_name)]
+_Edge: TypeAlias = Annotated[int, Field(strict=True, ge=-(1 << 53), le=1 << 53)] | FiniteFloat
+
+
+class _Step(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FilterStep(_Step):
+    filter: str = Field(min_length=1)
+
+
+class PartStep(_Step):
+    derive: _NewName
+    part: Literal["hour", "weekday", "day", "month"]
+    zone: Annotated[str, AfterValidator(known_zone)] = "UTC"
+
+
+class BucketStep(_Step):
+    derive: _NewName
+    bucket: str
+    edges: Annotated[tuple[_Edge, ...], Field(min_length=1, max_length=1000), AfterValidator(_ascending)]
+
+
+class DropStep(_Step):
+    drop: str
+
+
+class RenameStep(_Step):
+    rename: str
+    to: _NewName
+
+
+class TruncateStep(_Step):
+    truncate: str
+    to: int = Field(ge=1)
+
+
+def _kind(step: Any) -> str:
+    known = ("filter", "part", "bucket", "drop", "rename", "truncate")
+    said = step if isinstance(step, dict) else {}
+    return next((name for name in known if name in said), "filter")
+
+
+Step: TypeAlias = Annotated[
+    Annotated[FilterStep, Tag("filter")]
+    | Annotated[PartStep, Tag("part")]
+    | Annotated[BucketStep, Tag("bucket")]
+    | Annotated[DropStep, Tag("drop")]
+    | Annotated[RenameStep, Tag("rename")]
+    | Annotated[TruncateStep, Tag("truncate")],
+    Discriminator(_kind),
+]

@@ -1,0 +1,199 @@
+"""Steps that a data set takes with each of its records: fields made of others, left out, renamed, and rows passed over.
+
+Each looks at one record and nothing else, so a row has the same fate in a load, a resumed one, `verify` and `replay`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeAlias
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from ingest_service.datasets.base import Dataset
+from ingest_service.datasets.conditions import condition_of, field_of, wrong
+from ingest_service.datasets.step_model import (
+    BucketStep,
+    DropStep,
+    FilterStep,
+    PartStep,
+    RenameStep,
+    Step,
+    TruncateStep,
+)
+from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.columns import Columns
+from ingest_service.rows.distinct import distinct
+from ingest_service.rows.interaction import EPOCH, INTERACTION
+from ingest_service.rows.schema import Field, FieldKind, Schema
+from ingest_service.rows.texts import Texts
+
+_HOUR_US = 3_600 * 1_000_000
+_DAY_US = 24 * _HOUR_US
+_MINUTE_US = 60 * 1_000_000
+_DAY_MINUTES = 24 * 60
+_US = timedelta(microseconds=1)
+_Change: TypeAlias = Callable[[Columns], Columns]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A step for records of one schema: what it makes of them, or which of them it keeps."""
+
+    schema: Schema
+    change: _Change | None = None
+    keeps: Callable[[Columns], Bools] | None = None
+
+
+def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
+    """The data set whose records are those of `dataset` after the steps. RowError says what is wrong with one."""
+    if not steps:
+        return dataset
+    bound: list[_Bound] = []
+    schema = dataset.schema
+    for step in steps:
+        if isinstance(step, FilterStep) and dataset.has_many_a_row:
+            raise wrong("a filter is for data sets of which each row is one record")
+        bound.append(_bind(step, schema))
+        schema = bound[-1].schema
+
+    def chosen(values: Mapping[str, Any]) -> tuple[Columns, Bools]:
+        columns = dataset.records(values)
+        wanted = np.ones(len(columns), np.bool_)
+        for one in bound:
+            if one.keeps is not None:
+                wanted &= one.keeps(columns)
+            if one.change is not None:
+                columns = one.change(columns)
+        return columns, wanted
+
+    named = "; ".join(step.model_dump_json(by_alias=True) for step in steps)
+    return replace(dataset, schema=schema, records=lambda values: chosen(values)[0], chosen=chosen, steps=named)
+
+
+def _bind(step: Step, schema: Schema) -> _Bound:
+    if isinstance(step, FilterStep):
+        return _Bound(schema, keeps=condition_of(step.filter, schema))
+    if isinstance(step, PartStep):
+        if schema.is_about_items:
+            raise wrong(f"{step.derive} cannot be a part of the time: what is known of items has none")
+        return _derived(step.derive, schema, lambda columns: part_of(columns.times, step.part, step.zone))
+    if isinstance(step, BucketStep):
+        return _bucket(step, schema)
+    if isinstance(step, TruncateStep):
+        return _truncate(step, schema)
+    return _drop(step, schema) if isinstance(step, DropStep) else _rename(step, schema)
+
+
+def _derived(name: str, schema: Schema, values_of: Callable[[Columns], Ints]) -> _Bound:
+    _require_new(name, schema)
+    after = schema.extended(schema.name, Field(name, FieldKind.INT), follows_from_key=schema.follows_from_key)
+    return _Bound(
+        after,
+        lambda columns: replace(columns, schema=after, numbers={**columns.numbers, name: values_of(columns)}),
+    )
+
+
+def _bucket(step: BucketStep, schema: Schema) -> _Bound:
+    if not field_of(step.bucket, schema).is_number:
+        raise wrong(f"{step.bucket} is no number, and so in no bucket")
+    edges = np.array(step.edges)
+
+    def bucket(columns: Columns) -> Ints:
+        return np.searchsorted(edges, columns.numbers[step.bucket], side="right").astype(np.int64)
+
+    return _derived(step.derive, schema, bucket)
+
+
+def _truncate(step: TruncateStep, schema: Schema) -> _Bound:
+    name = step.truncate
+    if _own_field(name, schema).kind is not FieldKind.TEXT:
+        raise wrong(f"{name} is no text, and cannot be truncated")
+
+    def truncated(columns: Columns) -> Columns:
+        different, inverse = distinct(columns.texts[name])
+        short = Texts.of([text[: step.to] for text in different.to_list()]).take(inverse)
+        return replace(columns, texts={**columns.texts, name: short})
+
+    return _Bound(schema, truncated)
+
+
+def _drop(step: DropStep, schema: Schema) -> _Bound:
+    _own_field(step.drop, schema)
+    after = replace(schema, fields=tuple(field for field in schema.fields if field.name != step.drop))
+
+    def without(columns: Columns) -> Columns:
+        texts = {name: texts for name, texts in columns.texts.items() if name != step.drop}
+        numbers = {name: numbers for name, numbers in columns.numbers.items() if name != step.drop}
+        return replace(columns, schema=after, texts=texts, numbers=numbers)
+
+    return _Bound(after, without)
+
+
+def _rename(step: RenameStep, schema: Schema) -> _Bound:
+    _own_field(step.rename, schema)
+    _require_new(step.to, schema)
+
+    def new(name: str) -> str:
+        return step.to if name == step.rename else name
+
+    after = replace(schema, fields=tuple(Field(new(field.name), field.kind) for field in schema.fields))
+
+    def renamed(columns: Columns) -> Columns:
+        texts = {new(name): texts for name, texts in columns.texts.items()}
+        numbers = {new(name): numbers for name, numbers in columns.numbers.items()}
+        return replace(columns, schema=after, texts=texts, numbers=numbers)
+
+    return _Bound(after, renamed)
+
+
+def _own_field(name: str, schema: Schema) -> Field:
+    field = field_of(name, schema)
+    if name in INTERACTION.texts or name in schema.key or name == schema.owner:
+        raise wrong(f"{name} belongs to every record or to its key, and stays as it is")
+    return field
+
+
+def _require_new(name: str, schema: Schema) -> None:
+    if name.lower() in {field.name.lower() for field in schema.fields}:  # SQLite does not tell capitals apart
+        raise wrong(f"there is a field {name!r} already")
+
+
+def part_of(times: Ints, part: str, zone: str) -> Ints:
+    """int64[n] microseconds since 1970 UTC to the hour, weekday (Monday is 0), day of the month or month in a zone."""
+    local = times + _offsets(times, zone)
+    if part == "hour":
+        return local // _HOUR_US % 24
+    days = local // _DAY_US
+    if part == "weekday":
+        return (days + 3) % 7  # 1970 began with a Thursday
+    dates = days.astype("datetime64[D]")
+    months = dates.astype("datetime64[M]")
+    found: Ints = months.astype(np.int64) % 12 + 1 if part == "month" else (dates - months).astype(np.int64) + 1
+    return found
+
+
+def _offsets(times: Ints, zone: str) -> Ints | int:
+    """What local clocks are ahead of UTC, in microseconds: by day, and by minute on days on which that changes."""
+    if zone == "UTC" or not len(times):
+        return 0
+    known = ZoneInfo(zone)
+    days = times // _DAY_US
+    first = int(days.min())
+    is_there = np.zeros(int(days.max()) - first + 1, np.bool_)
+    is_there[days - first] = True
+    ahead, changes = np.zeros(len(is_there), np.int64), np.zeros(len(is_there), np.bool_)
+    for index in np.flatnonzero(is_there).tolist():
+        at = (first + index) * _DAY_MINUTES
+        ahead[index] = _ahead(at, known)
+        changes[index] = ahead[index] != _ahead(at + _DAY_MINUTES, known)
+    offsets: Ints = ahead[days - first]
+    for row in np.flatnonzero(changes[days - first]).tolist():
+        offsets[row] = _ahead(int(times[row]) // _MINUTE_US, known)
+    return offsets
+
+
+def _ahead(minute: int, zone: ZoneInfo) -> int:
+    """In microseconds, at a minute since 1970 UTC. No zone changes within one."""
+    return ((EPOCH + timedelta(minutes=minute)).astimezone(zone).utcoffset() or timedelta()) // _US
