@@ -25,7 +25,8 @@ from ingest_service.telemetry.prometheus import Exposition
 PROGRESS = (
     '{"source": "s", "offset": 1, "size": 2, "percent": 50.0, "rows_read": 1,'
     ' "rows_rejected": 0,'
-    ' "rows_per_s": 1, "eta_s": null, "queue_depth": {}, "rss_mb": 1.5, "sinks": {}, "event": "progress",'
+    ' "rows_per_s": 1, "eta_s": null, "queue_depth": {}, "rss_mb": 1.5, "sinks": {},'
+    ' "rows_filtered": 0, "event": "progress",'
     ' "timestamp": ""}'
 )
 NO_EVENTS = (

@@ -59,6 +59,7 @@ def test_an_event_becomes_metrics_in_base_units() -> None:
         ("ingest_rows_total", "dead", "redis", "a.csv"): 1,
         ("ingest_rows_read_total", "a.csv"): 105,
         ("ingest_rows_rejected_total", "a.csv"): 5,
+        ("ingest_rows_filtered_total", "a.csv"): 0,
         ("ingest_retries_total", "redis", "a.csv"): 0,
         ("ingest_throttled_total", "redis", "a.csv"): 0,
         ("ingest_read_offset_bytes", "a.csv"): 1200,
@@ -82,8 +83,8 @@ def test_a_report_is_the_last_word() -> None:
     exposition.update(report("a.csv", rows=200))
     exposition.ended("b.csv")
     found = shown(exposition)
-    assert {name for name, *_ in found} == {f"ingest_{name}_total" for name in
-                                            ("rows", "rows_read", "rows_rejected", "retries", "throttled")}  # fmt: skip
+    rows = ("rows", "rows_read", "rows_rejected", "rows_filtered")
+    assert {name for name, *_ in found} == {f"ingest_{name}_total" for name in (*rows, "retries", "throttled")}
     assert found["ingest_rows_total", "written", "redis", "a.csv"] == 196
     assert found["ingest_rows_read_total", "a.csv"] == 205
     exposition.forget("a.csv")
