@@ -110,8 +110,9 @@ class Lane(Held):
         complete = release and self.is_complete
         with span("checkpoint", sink=self.sink.name, offset=watermark.position.offset):
             await self._assure_rows()
-            # A run that is refused for its steps gives the lease back, and leaves those of the rows as they are.
-            source = replace(_fingerprint(self.job, self.reader), steps=self.found.source.steps)
+            # A run that is refused for its columns or steps gives the lease back, and leaves those of the rows.
+            found = self.found.source
+            source = replace(_fingerprint(self.job, self.reader), header=found.header, steps=found.steps)
             await self.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
 
     async def fall_back(self, to: Watermark) -> None:
