@@ -226,8 +226,9 @@ def test_a_changed_file_is_refused(cli: Cli) -> None:
     assert outcome.code == 78
     assert "are not those that were ingested" in outcome.message
     cli.file("pairs.csv", f"user,item,time\n{rows_of(0, 1000)}")
-    outcome = cli.here("run", path)
-    assert (outcome.code, "header" in outcome.message) == (78, True)
+    for _ in range(2):  # the first refusal leaves the checkpoint as it is
+        outcome = cli.here("run", path)
+        assert (outcome.code, "header" in outcome.message) == (78, True)
     outcome = cli.load(path, "--restart")
     assert outcome.counts("sqlite")["read"] == 1000
 

@@ -111,8 +111,8 @@ class Lane(Held):
         with span("checkpoint", sink=self.sink.name, offset=watermark.position.offset):
             await self._assure_rows()
             # A run that is refused for its columns or steps gives the lease back, and leaves those of the rows.
-            found = self.found.source
-            source = replace(_fingerprint(self.job, self.reader), header=found.header, steps=found.steps)
+            now = self.job.source
+            source = replace(self.found.source, uri=now.uri, size=self.reader.length, etag=now.etag)
             await self.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
 
     async def fall_back(self, to: Watermark) -> None:
