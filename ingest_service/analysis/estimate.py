@@ -1,25 +1,24 @@
 """What a load would take, before it is begun: one parse of the whole source, and nothing is written.
 
 Users and repeated keys are counted exactly, in little memory: what tells records apart is set aside by user on disk
-(spill.py) as two 64-bit hashes each. Two keys of one user have the same once in billions of billions.
+(spill.py) as two 64-bit hashes each.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from ingest_service.analysis.reading import chunks_of, keys_of
 from ingest_service.analysis.spill import Spill
-from ingest_service.errors import IngestError, Stopped, UsageError
+from ingest_service.errors import IngestError, UsageError
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import EXAMINE_S, Silent, run, sinks_of
-from ingest_service.rows.arrays import hashed
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.sinks.abilities import trial_of
@@ -130,30 +129,23 @@ async def _limits(sink: AnySink, tally: Tally) -> Sizes:
 
 def _read(job: Job, tallies: Sequence[Tally], stop: asyncio.Event, progress: Progress) -> Found:
     """The whole source. Blocks the caller."""
-    reader = job.open_reader(limit=job.limit)
     read = rejected = filtered = records = 0
     size = job.source.size()
-    try:
-        with Spill(None) as spill:
-            while (block := reader.next()) is not None:
-                if stop.is_set():
-                    raise Stopped.on_request(WHEN_STOPPED)
-                chunk = reader.chunk(block)
-                read, rejected, records = read + chunk.read, rejected + chunk.rejected, records + chunk.accepted
-                filtered += len(chunk.filtered)
-                if chunk.accepted:
-                    sent = _sent(chunk)
-                    for tally in tallies:
-                        tally.add(sent)
-                    spill.add(_keys(chunk.columns))
-                percent = round(100 * reader.stored_position() / size, 1) if size else None
-                progress(step="reading", source=job.source.uri, percent=percent, rows_read=read)
-            users: Counter[int] = Counter()
-            for partition in spill:
-                counted = partition.group_by("user_id").agg(pl.col("key").n_unique())["key"].value_counts()
-                users.update(dict(counted.iter_rows()))
-    finally:
-        reader.close()
+    with Spill(None) as spill:
+        for chunk, position in chunks_of(job, stop, WHEN_STOPPED):
+            read, rejected, records = read + chunk.read, rejected + chunk.rejected, records + chunk.accepted
+            filtered += len(chunk.filtered)
+            if chunk.accepted:
+                sent = _sent(chunk)
+                for tally in tallies:
+                    tally.add(sent)
+                spill.add(keys_of(chunk.columns))
+            percent = round(100 * position / size, 1) if size else None
+            progress(step="reading", source=job.source.uri, percent=percent, rows_read=read)
+        users: Counter[int] = Counter()
+        for partition in spill:
+            counted = partition.group_by("user_id").agg(pl.col("key").n_unique())["key"].value_counts()
+            users.update(dict(counted.iter_rows()))
     kept = sum(rows * n for rows, n in users.items())
     return Found(read, rejected, filtered, records, records - kept, users)
 
@@ -163,25 +155,11 @@ def _sent(chunk: Chunk) -> Columns:
     return chunk.columns if len(rows) == chunk.accepted else chunk.columns.take(rows)
 
 
-def _keys(columns: Columns) -> pl.DataFrame:
-    users = hashed((part.view(np.uint64) for part in columns.owner), len(columns))
-    keys = hashed((part.view(np.uint64) for part in columns.identity), len(columns))
-    return pl.DataFrame({"user_id": users, "key": keys})
-
-
 async def _measured(job: Job, sink: AnySink, url: str, stop: asyncio.Event) -> float:
     """Rows a second of a load of the first rows into a scratch place, without the start."""
     with TemporaryDirectory(prefix="ingest-estimate-") as folder:
         async with trial_of(sink).scratch(url, Path(folder)) as place:
-            first = Job(
-                job.source,
-                job.stream,
-                job.dataset,
-                Path(folder),
-                job.columns,
-                limit=min(MEASURED_ROWS, job.limit or MEASURED_ROWS),
-                max_rejects=job.max_rejects,
-                block_bytes=job.block_bytes,
-            )
+            limit = min(MEASURED_ROWS, job.limit or MEASURED_ROWS)
+            first = replace(job, state_dir=Path(folder), checkpoint_dir=None, limit=limit, restart=False)
             (stream,) = (await run([first], sinks_of([place], job.dataset), stop, Silent())).streams
     return max(stream.rows_per_s, 1.0)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ingest_service.analysis.reading import chunks_of, keys_of
 from ingest_service.analysis.spill import Spill
-from ingest_service.errors import ConfigurationError, Stopped
+from ingest_service.errors import ConfigurationError
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import opened
-from ingest_service.rows.arrays import Ints, hashed
+from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.distinct import distinct
 from ingest_service.rows.interaction import EPOCH, micros_of
@@ -99,7 +100,6 @@ class _Counting:
         until = micros_of(as_of.astimezone(UTC))
         since = until - round(wanted.days * _DAY_US)
         places: dict[str, int] = {}  # of each item in `scores`
-        scores = np.zeros(0)
         with Spill(None) as spill:
             for columns in self._columns("counting"):
                 rows = np.flatnonzero((columns.times > since) & (columns.times <= until))
@@ -120,24 +120,15 @@ class _Counting:
         """Of each chunk that has rows."""
         read = 0
         for job in self._jobs:
-            reader = job.open_reader(limit=job.limit)
-            try:
-                while (block := reader.next()) is not None:
-                    if self._stop.is_set():
-                        raise Stopped.on_request(WHEN_STOPPED)
-                    chunk = reader.chunk(block)
-                    read += chunk.read
-                    self._progress(step=step, source=job.source.uri, rows_read=read)
-                    if chunk.accepted:
-                        yield chunk.columns
-            finally:
-                reader.close()
+            for chunk, _ in chunks_of(job, self._stop, WHEN_STOPPED):
+                read += chunk.read
+                self._progress(step=step, source=job.source.uri, rows_read=read)
+                if chunk.accepted:
+                    yield chunk.columns
 
 
 def _seen(columns: Columns, places: dict[str, int]) -> pl.DataFrame:
     """What tells the interactions apart, their items as numbers, and their times."""
     different, inverse = distinct(columns.texts["video_id"])
     of: Ints = np.array([places.setdefault(item, len(places)) for item in different.to_list()], np.int64)
-    users = hashed((part.view(np.uint64) for part in columns.owner), len(columns))
-    keys = hashed((part.view(np.uint64) for part in columns.identity), len(columns))
-    return pl.DataFrame({"user_id": users, "key": keys, "item": of[inverse], "time": columns.times})
+    return keys_of(columns).with_columns(pl.Series("item", of[inverse]), pl.Series("time", columns.times))

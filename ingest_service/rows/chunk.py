@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.rows.arrays import Bools, Ints, hashed
+from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns
 
 
@@ -71,7 +71,7 @@ class Chunk:
     @cached_property
     def key_hashes(self) -> NDArray[np.uint64]:
         """A 64-bit hash of each accepted row's key, ascending. Rows with one key have one hash."""
-        hashes = hashed((column.view(np.uint64) for column in self.columns.identity), self.accepted)
+        hashes = self.columns.identity_hashes()
         hashes.sort()
         return hashes
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.arrays import Bools, Ints, hashed
 from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Texts
 
@@ -39,6 +39,14 @@ class Columns:
     @property
     def identity(self) -> tuple[Ints, ...]:
         return (*self.owner, *self.parts, self.times)
+
+    def identity_hashes(self) -> NDArray[np.uint64]:
+        """A 64-bit hash of each record's key. Records with one key have one hash."""
+        return hashed((part.view(np.uint64) for part in self.identity), len(self))
+
+    def owner_hashes(self) -> NDArray[np.uint64]:
+        """The same of whose it is."""
+        return hashed((part.view(np.uint64) for part in self.owner), len(self))
 
     @property
     def epoch_ms(self) -> Ints:

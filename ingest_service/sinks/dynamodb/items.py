@@ -70,11 +70,16 @@ def _values(columns: Columns, name: str) -> list[Piece]:
     return event_key(columns) if name == EVENT_KEY else [columns.texts[name]]
 
 
+def text_bytes(columns: Columns) -> Ints:
+    """The bytes of each item's texts, with their names."""
+    pieces = [piece for name in stored_texts(columns.schema) for piece in (name.encode(), *_values(columns, name))]
+    return np.zeros(len(columns), np.int64) + lengths(pieces)
+
+
 def item_bytes(columns: Columns) -> Ints:
     """What DynamoDB counts for each item, at most: the bytes of its names and values."""
-    values = [piece for name in stored_texts(columns.schema) for piece in (name.encode(), *_values(columns, name))]
-    values += [piece for name, texts in number_texts(columns).items() for piece in (name.encode(), texts)]
-    return np.zeros(len(columns), np.int64) + lengths(values) + len(EXPIRES_AT) + _NUMBER_BYTES
+    numbers = [piece for name, texts in number_texts(columns).items() for piece in (name.encode(), texts)]
+    return text_bytes(columns) + lengths(numbers) + len(EXPIRES_AT) + _NUMBER_BYTES
 
 
 def good_keys(columns: Columns) -> Bools:

@@ -16,9 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.texts import lengths
-from ingest_service.sinks.dynamodb.items import EXPIRES_AT, UNIT_BYTES, expiry_s
-from ingest_service.sinks.fields import field_texts
+from ingest_service.sinks.dynamodb.items import EXPIRES_AT, UNIT_BYTES, expiry_s, text_bytes
 from ingest_service.sinks.sizes import Found, Sizes, Tally
 
 PARTITION_UNITS = 1_000  # a second, which one partition takes, and so one user
@@ -98,9 +96,7 @@ class DynamoDBTally(Tally):
 
 def _item_bytes(columns: Columns, ttl_s: int | None) -> Ints:
     """What DynamoDB counts for each item: its names and values, all in UTF-8, and numbers by their digits."""
-    sizes = np.zeros(len(columns), np.int64)
-    for name, texts in field_texts(columns).items():
-        sizes += len(name.encode()) + lengths([texts])
+    sizes = text_bytes(columns)
     numbers: dict[str, NDArray[Any]] = dict(columns.numbers)
     if ttl_s is not None:
         numbers[EXPIRES_AT] = expiry_s(columns, ttl_s)
