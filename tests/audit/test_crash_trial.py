@@ -62,7 +62,7 @@ if "run" in sys.argv and "pass-" in os.environ["INGEST_STATE_DIR"]:
 CHECKPOINTS_ARE_NOT_STORED = """
 import sys
 if "run" in sys.argv:
-    from ingest_service.pipeline.checkpoint import FileCheckpoints
+    from ingest_service.sinks.file_checkpoints import FileCheckpoints
     swap, n = FileCheckpoints._swap, 0
     def pretended(self, stream, old, new):
         global n
