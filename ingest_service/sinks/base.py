@@ -75,6 +75,7 @@ class Sink(ABC, Generic[P]):
     is_apart: bool = False  # whether its rows can be lost without its checkpoints
     is_prepared_whole: ClassVar[bool] = False  # whether `write` needs no more of the rows than what `prepare` made
     most_waiting: ClassVar[int] = 0  # rows that may wait to be stored with others, see `Written`
+    own_mb: ClassVar[int] = 0  # memory that it takes whatever the length of chunks, for its libraries say
     keeps_spans: ClassVar[bool] = False  # whether rows are kept by where they stood, and `begin` takes them back
     checkpoints: CheckpointStore
     place: Place = Place()  # told apart from others by whoever keeps checkpoints; none if there can be only one

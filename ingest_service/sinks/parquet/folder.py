@@ -21,13 +21,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from glob import escape
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, RowsGone
 from ingest_service.runtime import fault
 from ingest_service.runtime.durable import sync_folder, take_lock
-from ingest_service.sinks.parquet.tables import OFFSET, SOURCE
+from ingest_service.sinks.parquet.tables import OFFSET, SOURCE, Rows, in_groups
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +43,7 @@ fault.declare(
 )
 
 OWN = "_ingest"
-_GROUP_ROWS = 1 << 17
+_GROUP_ROWS = 1 << 16
 _TOLD_APART = re.compile(r"(\d{15,}-\d{15,}|[0-9a-f]{32})\.parquet")  # the files of a stream
 
 
@@ -66,10 +67,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What becomes one file: a table that may be made of several, in a folder of its partition."""
+    """What becomes one file, in the folder of its partition."""
 
     folder: str
-    table: "pa.Table"
+    parts: Sequence[Rows]
 
 
 class Folder:
@@ -159,7 +160,7 @@ class Folder:
         path = self.path / entry.path
         table = parquet.read_table(path, partitioning=None, filters=[(OFFSET, "<", offset)])
         assert entry.start is not None
-        temporary, name = self._written(table), self._name(entry.start, offset)
+        temporary, name = self._written(iter((table,))), self._name(entry.start, offset)
         return self._renamed(temporary, path.parent, name, (entry.start, offset), len(table))
 
     def _remove_others(self) -> None:
@@ -180,31 +181,37 @@ class Folder:
     def add(self, pieces: Sequence[Piece], span: tuple[int, int] | None, shape: Mapping[str, str], by: str) -> None:
         """Files with the rows of a span, all of them, or of none: then they are replayed."""
         with self._translated():
-            written = [(piece, self._written(self._with_source(piece.table))) for piece in pieces]
+            written = [(piece, self._written(self._tables(piece))) for piece in pieces]
             with self._locked():
                 self._require_writer()
                 self._require_shape(shape, by)
                 for piece, temporary in written:
                     name = self._name(*span) if span else f"{self._stream}-{_digest(temporary)}.parquet"
-                    entry = self._renamed(temporary, self.path / piece.folder, name, span, len(piece.table))
+                    entry = self._renamed(
+                        temporary, self.path / piece.folder, name, span, sum(part.n for part in piece.parts)
+                    )
                     self._entries = [one for one in self._entries if one.path != entry.path] + [entry]
                 self._save()
             fault.point("parquet-listed")
 
-    def _with_source(self, table: "pa.Table") -> "pa.Table":
+    def _tables(self, piece: Piece) -> "Iterator[pa.Table]":
         import pyarrow as pa
 
-        return table.add_column(0, SOURCE, pa.repeat(self._stream, len(table)))
+        for table in in_groups(piece.parts, _GROUP_ROWS):
+            yield table.add_column(0, SOURCE, pa.repeat(self._stream, len(table)))
 
     def _name(self, start: int, end: int) -> str:
         return f"{self._stream}-{start:015d}-{end:015d}.parquet"
 
-    def _written(self, table: "pa.Table") -> Path:
+    def _written(self, tables: "Iterator[pa.Table]") -> Path:
         """A whole file under a name that no reader looks at, durable but for its name."""
         import pyarrow.parquet as parquet
 
         path = self._temporary / f"{self._stream}-{uuid.uuid4().hex}"
-        parquet.write_table(table, path, compression="zstd", row_group_size=_GROUP_ROWS)
+        first = next(tables)
+        with parquet.ParquetWriter(path, first.schema, compression="zstd") as writer:
+            for table in chain((first,), tables):
+                writer.write_table(table)
         fault.point("parquet-written")
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """Records as tables of Arrow, a column at a time: what the files hold, and in which types."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,10 @@ class Partition(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """The records of a chunk as they go into files, which stood at [start, end) of their source."""
+    """Records of a chunk, without what tells them apart, and where each stood: `offsets`, all in [start, end)."""
 
-    schema: Schema
-    table: "pa.Table"
-    times: Ints
+    columns: Columns
+    offsets: Ints
     start: int
     end: int
 
@@ -53,21 +53,61 @@ class Rows:
         rows = chunk.last_of_each_key()
         offsets = np.arange(REPLAYED, REPLAYED + chunk.accepted) if replayed else chunk.offsets
         columns = chunk.columns.take(rows)
+        time = columns.schema.key[0]
+        texts = {name: _compact(texts) for name, texts in columns.texts.items() if name != time}
         return cls(
-            columns.schema, table_of(columns, offsets[rows]), columns.times, chunk.start.offset, chunk.end.offset
+            replace(columns, owner=(), parts=(), texts=texts), offsets[rows], chunk.start.offset, chunk.end.offset
         )
 
     @property
     def n(self) -> int:
-        return len(self.times)
+        return len(self.columns)
 
     @property
     def n_bytes(self) -> int:
-        return int(self.table.nbytes) + self.times.nbytes
+        """What is held of memory; of texts that other chunks have too, no more than these take."""
+        texts = sum(_n_bytes(texts) for texts in self.columns.texts.values())
+        return texts + 16 * self.n + sum(int(numbers.nbytes) for numbers in self.columns.numbers.values())
+
+    def take(self, rows: Ints | slice) -> "Rows":
+        return Rows(self.columns.take(rows), self.offsets[rows], self.start, self.end)
+
+
+def _compact(texts: Texts) -> Texts:
+    """Not with a whole block of the source for a few of its texts."""
+    return concatenate([texts]) if len(texts.buffer) > 2 * _width(texts) and texts.constant_bytes is None else texts
+
+
+def _n_bytes(texts: Texts) -> int:
+    per_row = 0 if texts.constant_bytes is not None else 8 if isinstance(texts.widths, int) else 16
+    return min(len(texts.buffer), _width(texts)) + per_row * len(texts)
+
+
+def _width(texts: Texts) -> int:
+    return texts.widths * len(texts) if isinstance(texts.widths, int) else int(texts.widths.sum())
+
+
+def in_groups(parts: Sequence[Rows], most_rows: int) -> "Iterator[pa.Table]":
+    """The records of all these as tables of so many rows, but for the last."""
+    import pyarrow as pa
+
+    tables: list[pa.Table] = []
+    missing = most_rows
+    for part in parts:
+        first = 0
+        while first < part.n:
+            some = part.take(slice(first, first + missing))
+            tables.append(table_of(some.columns, some.offsets))
+            first, missing = first + some.n, missing - some.n
+            if not missing:
+                yield pa.concat_tables(tables)
+                tables, missing = [], most_rows
+    if tables:
+        yield pa.concat_tables(tables)
 
 
 def table_of(columns: Columns, offsets: Ints) -> "pa.Table":
-    """The fields in the schema's order under their names, and `_offset`."""
+    """The fields in the schema's order under their names, and `_offset`. The time is taken from `times`."""
     import pyarrow as pa
 
     arrays = {field.name: _array(columns, field.name, field.kind) for field in columns.schema.fields}
