@@ -178,7 +178,7 @@ def test_equal_keys_are_told_apart_by_where_they_stood(cli: Cli) -> None:
     rows = [f"{number % 50},1,1583366400,{number},{note}\n" for number in range(3_000)]
     path = cli.file("own.csv", "u,i,t,stars,note\n" + "".join(rows))
     cli.load(path, "--dataset", schema, "--to", "parquet:///lake", "--to", "sqlite:///rows.db", *LEAST)
-    found = duckdb.sql(NEWEST.format(folder=cli.folder / "lake")).pl()
+    found = duckdb.connect().execute(NEWEST.format(folder=cli.folder / "lake")).pl()
     assert sorted(found["stars"].to_list()) == list(range(2_950, 3_000))
     assert cli.here("verify", path, "--dataset", schema, "--to", "parquet:///lake").code == 0
 
@@ -189,7 +189,7 @@ def test_every_reader_finds_the_same(cli: Cli, long: Path, clean: pyarrow.Table)
     by_polars = pl.scan_parquet(f"{folder}/**/*.parquet", hive_partitioning=True).collect()
     by_arrow = pyarrow.dataset.dataset(folder, partitioning="hive", exclude_invalid_files=True).to_table()
     query = f"SELECT month, count(*) n FROM read_parquet('{folder}/**/*.parquet', hive_partitioning=true) GROUP BY 1"
-    by_duckdb = dict(duckdb.sql(query).fetchall())
+    by_duckdb = dict(duckdb.connect().execute(query).fetchall())
     assert len(by_polars) == by_arrow.num_rows == sum(by_duckdb.values()) == ROWS
     months = by_polars.group_by(pl.col("timestamp").dt.strftime("%Y-%m")).len().rows()
     assert dict(months) == by_duckdb == dict(by_polars.group_by("month").len().rows())
