@@ -178,8 +178,8 @@ def test_equal_keys_are_told_apart_by_where_they_stood(cli: Cli) -> None:
     rows = [f"{number % 50},1,1583366400,{number},{note}\n" for number in range(3_000)]
     path = cli.file("own.csv", "u,i,t,stars,note\n" + "".join(rows))
     cli.load(path, "--dataset", schema, "--to", "parquet:///lake", "--to", "sqlite:///rows.db", *LEAST)
-    found = duckdb.connect().execute(NEWEST.format(folder=cli.folder / "lake")).pl()
-    assert sorted(found["stars"].to_list()) == list(range(2_950, 3_000))
+    query = f"SELECT stars FROM ({NEWEST.format(folder=cli.folder / 'lake')})"
+    assert sorted(duckdb.connect().execute(query).fetchall()) == [(stars,) for stars in range(2_950, 3_000)]
     assert cli.here("verify", path, "--dataset", schema, "--to", "parquet:///lake").code == 0
 
 
