@@ -30,6 +30,7 @@ from ingest_service.datasets.kinds import (
     Whole,
 )
 from ingest_service.datasets.schema_model import DatasetFile, FieldOfFile, kept_name
+from ingest_service.datasets.step_model import Step
 from ingest_service.datasets.steps import with_steps
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.rows import schema
@@ -47,11 +48,16 @@ def load_dataset(path: Path) -> Dataset:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError(f"The schema file {path} cannot be read: {reason}.") from None
-    return _dataset_of(text, str(path))
+    dataset, steps = _read(text, str(path))
+    try:
+        return with_steps(dataset, steps)
+    except RowError as error:
+        raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}.") from None
 
 
 @lru_cache(maxsize=32)  # a command asks for its data set in several places
-def _dataset_of(text: str, path: str) -> Dataset:
+def _read(text: str, path: str) -> tuple[Dataset, tuple[Step, ...]]:
+    """The data set before its steps, and these."""
     import yaml
 
     try:
@@ -69,7 +75,7 @@ def _dataset_of(text: str, path: str) -> Dataset:
     try:
         declared = _declaration(file)
         dataset = items_of(declared) if isinstance(declared, ItemDeclaration) else dataset_of(declared)
-        return with_steps(dataset, file.transform)
+        return dataset, file.transform
     except RowError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}") from None
 

@@ -44,6 +44,11 @@ class BucketStep(_Step):
     edges: Annotated[tuple[_Edge, ...], Field(min_length=1, max_length=1000), AfterValidator(_ascending)]
 
 
+class HashStep(_Step):
+    hash: str
+    key: str = Field(pattern=r"^[A-Z_][A-Z0-9_]{0,99}$")  # the environment variable that has it
+
+
 class DropStep(_Step):
     drop: str
 
@@ -59,7 +64,7 @@ class TruncateStep(_Step):
 
 
 def _kind(step: Any) -> str:
-    known = ("filter", "part", "bucket", "drop", "rename", "truncate")
+    known = ("filter", "part", "bucket", "hash", "drop", "rename", "truncate")
     said = step if isinstance(step, dict) else {}
     return next((name for name in known if name in said), "filter")
 
@@ -68,6 +73,7 @@ Step: TypeAlias = Annotated[
     Annotated[FilterStep, Tag("filter")]
     | Annotated[PartStep, Tag("part")]
     | Annotated[BucketStep, Tag("bucket")]
+    | Annotated[HashStep, Tag("hash")]
     | Annotated[DropStep, Tag("drop")]
     | Annotated[RenameStep, Tag("rename")]
     | Annotated[TruncateStep, Tag("truncate")],

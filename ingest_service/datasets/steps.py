@@ -13,26 +13,30 @@ import numpy as np
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.datasets.conditions import condition_of, field_of, wrong
+from ingest_service.datasets.hashing import check_of, hashed_texts, key_of
 from ingest_service.datasets.step_model import (
     BucketStep,
     DropStep,
     FilterStep,
+    HashStep,
     PartStep,
     RenameStep,
     Step,
     TruncateStep,
 )
+from ingest_service.errors import RowError
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.distinct import distinct
 from ingest_service.rows.interaction import EPOCH, INTERACTION
 from ingest_service.rows.schema import Field, FieldKind, Schema
-from ingest_service.rows.texts import Texts
+from ingest_service.rows.texts import Texts, decimals
 
 _HOUR_US = 3_600 * 1_000_000
 _DAY_US = 24 * _HOUR_US
 _MINUTE_US = 60 * 1_000_000
 _DAY_MINUTES = 24 * 60
+_HASHED = (FieldKind.TEXT, FieldKind.WORD, FieldKind.UUID, FieldKind.INT)
 _US = timedelta(microseconds=1)
 _Change: TypeAlias = Callable[[Columns], Columns]
 
@@ -44,6 +48,7 @@ class _Bound:
     schema: Schema
     change: _Change | None = None
     keeps: Callable[[Columns], Bools] | None = None
+    key_check: str = ""  # what tells its key from others
 
 
 def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
@@ -52,10 +57,13 @@ def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
         return dataset
     bound: list[_Bound] = []
     schema = dataset.schema
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         if isinstance(step, FilterStep) and dataset.has_many_a_row:
             raise wrong("a filter is for data sets of which each row is one record")
-        bound.append(_bind(step, schema))
+        try:
+            bound.append(_bind(step, schema))
+        except RowError as error:
+            raise wrong(f"in step {number} {error.reason}") from None
         schema = bound[-1].schema
 
     def chosen(values: Mapping[str, Any]) -> tuple[Columns, Bools]:
@@ -68,7 +76,8 @@ def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
                 columns = one.change(columns)
         return columns, wanted
 
-    named = "; ".join(step.model_dump_json(by_alias=True) for step in steps)
+    told = zip(steps, bound, strict=True)
+    named = "; ".join(step.model_dump_json(by_alias=True) + one.key_check for step, one in told)
     return replace(dataset, schema=schema, records=lambda values: chosen(values)[0], chosen=chosen, steps=named)
 
 
@@ -83,6 +92,8 @@ def _bind(step: Step, schema: Schema) -> _Bound:
         return _bucket(step, schema)
     if isinstance(step, TruncateStep):
         return _truncate(step, schema)
+    if isinstance(step, HashStep):
+        return _hash(step, schema)
     return _drop(step, schema) if isinstance(step, DropStep) else _rename(step, schema)
 
 
@@ -117,6 +128,22 @@ def _truncate(step: TruncateStep, schema: Schema) -> _Bound:
         return replace(columns, texts={**columns.texts, name: short})
 
     return _Bound(schema, truncated)
+
+
+def _hash(step: HashStep, schema: Schema) -> _Bound:
+    name = step.hash
+    kind = _own_field(name, schema).kind
+    if kind not in _HASHED:
+        raise wrong(f"{name} is neither a text nor a whole number, and is not hashed")
+    key = key_of(step.key)
+    after = schema.with_kind(FieldKind.WORD, name).extended(schema.name, follows_from_key=schema.follows_from_key)
+
+    def hashed(columns: Columns) -> Columns:
+        plain = decimals(columns.numbers[name]) if kind is FieldKind.INT else columns.texts[name]
+        numbers = {other: numbers for other, numbers in columns.numbers.items() if other != name}
+        return replace(columns, schema=after, texts={**columns.texts, name: hashed_texts(plain, key)}, numbers=numbers)
+
+    return _Bound(after, hashed, key_check=f" with the key {check_of(key)}")
 
 
 def _drop(step: DropStep, schema: Schema) -> _Bound:

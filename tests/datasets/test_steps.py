@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -25,6 +26,7 @@ from tests.datasets.test_schema_file import ITEM, OWNER, RATING, TIME, described
 from tests.helpers import Cli, Outcome
 from tests.servers import ROOT
 
+KEY = "canary-of-a-key-0123456789-abcdefghij"
 NOTE = {"name": "note", "type": "string", "x-keep": True}
 STEPS: list[dict[str, Any]] = [
     {"derive": "hour", "part": "hour", "zone": "Europe/Berlin"},
@@ -115,6 +117,23 @@ def test_fields_are_bucketed_dropped_renamed_and_truncated(tmp_path: Path) -> No
     assert list(found[0]) == [*dataset.schema.texts, *dataset.schema.numbers]
 
 
+def test_a_hash_is_keyed_blake2b_of_texts_and_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the definition of the keyed hash, here with another tool; the field that was a number is a text."""
+    monkeypatch.setenv("HASH_KEY", KEY)
+    steps = [{"hash": name, "key": "HASH_KEY"} for name in ("note", "n")]
+    number = {"name": "n", "type": "integer", "x-keep": True}
+    dataset = described(tmp_path, OWNER, ITEM, TIME, RATING, number, NOTE | {"x-default": ""}, **{"x-transform": steps})
+    rows = [("äö", -5), ("", 0), ("äö", 2**63 - 1), ("x" * 300, 7)]
+    data = "user,item,at,rating,n,note\n" + "".join(f"a,{i},{i},1,{n},{note}\n" for i, (note, n) in enumerate(rows, 1))
+    found = records(dataset, data.encode())
+    made = blake2b(KEY.encode(), person=b"ingest key").digest()
+    for one, row in zip(found, rows, strict=True):
+        expected = [blake2b(str(value).encode(), key=made, digest_size=16).hexdigest() for value in row]
+        assert [one["note"], one["n"]] == expected
+    assert dataset.schema.key == ("timestamp", "video_id")
+    assert list(found[0]) == [*dataset.schema.texts, *dataset.schema.numbers]
+
+
 # --- what is refused before a row is read -----------------------------------------------------------
 
 
@@ -155,6 +174,10 @@ def test_a_condition_that_is_none_is_refused_with_the_file(tmp_path: Path, condi
         ({"derive": "l", "bucket": "note", "edges": [1]}, "is no number"),
         ({"derive": "l", "bucket": "rating", "edges": [2, 2]}, "ascend"),
         ({"derive": "l", "bucket": "rating", "edges": [1], "more": 1}, "not supported"),
+        ({"hash": "user_id", "key": "HASH_KEY"}, "belongs to every record"),
+        ({"hash": "rating", "key": "HASH_KEY"}, "neither a text nor a whole number"),
+        ({"hash": "note", "key": "no name"}, "pattern"),
+        ({"hash": "note"}, "required"),
         ({"shell": "true"}, "x-transform"),
     ],
 )
@@ -267,6 +290,36 @@ def test_other_steps_than_those_of_the_checkpoint_are_refused(cli: Cli) -> None:
             assert "steps" in outcome.stderr
     again = cli.load(path, "--dataset", schema_file(cli, STEPS[:2]), "--restart")
     assert again.counts("sqlite")["written"] + again.counts("sqlite")["merged"] == n_kept
+
+
+def test_a_hash_tells_its_key_to_nobody(cli: Cli) -> None:
+    """Without the key, with a short one or another nothing goes on; no output, log, checkpoint or letter has it."""
+    fields, steps = [OWNER, ITEM, TIME, NOTE], [{"hash": "note", "key": "HASH_KEY"}]
+    text = yaml.safe_dump({"name": "own", "schema": {"fields": fields}, "x-transform": steps})
+    options = ("--dataset", cli.file("own.yaml", text), "--json")
+    path = cli.file("notes.csv", "user,item,at,note\na,b,1583366400000,me@example.org\na,bad\n")
+    kept = "--checkpoint", "file:marks"
+    said = []
+    for secret, code, reason in (("", 78, "is not set"), ("k" * 31, 78, "fewer than 32"), (KEY, 0, ""), (KEY, 0, "")):
+        outcome = cli.run("run", path, *options, *kept, HASH_KEY=secret, LOG_LEVEL="DEBUG")
+        assert outcome.code == code, outcome.stderr
+        assert reason in outcome.stderr
+        said.append(outcome)
+    (row,) = cli.rows.values()
+    assert re.fullmatch("[0-9a-f]{32}", row["note"])
+    other = KEY[::-1]
+    for command in ("run", "verify"):
+        said.append(cli.run(command, path, *options[:2], *kept, HASH_KEY=other))
+        assert said[-1].code == 78, said[-1].stderr
+        assert "the steps" in said[-1].stderr
+    assert cli.run("verify", path, *options[:2], *kept, HASH_KEY=KEY).code == 0
+    derived = blake2b(KEY.encode(), person=b"ingest key")
+    texts = [one.stdout + one.stderr for one in said] + [
+        one.read_bytes().decode(errors="replace") for one in cli.folder.rglob("*") if one.is_file()
+    ]
+    for text in texts:
+        assert KEY not in text
+        assert derived.hexdigest() not in text
 
 
 def test_a_checkpoint_without_steps_is_as_it_ever_was(cli: Cli) -> None:
