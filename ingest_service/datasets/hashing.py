@@ -7,7 +7,7 @@ another hash of it, which helps nobody who guesses keys more than a stored hash 
 import os
 from hashlib import blake2b
 
-from ingest_service.datasets.conditions import wrong
+from ingest_service.datasets.expressions import wrong
 from ingest_service.rows.distinct import distinct
 from ingest_service.rows.texts import Texts
 

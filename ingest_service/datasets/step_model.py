@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, StrictBool, Tag
 
 from ingest_service.datasets.names import NAME, TAKEN, known_zone
 
@@ -30,6 +30,14 @@ class _Step(BaseModel):
 
 class FilterStep(_Step):
     filter: str = Field(min_length=1)
+
+
+class ExpressionStep(_Step):
+    derive: _NewName
+    expression: str = Field(alias="as", min_length=1)
+    otherwise: StrictBool | Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)] | FiniteFloat | str | None = (
+        None
+    )
 
 
 class PartStep(_Step):
@@ -64,13 +72,14 @@ class TruncateStep(_Step):
 
 
 def _kind(step: Any) -> str:
-    known = ("filter", "part", "bucket", "hash", "drop", "rename", "truncate")
+    known = ("filter", "as", "part", "bucket", "hash", "drop", "rename", "truncate")
     said = step if isinstance(step, dict) else {}
     return next((name for name in known if name in said), "filter")
 
 
 Step: TypeAlias = Annotated[
     Annotated[FilterStep, Tag("filter")]
+    | Annotated[ExpressionStep, Tag("as")]
     | Annotated[PartStep, Tag("part")]
     | Annotated[BucketStep, Tag("bucket")]
     | Annotated[HashStep, Tag("hash")]

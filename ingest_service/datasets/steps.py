@@ -12,11 +12,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from ingest_service.datasets.base import Dataset
-from ingest_service.datasets.conditions import condition_of, field_of, wrong
+from ingest_service.datasets.expressions import Sort, condition_of, expression_of, field_of, wrong
 from ingest_service.datasets.hashing import check_of, hashed_texts, key_of
 from ingest_service.datasets.step_model import (
     BucketStep,
     DropStep,
+    ExpressionStep,
     FilterStep,
     HashStep,
     PartStep,
@@ -26,7 +27,7 @@ from ingest_service.datasets.step_model import (
 )
 from ingest_service.errors import RowError
 from ingest_service.rows.arrays import Bools, Ints
-from ingest_service.rows.columns import Columns
+from ingest_service.rows.columns import Columns, Values
 from ingest_service.rows.distinct import distinct
 from ingest_service.rows.interaction import EPOCH, INTERACTION
 from ingest_service.rows.schema import Field, FieldKind, Schema
@@ -36,6 +37,19 @@ _HOUR_US = 3_600 * 1_000_000
 _DAY_US = 24 * _HOUR_US
 _MINUTE_US = 60 * 1_000_000
 _DAY_MINUTES = 24 * 60
+_KINDS = {
+    Sort.WHOLE: FieldKind.INT,
+    Sort.REAL: FieldKind.FLOAT,
+    Sort.TEXT: FieldKind.TEXT,
+    Sort.TRUTH: FieldKind.TRUTH,
+}
+_WRITTEN: Mapping[Sort, tuple[type, ...]] = {
+    Sort.WHOLE: (int,),
+    Sort.REAL: (int, float),
+    Sort.TEXT: (str,),
+    Sort.TRUTH: (bool,),
+}
+_DTYPES = {FieldKind.INT: np.int64, FieldKind.FLOAT: np.float64}
 _HASHED = (FieldKind.TEXT, FieldKind.WORD, FieldKind.UUID, FieldKind.INT)
 _US = timedelta(microseconds=1)
 _Change: TypeAlias = Callable[[Columns], Columns]
@@ -84,10 +98,14 @@ def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
 def _bind(step: Step, schema: Schema) -> _Bound:
     if isinstance(step, FilterStep):
         return _Bound(schema, keeps=condition_of(step.filter, schema))
+    if isinstance(step, ExpressionStep):
+        return _by_expression(step, schema)
     if isinstance(step, PartStep):
         if schema.is_about_items:
             raise wrong(f"{step.derive} cannot be a part of the time: what is known of items has none")
-        return _derived(step.derive, schema, lambda columns: part_of(columns.times, step.part, step.zone))
+        return _derived(
+            step.derive, schema, lambda columns: part_of(columns.times, step.part, step.zone), FieldKind.INT
+        )
     if isinstance(step, BucketStep):
         return _bucket(step, schema)
     if isinstance(step, TruncateStep):
@@ -97,13 +115,50 @@ def _bind(step: Step, schema: Schema) -> _Bound:
     return _drop(step, schema) if isinstance(step, DropStep) else _rename(step, schema)
 
 
-def _derived(name: str, schema: Schema, values_of: Callable[[Columns], Ints]) -> _Bound:
+def _derived(name: str, schema: Schema, values_of: Callable[[Columns], Values], kind: FieldKind) -> _Bound:
     _require_new(name, schema)
-    after = schema.extended(schema.name, Field(name, FieldKind.INT), follows_from_key=schema.follows_from_key)
-    return _Bound(
-        after,
-        lambda columns: replace(columns, schema=after, numbers={**columns.numbers, name: values_of(columns)}),
-    )
+    after = schema.extended(schema.name, Field(name, kind), follows_from_key=schema.follows_from_key)
+
+    def more(columns: Columns) -> Columns:
+        values = values_of(columns)
+        if isinstance(values, Texts):
+            return replace(columns, schema=after, texts={**columns.texts, name: values})
+        return replace(columns, schema=after, numbers={**columns.numbers, name: values})
+
+    return _Bound(after, more)
+
+
+def _by_expression(step: ExpressionStep, schema: Schema) -> _Bound:
+    expression = expression_of(step.expression, schema)
+    kind, otherwise = _KINDS[expression.sort], step.otherwise
+    if otherwise is None and not expression.is_sure:
+        reason = (
+            "has no result where a number is divided by zero or grows too large; say what is stored then: otherwise"
+        )
+        raise wrong(f"{step.derive} {reason}")
+    if otherwise is not None and type(otherwise) not in _WRITTEN[expression.sort]:
+        raise wrong(f"{step.derive} is {expression.sort}, and otherwise is another kind of value")
+
+    def values(columns: Columns) -> Values:
+        found, has = expression.found(columns)
+        if isinstance(found, Texts):
+            return found if has is None else _texts_or(found, has, str(otherwise))
+        if has is not None:
+            found = np.where(has, found, otherwise)
+        if expression.sort is Sort.TRUTH:
+            return _truths(np.broadcast_to(found, len(columns)))
+        return np.broadcast_to(found, len(columns)).astype(_DTYPES[kind])
+
+    return _derived(step.derive, schema, values, kind)
+
+
+def _texts_or(texts: Texts, has: Bools, otherwise: str) -> Texts:
+    n = len(texts)
+    return Texts.chained([texts, Texts.constant(otherwise, 1)]).take(np.where(has, np.arange(n), n))
+
+
+def _truths(values: Bools) -> Texts:
+    return Texts.of(["false", "true"]).take(values.astype(np.int64))
 
 
 def _bucket(step: BucketStep, schema: Schema) -> _Bound:
@@ -114,7 +169,7 @@ def _bucket(step: BucketStep, schema: Schema) -> _Bound:
     def bucket(columns: Columns) -> Ints:
         return np.searchsorted(edges, columns.numbers[step.bucket], side="right").astype(np.int64)
 
-    return _derived(step.derive, schema, bucket)
+    return _derived(step.derive, schema, bucket, FieldKind.INT)
 
 
 def _truncate(step: TruncateStep, schema: Schema) -> _Bound:

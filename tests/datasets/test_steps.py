@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest_service.datasets.conditions import condition_of
+from ingest_service.datasets.expressions import condition_of
 from ingest_service.datasets.steps import part_of
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.rows.columns import Columns
@@ -140,19 +140,20 @@ def test_a_hash_is_keyed_blake2b_of_texts_and_whole_numbers(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("condition", "reason"),
     [
-        ("__import__('os').system('true')", "neither a comparison"),
+        ("__import__('os').system('true')", "is no function"),
         ("rating.real > 1", "is no field"),
-        ("open('x') == 1", "is no field"),
+        ("open('x') == 1", "is no function"),
         ("rating > note", "no two numbers"),
         ("rating > 'a'", "is a number"),
         ("note == 1", "in quotes"),
-        ("rating > 1 if rating else rating", "neither a comparison"),
+        ("rating > 1 if rating else rating", "not a comparison"),
+        ("rating + 1", "is a number, and a condition is a comparison"),
         ("[x for x in note] == 1", "is no field"),
         ("rating is 1", "one of =="),
-        ("rating >", "is no condition"),
+        ("rating >", "is no expression"),
         ("views > 1", "there is no field 'views'"),
-        ("rating > True", "neither a text nor a number"),
-        ("(" * 1000 + "rating > 1" + ")" * 900, "is no condition"),
+        ("rating > True", "is no field, text, number"),
+        ("(" * 1000 + "rating > 1" + ")" * 900, "is no expression"),
         ("rating > 1 and " * 200 + "rating > 1", "at most"),
     ],
 )
