@@ -22,6 +22,7 @@ def _ascending(edges: tuple[int | float, ...]) -> tuple[int | float, ...]:
 
 _NewName: TypeAlias = Annotated[str, Field(pattern=NAME), AfterValidator(_free_name)]
 _Edge: TypeAlias = Annotated[int, Field(strict=True, ge=-(1 << 53), le=1 << 53)] | FiniteFloat
+_Zone: TypeAlias = Annotated[str, AfterValidator(known_zone)]
 
 
 class _Step(BaseModel):
@@ -42,8 +43,8 @@ class ExpressionStep(_Step):
 
 class PartStep(_Step):
     derive: _NewName
-    part: Literal["hour", "weekday", "day", "month"]
-    zone: Annotated[str, AfterValidator(known_zone)] = "UTC"
+    part: Literal["hour", "weekday", "day", "month", "date"]
+    zone: _Zone = "UTC"
 
 
 class BucketStep(_Step):
@@ -71,9 +72,17 @@ class TruncateStep(_Step):
     to: int = Field(ge=1)
 
 
+class TruncateTimeStep(_Step):
+    truncate: str
+    to: Literal["minute", "hour", "day"]
+    zone: _Zone = "UTC"
+
+
 def _kind(step: Any) -> str:
     known = ("filter", "as", "part", "bucket", "hash", "drop", "rename", "truncate")
     said = step if isinstance(step, dict) else {}
+    if "truncate" in said and isinstance(said.get("to"), str):
+        return "truncate time"
     return next((name for name in known if name in said), "filter")
 
 
@@ -85,6 +94,7 @@ Step: TypeAlias = Annotated[
     | Annotated[HashStep, Tag("hash")]
     | Annotated[DropStep, Tag("drop")]
     | Annotated[RenameStep, Tag("rename")]
-    | Annotated[TruncateStep, Tag("truncate")],
+    | Annotated[TruncateStep, Tag("truncate")]
+    | Annotated[TruncateTimeStep, Tag("truncate time")],
     Discriminator(_kind),
 ]

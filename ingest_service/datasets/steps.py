@@ -5,15 +5,14 @@ Each looks at one record and nothing else, so a row has the same fate in a load,
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any, TypeAlias
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.datasets.expressions import Sort, condition_of, expression_of, field_of, wrong
 from ingest_service.datasets.hashing import check_of, hashed_texts, key_of
+from ingest_service.datasets.local_times import begin_of, dates_of, part_of
 from ingest_service.datasets.step_model import (
     BucketStep,
     DropStep,
@@ -24,19 +23,17 @@ from ingest_service.datasets.step_model import (
     RenameStep,
     Step,
     TruncateStep,
+    TruncateTimeStep,
 )
+from ingest_service.datasets.times import micros_of_texts, texts_and_dates
 from ingest_service.errors import RowError
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns, Values
 from ingest_service.rows.distinct import distinct
-from ingest_service.rows.interaction import EPOCH, INTERACTION
+from ingest_service.rows.interaction import INTERACTION
 from ingest_service.rows.schema import Field, FieldKind, Schema
 from ingest_service.rows.texts import Texts, decimals
 
-_HOUR_US = 3_600 * 1_000_000
-_DAY_US = 24 * _HOUR_US
-_MINUTE_US = 60 * 1_000_000
-_DAY_MINUTES = 24 * 60
 _KINDS = {
     Sort.WHOLE: FieldKind.INT,
     Sort.REAL: FieldKind.FLOAT,
@@ -51,7 +48,6 @@ _WRITTEN: Mapping[Sort, tuple[type, ...]] = {
 }
 _DTYPES = {FieldKind.INT: np.int64, FieldKind.FLOAT: np.float64}
 _HASHED = (FieldKind.TEXT, FieldKind.WORD, FieldKind.UUID, FieldKind.INT)
-_US = timedelta(microseconds=1)
 _Change: TypeAlias = Callable[[Columns], Columns]
 
 
@@ -101,15 +97,13 @@ def _bind(step: Step, schema: Schema) -> _Bound:
     if isinstance(step, ExpressionStep):
         return _by_expression(step, schema)
     if isinstance(step, PartStep):
-        if schema.is_about_items:
-            raise wrong(f"{step.derive} cannot be a part of the time: what is known of items has none")
-        return _derived(
-            step.derive, schema, lambda columns: part_of(columns.times, step.part, step.zone), FieldKind.INT
-        )
+        return _part(step, schema)
     if isinstance(step, BucketStep):
         return _bucket(step, schema)
     if isinstance(step, TruncateStep):
         return _truncate(step, schema)
+    if isinstance(step, TruncateTimeStep):
+        return _truncate_time(step, schema)
     if isinstance(step, HashStep):
         return _hash(step, schema)
     return _drop(step, schema) if isinstance(step, DropStep) else _rename(step, schema)
@@ -161,6 +155,15 @@ def _truths(values: Bools) -> Texts:
     return Texts.of(["false", "true"]).take(values.astype(np.int64))
 
 
+def _part(step: PartStep, schema: Schema) -> _Bound:
+    if schema.is_about_items:
+        raise wrong(f"{step.derive} cannot be a part of the time: what is known of items has none")
+    if step.part == "date":
+        return _derived(step.derive, schema, lambda columns: dates_of(columns.times, step.zone), FieldKind.WORD)
+    part = step.part
+    return _derived(step.derive, schema, lambda columns: part_of(columns.times, part, step.zone), FieldKind.INT)
+
+
 def _bucket(step: BucketStep, schema: Schema) -> _Bound:
     if not field_of(step.bucket, schema).is_number:
         raise wrong(f"{step.bucket} is no number, and so in no bucket")
@@ -175,12 +178,25 @@ def _bucket(step: BucketStep, schema: Schema) -> _Bound:
 def _truncate(step: TruncateStep, schema: Schema) -> _Bound:
     name = step.truncate
     if _own_field(name, schema).kind is not FieldKind.TEXT:
-        raise wrong(f"{name} is no text, and cannot be truncated")
+        raise wrong(f"{name} is no text, and cannot be truncated to a number of characters")
 
     def truncated(columns: Columns) -> Columns:
         different, inverse = distinct(columns.texts[name])
         short = Texts.of([text[: step.to] for text in different.to_list()]).take(inverse)
         return replace(columns, texts={**columns.texts, name: short})
+
+    return _Bound(schema, truncated)
+
+
+def _truncate_time(step: TruncateTimeStep, schema: Schema) -> _Bound:
+    name = step.truncate
+    if _own_field(name, schema).kind is not FieldKind.TIME:
+        raise wrong(f"{name} is no time, and cannot be truncated to a {step.to}")
+
+    def truncated(columns: Columns) -> Columns:
+        different, inverse = distinct(columns.texts[name])
+        short, _ = texts_and_dates(begin_of(micros_of_texts(different), step.to, step.zone))
+        return replace(columns, texts={**columns.texts, name: short.take(inverse)})
 
     return _Bound(schema, truncated)
 
@@ -240,42 +256,3 @@ def _own_field(name: str, schema: Schema) -> Field:
 def _require_new(name: str, schema: Schema) -> None:
     if name.lower() in {field.name.lower() for field in schema.fields}:  # SQLite does not tell capitals apart
         raise wrong(f"there is a field {name!r} already")
-
-
-def part_of(times: Ints, part: str, zone: str) -> Ints:
-    """int64[n] microseconds since 1970 UTC to the hour, weekday (Monday is 0), day of the month or month in a zone."""
-    local = times + _offsets(times, zone)
-    if part == "hour":
-        return local // _HOUR_US % 24
-    days = local // _DAY_US
-    if part == "weekday":
-        return (days + 3) % 7  # 1970 began with a Thursday
-    dates = days.astype("datetime64[D]")
-    months = dates.astype("datetime64[M]")
-    found: Ints = months.astype(np.int64) % 12 + 1 if part == "month" else (dates - months).astype(np.int64) + 1
-    return found
-
-
-def _offsets(times: Ints, zone: str) -> Ints | int:
-    """What local clocks are ahead of UTC, in microseconds: by day, and by minute on days on which that changes."""
-    if zone == "UTC" or not len(times):
-        return 0
-    known = ZoneInfo(zone)
-    days = times // _DAY_US
-    first = int(days.min())
-    is_there = np.zeros(int(days.max()) - first + 1, np.bool_)
-    is_there[days - first] = True
-    ahead, changes = np.zeros(len(is_there), np.int64), np.zeros(len(is_there), np.bool_)
-    for index in np.flatnonzero(is_there).tolist():
-        at = (first + index) * _DAY_MINUTES
-        ahead[index] = _ahead(at, known)
-        changes[index] = ahead[index] != _ahead(at + _DAY_MINUTES, known)
-    offsets: Ints = ahead[days - first]
-    for row in np.flatnonzero(changes[days - first]).tolist():
-        offsets[row] = _ahead(int(times[row]) // _MINUTE_US, known)
-    return offsets
-
-
-def _ahead(minute: int, zone: ZoneInfo) -> int:
-    """In microseconds, at a minute since 1970 UTC. No zone changes within one."""
-    return ((EPOCH + timedelta(minutes=minute)).astimezone(zone).utcoffset() or timedelta()) // _US

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest_service.datasets.expressions import condition_of
-from ingest_service.datasets.steps import part_of
+from ingest_service.datasets.local_times import begin_of, dates_of, part_of
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.schema import Field, FieldKind, Schema
@@ -101,6 +101,45 @@ def test_parts_of_the_time_are_those_of_the_clock_in_the_zone(times: list[int], 
         assert part_of(np.array(times, np.int64), part, zone).tolist() == wanted
 
 
+ZONES = st.sampled_from(
+    ["UTC", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Asia/Kathmandu", "Africa/Cairo"]
+)
+NEAR_CHANGES = st.integers(0, 4 * 10**9) | st.sampled_from([1_541_300_400, 1_540_688_400, 1_604_206_800]).flatmap(
+    lambda second: st.integers(second - 90_000, second + 90_000)
+)
+
+
+@given(st.lists(NEAR_CHANGES.map(lambda second: second * 1_000_000 + 7), max_size=10), ZONES)
+@settings(deadline=None, max_examples=300)
+def test_dates_and_beginnings_are_those_of_the_clock_in_the_zone(times: list[int], zone: str) -> None:
+    """A day begins at its first midnight, or where there is none when the clock goes on."""
+    moments = [datetime.fromtimestamp(time // 1_000_000, ZoneInfo(zone)) for time in times]
+    given_times = np.array(times, np.int64)
+    assert dates_of(given_times, zone).to_list() == [moment.strftime("%Y-%m-%d") for moment in moments]
+    days = [moment.replace(hour=0, minute=0, second=0, fold=0).timestamp() for moment in moments]
+    assert begin_of(given_times, "day", zone).tolist() == [max(int(day) * 1_000_000, 0) for day in days]
+    for unit, begun in (
+        ("minute", [moment.replace(second=0) for moment in moments]),
+        ("hour", [moment.replace(minute=0, second=0) for moment in moments]),
+    ):
+        expected = [max(int(moment.timestamp()) * 1_000_000, 0) for moment in begun]
+        assert begin_of(given_times, unit, zone).tolist() == expected
+
+
+def test_a_date_is_a_field_and_kept_times_are_truncated(tmp_path: Path) -> None:
+    steps = [
+        {"derive": "date", "part": "date", "zone": "Asia/Tokyo"},
+        {"truncate": "bought", "to": "day", "zone": "Europe/Berlin"},
+    ]
+    bought = {"name": "bought", "type": "datetime", "x-keep": True}
+    dataset = described(tmp_path, OWNER, ITEM, TIME, bought, **{"x-transform": steps})
+    data = b"user,item,at,bought\na,b,1583366400000,2020-03-05T00:30:00.25Z\na,c,1583420400000,2020-07-05T22:30:00Z\n"
+    one, other = records(dataset, data)
+    assert (one["date"], one["bought"]) == ("2020-03-05", "2020-03-04T23:00:00.000000Z")
+    assert (other["date"], other["bought"]) == ("2020-03-06", "2020-07-05T22:00:00.000000Z")
+    assert not records(dataset, b"user,item,at,bought\n")
+
+
 def test_fields_are_bucketed_dropped_renamed_and_truncated(tmp_path: Path) -> None:
     steps = [
         {"derive": "level", "bucket": "rating", "edges": [2, 4]},
@@ -168,6 +207,9 @@ def test_a_condition_that_is_none_is_refused_with_the_file(tmp_path: Path, condi
         ({"drop": "user_id"}, "belongs to every record"),
         ({"rename": "event_type", "to": "kind"}, "belongs to every record"),
         ({"truncate": "rating", "to": 3}, "is no text"),
+        ({"truncate": "note", "to": "day"}, "is no time"),
+        ({"truncate": "timestamp", "to": "day"}, "belongs to every record"),
+        ({"truncate": "note", "to": "week"}, "minute"),
         ({"drop": "views"}, "there is no field 'views'"),
         ({"rename": "note", "to": "Rating"}, "already"),
         ({"derive": "body", "part": "hour"}, "of every record"),
