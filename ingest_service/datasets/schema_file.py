@@ -1,6 +1,6 @@
 """Schema files read: what one says as a data set, and what is wrong with it in a sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ingest_service.datasets.kinds import (
     Whole,
 )
 from ingest_service.datasets.schema_model import DatasetFile, FieldOfFile, kept_name
-from ingest_service.datasets.step_model import Step
+from ingest_service.datasets.step_model import Step, StepsOfSettings
 from ingest_service.datasets.steps import with_steps
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.rows import schema
@@ -53,6 +53,17 @@ def load_dataset(path: Path) -> Dataset:
         return with_steps(dataset, steps)
     except RowError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}.") from None
+
+
+def transformed(dataset: Dataset, transform: Sequence[Mapping[str, Any]]) -> Dataset:
+    """The data set after the steps of a configuration. ConfigurationError says what is wrong with one."""
+    try:
+        return with_steps(dataset, StepsOfSettings.model_validate({"transform": transform}).transform)
+    except ValidationError as error:
+        raise ConfigurationError(f"A setting is wrong: {_first(error)}") from None
+    except RowError as error:
+        reason = f"Setting 'transform' is wrong for the data set {dataset.name}: {error.reason}."
+        raise ConfigurationError(reason) from None
 
 
 @lru_cache(maxsize=32)  # a command asks for its data set in several places

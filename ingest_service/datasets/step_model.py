@@ -1,4 +1,7 @@
-"""The steps of `x-transform` in a schema file, as they are written; `steps.py` takes them."""
+"""Steps as they are written, under `x-transform` in a schema file or `[[transform]]` in a configuration.
+
+`steps.py` takes them.
+"""
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
@@ -98,3 +101,9 @@ Step: TypeAlias = Annotated[
     | Annotated[TruncateTimeStep, Tag("truncate time")],
     Discriminator(_kind),
 ]
+
+
+class StepsOfSettings(BaseModel):
+    """What a configuration has under `[[transform]]`."""
+
+    transform: tuple[Step, ...] = Field(max_length=100)

@@ -62,7 +62,10 @@ class _Bound:
 
 
 def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
-    """The data set whose records are those of `dataset` after the steps. RowError says what is wrong with one."""
+    """The data set whose records are those of `dataset`, after steps of its own, after these.
+
+    RowError says what is wrong with one.
+    """
     if not steps:
         return dataset
     bound: list[_Bound] = []
@@ -77,17 +80,19 @@ def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
         schema = bound[-1].schema
 
     def chosen(values: Mapping[str, Any]) -> tuple[Columns, Bools]:
-        columns = dataset.records(values)
-        wanted = np.ones(len(columns), np.bool_)
+        columns, wanted = dataset.chosen(values) if dataset.chosen else (dataset.records(values), None)
+        wanted = np.ones(len(columns), np.bool_) if wanted is None else wanted
         for one in bound:
             if one.keeps is not None:
-                wanted &= one.keeps(columns)
+                wanted = wanted & one.keeps(columns)
             if one.change is not None:
                 columns = one.change(columns)
         return columns, wanted
 
     told = zip(steps, bound, strict=True)
-    named = "; ".join(step.model_dump_json(by_alias=True) + one.key_check for step, one in told)
+    all_told = [dataset.steps] if dataset.steps else []
+    all_told += [step.model_dump_json(by_alias=True) + one.key_check for step, one in told]
+    named = "; ".join(all_told)
     return replace(dataset, schema=schema, records=lambda values: chosen(values)[0], chosen=chosen, steps=named)
 
 

@@ -4,7 +4,7 @@ import json
 import operator
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -333,6 +333,70 @@ def test_other_steps_than_those_of_the_checkpoint_are_refused(cli: Cli) -> None:
             assert "steps" in outcome.stderr
     again = cli.load(path, "--dataset", schema_file(cli, STEPS[:2]), "--restart")
     assert again.counts("sqlite")["written"] + again.counts("sqlite")["merged"] == n_kept
+
+
+WEEKDAYS = """
+[[transform]]
+derive = "weekday"
+part = "weekday"
+
+[[transform]]
+filter = "weekday < 5"
+"""
+
+
+def test_steps_of_the_configuration_are_taken_with_a_built_in_data_set(cli: Cli) -> None:
+    """By every command; and once they are others, the rest is not loaded."""
+    n = 400
+    moments = [datetime.fromtimestamp(1_600_000_000 + i * 30_011, UTC) for i in range(n)]
+    lines = [f"{i % 9},{i},{int(moment.timestamp()) * 1000}" for i, moment in enumerate(moments)]
+    path = cli.file("pairs.csv", "\n".join(["user,item,timestamp", *lines]) + "\n")
+    cli.file("ingest.toml", WEEKDAYS)
+    expected = sorted(moment.weekday() for moment in moments if moment.weekday() < 5)
+    counts = told(cli.load(path))
+    assert (counts["read"], counts["written"], counts["filtered"]) == (n, len(expected), n - len(expected))
+    assert sorted(int(row["weekday"]) for row in cli.rows.values()) == expected
+    assert cli.here("verify", path).code == 0
+    assert "weekday" in cli.here("preview", path).stdout
+    trial = cli.here(
+        "crash-test", path, "--to", "sqlite:///a.db", "--cycles", "1", "--seed", "3", "--checkpoint", "sink"
+    )
+    assert trial.code == 0, trial.stdout + trial.stderr
+    cli.file("ingest.toml", WEEKDAYS.replace("5", "6"))
+    outcome = cli.here("run", path)
+    assert outcome.code == 78
+    assert "[[transform]]" in outcome.stderr
+
+
+def test_steps_of_the_configuration_come_after_those_of_the_schema_file(cli: Cli) -> None:
+    cli.file("ingest.toml", '[[transform]]\nfilter = "level > 0 and rating < 5"\n[[transform]]\ndrop = "hour"\n')
+    path, _ = ratings(cli, 700)
+    counts = told(cli.load(path, "--dataset", schema_file(cli, STEPS)))
+    for row in cli.rows.values():
+        assert float(row["rating"]) in (3, 4)
+        assert "hour" not in row
+    hours = [
+        datetime.fromtimestamp(1_600_000_000 + i * 977, ZoneInfo("Europe/Berlin")).hour
+        for i in range(700)
+        if i % 7 and i % 5 in (2, 3)
+    ]
+    assert counts["written"] == sum(hour != 5 for hour in hours) == len(cli.rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('filter = "rating > 3"', "data set microlens: in step 1 there is no field 'rating'"),
+        ('derive = "h"\npart = "hour"\nzone = "Mars"', "transform.0.*no such time zone"),
+        ('shell = "true"', "transform.0"),
+    ],
+)
+def test_a_wrong_step_of_the_configuration_is_refused(cli: Cli, text: str, reason: str) -> None:
+    cli.file("ingest.toml", f"[[transform]]\n{text}\n")
+    outcome = cli.here("run", cli.file("pairs.csv", "user,item,timestamp\n1,2,1583366400000\n"))
+    assert outcome.code == 78
+    assert re.search(reason, outcome.stderr), outcome.stderr
+    assert not (cli.folder / "interactions.db").exists()
 
 
 def test_a_hash_tells_its_key_to_nobody(cli: Cli) -> None:
