@@ -33,6 +33,11 @@ STEPS: list[dict[str, Any]] = [
     {"filter": "rating >= 3 and hour != 5"},
     {"derive": "level", "bucket": "rating", "edges": [2, 4]},
 ]
+MADE: list[dict[str, Any]] = [
+    {"derive": "twice", "as": "rating * 2", "otherwise": 0},
+    {"derive": "liked", "as": "rating >= 4"},
+    {"derive": "date", "part": "date", "zone": "Asia/Tokyo"},
+]
 SCHEMA = Schema(
     "own", (Field("a", FieldKind.TEXT), Field("i", FieldKind.INT), Field("x", FieldKind.FLOAT)), "a", ("a",)
 )
@@ -310,6 +315,55 @@ def test_a_letter_that_is_mended_into_a_filtered_row_stays_a_letter(cli: Cli) ->
     cli.here("replay", letters, "--dataset", schema_file(cli, STEPS))
     assert [one["code"] for one in cli.dead_letters].count("filtered") == 1
     assert len(cli.rows) == n_rows
+
+
+def test_letters_of_rows_loaded_with_other_steps_are_not_replayed(cli: Cli) -> None:
+    """Mended, they land once the steps are those of the load; until then no letter moves, and no row is written."""
+    cli.load(ratings(cli, 70)[0], "--dataset", schema_file(cli, MADE))
+    (letters,) = cli.folder.rglob("dead-letters.jsonl")
+    letters.write_text(letters.read_text().replace("bad", "4"))
+    before, rows = letters.read_bytes(), cli.rows
+    for other in (MADE[:1], [], [{**MADE[0], "as": "rating * 3"}, *MADE[1:]], MADE[::-1]):
+        outcome = cli.here("replay", letters, "--dataset", schema_file(cli, other))
+        assert outcome.code == 78, outcome.stdout + outcome.stderr
+        assert "steps" in outcome.stderr
+        assert (letters.read_bytes(), cli.rows) == (before, rows)
+    outcome = cli.here("replay", letters, "--dataset", schema_file(cli, MADE))
+    assert outcome.code == 0, outcome.stdout + outcome.stderr
+    landed = [row for key, row in cli.rows.items() if key not in rows]
+    assert len(landed) == 10
+    assert {(float(row["twice"]), row["liked"], row["date"]) for row in landed} == {
+        (8, "true", "2020-09-13"),
+        (8, "true", "2020-09-14"),
+    }
+
+
+def test_preview_verify_and_crash_test_see_the_records_of_the_load(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a step of each kind; what is derived is what a loop over the rows derives."""
+    monkeypatch.setenv("HASH_KEY", KEY)
+    steps = [
+        *MADE,
+        {"derive": "level", "bucket": "twice", "edges": [4, 8]},
+        {"filter": "level > 0 and liked == 'true'"},
+    ]
+    steps += [{"hash": "level", "key": "HASH_KEY"}, {"rename": "liked", "to": "good"}, {"drop": "rating"}]
+    path, _ = ratings(cli, 700)
+    options = ("--dataset", schema_file(cli, steps))
+    counts = told(cli.load(path, *options))
+    wanted = [i for i in range(700) if i % 7 and i % 5 + 1 >= 4]
+    assert counts["written"] == len(wanted) == len(cli.rows)
+    key = blake2b(KEY.encode(), person=b"ingest key").digest()
+    level = {stars: blake2b(str(1 + (stars >= 4)).encode(), key=key, digest_size=16).hexdigest() for stars in (4, 5)}
+    expected = sorted((level[i % 5 + 1], "true", float(2 * (i % 5 + 1))) for i in wanted)
+    assert sorted((row["level"], row["good"], float(row["twice"])) for row in cli.rows.values()) == expected
+    shown = cli.here("preview", path, *options, "-n", "20")
+    assert shown.code == 0, shown.stderr
+    assert {"twice", "good", "date", "level"} <= set(re.findall("[a-z]+", shown.stdout))
+    assert level[4][:8] in shown.stdout
+    assert cli.here("verify", path, *options).code == 0
+    trial = ("--to", "sqlite:///a.db", "--cycles", "1", "--seed", "3", "--checkpoint", "sink")
+    outcome = cli.here("crash-test", path, *options, *trial)
+    assert outcome.code == 0, outcome.stdout + outcome.stderr
 
 
 def test_the_example_of_the_page_is_loaded_as_it_says(cli: Cli) -> None:
