@@ -24,6 +24,7 @@ from benchmarks.sections import (
     serve,
     sqlite,
     startup,
+    transforms,
     versions,
 )
 
@@ -48,6 +49,7 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "growth": growth.figures,
     "serve": serve.figures,
     "schemas": schemas.figures,
+    "transforms": transforms.figures,
     "versions": versions.figures,
     "quick": versions.since_release,
 }

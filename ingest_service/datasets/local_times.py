@@ -1,6 +1,7 @@
 """Times as clocks in a zone show them: parts of them, dates, and when a minute, hour or day began."""
 
 from datetime import timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -56,19 +57,21 @@ def _offsets(times: Ints, zone: str) -> Ints | int:
     known = ZoneInfo(zone)
     days = times // _DAY_US
     first = int(days.min())
-    is_there = np.zeros(int(days.max()) - first + 1, np.bool_)
-    is_there[days - first] = True
+    days -= first
+    is_there = np.zeros(int(days.max()) + 1, np.bool_)
+    is_there[days] = True
     ahead, changes = np.zeros(len(is_there), np.int64), np.zeros(len(is_there), np.bool_)
     for index in np.flatnonzero(is_there).tolist():
         at = (first + index) * _DAY_MINUTES
         ahead[index] = _ahead(at, known)
         changes[index] = ahead[index] != _ahead(at + _DAY_MINUTES, known)
-    offsets: Ints = ahead[days - first]
-    for row in np.flatnonzero(changes[days - first]).tolist():
+    offsets: Ints = ahead[days]
+    for row in np.flatnonzero(changes[days]).tolist():
         offsets[row] = _ahead(int(times[row]) // _MINUTE_US, known)
     return offsets
 
 
+@lru_cache(maxsize=1 << 15)  # a file that is not in order of time has the same days in every block
 def _ahead(minute: int, zone: ZoneInfo) -> int:
     """In microseconds, at a minute since 1970 UTC. No zone changes within one."""
     return ((EPOCH + timedelta(minutes=minute)).astimezone(zone).utcoffset() or timedelta()) // _US
