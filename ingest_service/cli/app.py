@@ -30,6 +30,7 @@ from ingest_service.cli.common import (
 from ingest_service.cli.datasets import datasets
 from ingest_service.cli.ending import code_of
 from ingest_service.cli.estimate import estimate
+from ingest_service.cli.export import export_dynamodb
 from ingest_service.cli.infer import infer
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.popular import popular
@@ -432,6 +433,7 @@ def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], i
 app.command()(show)
 app.command()(infer)
 app.command()(estimate)
+app.command("export-dynamodb")(export_dynamodb)
 app.command()(popular)
 app.command()(datasets)
 app.command()(serve)
