@@ -16,7 +16,13 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
+from ingest_service.analysis.export import Exported, Progress, export
+from ingest_service.analysis.places import ExportPlace
+from ingest_service.config import load_settings
+from ingest_service.errors import Stopped
+from ingest_service.pipeline.run import jobs_of
 from ingest_service.sinks.dynamodb import imports
+from ingest_service.sinks.dynamodb.sink import DynamoDBSink
 from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.buckets import Moto, find_s3
 from tests.helpers import (
@@ -236,6 +242,32 @@ def test_a_killed_export_goes_on(cli: Cli, tmp_path: Path, place: str, request: 
         assert before.items() <= found(into).items()
         assert report["files_written"] == whole["files"] - max(0, at - 2)
     assert export("whole").report["files_written"] == 0
+
+
+async def test_a_stop_leaves_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for while files are written; the same export then writes the others."""
+    monkeypatch.setattr(imports, "MAX_FILE_ITEMS", 20_000)
+    rows = "".join(f"{n % 500},{n},{FIRST_MS + n}\n" for n in range(150_000))
+    (tmp_path / "pairs.csv").write_text(f"{HEADER}\n{rows}")
+    settings = load_settings({"state_dir": tmp_path / "state"})
+    stop = asyncio.Event()
+
+    async def go(progress: Progress) -> Exported:
+        jobs, sink = jobs_of([str(tmp_path / "pairs.csv")], settings), DynamoDBSink("dynamodb://table")
+        return await export(jobs, sink, ExportPlace(str(tmp_path / "out")), stop, progress)
+
+    def stop_while_writing(step: str, **_: object) -> None:
+        if step == "writing":
+            stop.set()
+
+    with pytest.raises(Stopped, match="same command goes on"):
+        await go(stop_while_writing)
+    n_whole = len(items_of(tmp_path / "out"))
+    assert n_whole > 0
+    stop.clear()
+    made = await go(lambda **_: None)
+    assert made.written == len(made.files) - n_whole > 0
+    assert len(by_key(items_of(tmp_path / "out"))) == made.items == 150_000
 
 
 def test_a_place_that_is_taken_is_refused(cli: Cli, tmp_path: Path) -> None:
