@@ -2,8 +2,8 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,6 +47,16 @@ async def beat(held: Held) -> None:
     while True:
         await asyncio.sleep(CHECKPOINT_EVERY_S)
         await held.save()
+
+
+@asynccontextmanager
+async def beating(*all_held: Held) -> AsyncIterator[None]:
+    """With a heartbeat for each, while what is inside goes on."""
+    async with task_group() as tasks:
+        beats = [tasks.create_task(beat(held)) for held in all_held]
+        yield
+        for one in beats:
+            one.cancel()
 
 
 async def give_up(all_held: Sequence[Held], stop: asyncio.Event) -> None:
@@ -103,6 +113,12 @@ class Lane(Held):
         if position == self.found.watermark.position and not self.reader.reached_end:
             return self.found.complete
         return self.reader.reached_end and position.offset == self.reader.position.offset
+
+    async def begin(self) -> None:
+        """Before a row is sent: the sink learns where they go on."""
+        offset = self.found.watermark.position.offset
+        async with beating(self):
+            await self.sink.begin(self.job.stream, offset if offset > self.reader.first.offset else 0)
 
     async def save(self, *, release: bool = False, takes_back: bool = False) -> None:
         """The watermark, and at the end whether the sink has all."""
