@@ -33,7 +33,7 @@ from ingest_service.cli.estimate import estimate
 from ingest_service.cli.export import export_dynamodb
 from ingest_service.cli.infer import infer
 from ingest_service.cli.movielens import movielens
-from ingest_service.cli.popular import popular
+from ingest_service.cli.popular import covisited, popular
 from ingest_service.cli.report import print_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
@@ -435,6 +435,7 @@ app.command()(infer)
 app.command()(estimate)
 app.command("export-dynamodb")(export_dynamodb)
 app.command()(popular)
+app.command()(covisited)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)
