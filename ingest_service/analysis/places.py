@@ -20,7 +20,8 @@ class ExportPlace:
     """`s3://bucket/prefix/` or a folder. ConfigurationError for what neither is."""
 
     def __init__(self, into: str) -> None:
-        if "://" in into and (not into.startswith("s3://") or not urlsplit(into).hostname):
+        bucket = urlsplit(into).netloc if into.startswith("s3://") else ""
+        if "://" in into and (not bucket or "@" in bucket):  # before which a secret may stand
             raise ConfigurationError("DynamoDB imports from S3; name s3://bucket/prefix/ or a folder with --into.")
         if "://" not in into and Path(into).exists() and not Path(into).is_dir():
             raise ConfigurationError(f"{into} is no folder; name one, or s3://bucket/prefix/, with --into.")

@@ -26,6 +26,7 @@ from ingest_service.sinks.dynamodb.sink import DynamoDBSink
 from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.buckets import Moto, find_s3
 from tests.helpers import (
+    CANARY_AWS_SECRET,
     HEADER,
     Cli,
     Outcome,
@@ -358,6 +359,7 @@ def test_mistakes_are_said(cli: Cli) -> None:
     for arguments, code, says in (
         ((file, "--into=gs://bucket/x"), 78, "from S3"),
         ((file, "--into=s3:///x"), 78, "from S3"),
+        ((file, f"--into=s3://key:{CANARY_AWS_SECRET}@bucket/x"), 78, "from S3"),
         ((file, f"--into={file}"), 78, "no folder"),
         ((file, "--into=out", "--to=sqlite:///x.db"), 78, "is none"),
         (("-", "--into=out"), 2, "Standard input"),
