@@ -30,10 +30,11 @@ from ingest_service.cli.common import (
 from ingest_service.cli.datasets import datasets
 from ingest_service.cli.ending import code_of
 from ingest_service.cli.estimate import estimate
+from ingest_service.cli.export import export_dynamodb
 from ingest_service.cli.infer import infer
 from ingest_service.cli.loading import CheckpointPlace, StateDir, load_jobs
 from ingest_service.cli.movielens import movielens
-from ingest_service.cli.popular import popular
+from ingest_service.cli.popular import covisited, popular
 from ingest_service.cli.report import print_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
@@ -421,8 +422,10 @@ def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], i
 app.command()(show)
 app.command()(infer)
 app.command()(estimate)
+app.command("export-dynamodb")(export_dynamodb)
 app.command()(popular)
 app.command()(split)
+app.command()(covisited)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)
