@@ -92,7 +92,7 @@ async def replay(
             held.append(one)
         async with beating(*held):
             for one in held:
-                await one.sink.begin(stream_named(source), None)
+                await one.sink.begin(one.found.written_as, None)
             await _replay_file(path, held, dataset, columns, stop, progress, report)
     return report
 

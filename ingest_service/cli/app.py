@@ -30,12 +30,15 @@ from ingest_service.cli.common import (
 from ingest_service.cli.datasets import datasets
 from ingest_service.cli.ending import code_of
 from ingest_service.cli.estimate import estimate
+from ingest_service.cli.export import export_dynamodb
 from ingest_service.cli.infer import infer
+from ingest_service.cli.loading import CheckpointPlace, StateDir, load_jobs
 from ingest_service.cli.movielens import movielens
-from ingest_service.cli.popular import popular
+from ingest_service.cli.popular import covisited, popular
 from ingest_service.cli.report import print_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
+from ingest_service.cli.split import split
 from ingest_service.errors import UsageError
 from ingest_service.runtime.process import stop_on_signals
 from ingest_service.telemetry.stderr import open_all
@@ -62,10 +65,6 @@ Sources = Annotated[
     list[str],
     typer.Argument(metavar="SOURCE", help="Files, patterns, '-' for standard input, or archive.zip#member."),
 ]
-CheckpointPlace = Annotated[
-    str | None, typer.Option("--checkpoint", metavar="sink|file:DIR", help="Where checkpoints are kept.")
-]
-StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where dead letters are kept.")]
 
 
 @app.command()
@@ -141,18 +140,9 @@ def _compare(sources: Sequence[str], report: "Report", settings: "Settings") -> 
 
 
 async def _run(sources: Sequence[str], settings: "Settings", *, restart: bool) -> "Report":
-    from ingest_service.pipeline.run import jobs_of, run, sinks_of
-    from ingest_service.telemetry.listeners import listening
-    from ingest_service.telemetry.show import RunObserver, show_on_stderr
+    from ingest_service.pipeline.run import jobs_of
 
-    jobs = jobs_of(sources, settings, restart=restart)
-    sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
-    stop = stop_on_signals()
-    with listening("run", settings) as listeners:
-        gc.enable()
-        gc.freeze()  # what the imports made lives as long as the process: no collection need look at it again
-        with show_on_stderr(len(jobs)) as show:
-            return await run(jobs, sinks, stop, RunObserver(show, listeners))
+    return await load_jobs(jobs_of(sources, settings, restart=restart), settings, stop_on_signals())
 
 
 @app.command()
@@ -432,7 +422,10 @@ def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], i
 app.command()(show)
 app.command()(infer)
 app.command()(estimate)
+app.command("export-dynamodb")(export_dynamodb)
 app.command()(popular)
+app.command()(split)
+app.command()(covisited)
 app.command()(datasets)
 app.command()(serve)
 app.add_typer(movielens)

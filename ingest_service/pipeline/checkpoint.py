@@ -88,6 +88,12 @@ class Checkpoint:
     updated_at: str = ""
     epoch: str = ""  # of the place where the rows are, if the checkpoint is kept elsewhere
     place: Place | None = None  # that place; the first versions did not note it
+    generation: int = 0  # how many other sources there were by this name before
+
+    @property
+    def written_as(self) -> str:
+        """The stream for a sink that keeps rows by where they stood: those of another source are not to be replaced."""
+        return f"{self.stream}.{self.generation:04d}" if self.generation else self.stream
 
 
 def encode(checkpoint: Checkpoint) -> str:
@@ -108,6 +114,8 @@ def encode(checkpoint: Checkpoint) -> str:
         "epoch": checkpoint.epoch,
         "place": asdict(checkpoint.place) if checkpoint.place else None,
     }
+    if checkpoint.generation:
+        content["generation"] = checkpoint.generation
     if unended is not None:  # whoever does not know it refuses a line that went on, as ever
         content["unended"] = {**asdict(unended.position), "counts": unended.counts.as_json()}
     return json.dumps({**content, "checksum": _checksum(content)}, separators=(",", ":"))
@@ -142,6 +150,7 @@ def decode(text: str, stream: str, sink: str) -> Checkpoint:
         content["updated_at"],
         content.get("epoch", ""),  # the first checkpoints had none
         Place(**content["place"]) if content.get("place") else None,
+        content.get("generation", 0),
     )
 
 
@@ -181,9 +190,17 @@ class Lease:
         return self._current is not None and self._current.holder is None
 
     async def acquire(
-        self, source: Fingerprint, start: Watermark, *, restart: bool, lease_s: float = LEASE_S
+        self,
+        source: Fingerprint,
+        start: Watermark,
+        *,
+        restart: bool,
+        is_another: bool = False,
+        lease_s: float = LEASE_S,
     ) -> Checkpoint:
         """Take the lease and return the checkpoint to go on from; `start` is for a stream without one.
+
+        is_another: whether the source is another one by the same name, so that what was loaded of it stays.
 
         LeaseHeld if another runner is alive. CheckpointDamaged and RowsGone unless `restart`, which begins again at
         `start`.
@@ -203,8 +220,8 @@ class Lease:
                     await asyncio.sleep(_POLL_S)
                     continue
             if found is None or restart:
-                fence = found.fence if found else 0
-                mine = Checkpoint(self._stream, self._sink, source, start, fence=fence)
+                fence, generation = (found.fence, found.generation + is_another) if found else (0, 0)
+                mine = Checkpoint(self._stream, self._sink, source, start, fence=fence, generation=generation)
             else:
                 mine = found
                 if found.epoch:

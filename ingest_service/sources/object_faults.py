@@ -24,6 +24,7 @@ _WANTS_TLS: Final = "it wants TLS: https://"
 # What waiting cannot mend. A place that may only be read through what a service allows has Python's own errors.
 _LASTING: Final = (
     (r"HTTPS port", _WANTS_TLS),
+    (r"NoSuchBucket", "there is no such bucket; make it, or name another one"),
     (r"ExpiredToken", "the credentials have expired; renew them"),
     (
         r"AuthorizationHeaderMalformed|PermanentRedirect|without LOCATION|status code: 301\b",

@@ -105,6 +105,16 @@ def exists(address: Address) -> bool:
     return True
 
 
+def sizes_below(address: Address) -> dict[str, int]:
+    """The objects in the folder that this one is in, and in those below: what each is called there, and its bytes."""
+    import obstore
+
+    folder = "".join(address.path.rpartition("/")[:2])
+    with errors_translated(address.uri):
+        found = [one for some in obstore.list(address.store(), prefix=folder or None) for one in some]
+    return {one["path"].removeprefix(folder): one["size"] for one in found}
+
+
 def get_whole(address: Address) -> bytes:
     """SourceNotFound if it is not there."""
     import obstore

@@ -167,6 +167,33 @@ def test_replayed_rows_are_there_once_and_win(cli: Cli) -> None:
     assert len(parquet_rows(cli.folder / "lake")) == 1
 
 
+@pytest.mark.parametrize(
+    "second", ["8,8,1583366500000\n8,9,1583366501000\n8,10,1583366502000\n", "9,9,1583366600000\n"]
+)
+def test_another_file_by_the_same_name_takes_nothing_away(cli: Cli, second: str) -> None:
+    """Rows of the file that was there before stay, as in every sink; those of the same file are replaced."""
+    path = cli.file("pairs.csv", f"{HEADER}\n7,8,1583366400000\n7,9,1583366401000\n")
+    cli.load(path, "--to", "parquet:///lake")
+    path.write_text(f"{HEADER}\n{second}")
+    for _ in range(2):
+        cli.load(path, "--to", "parquet:///lake", "--restart")
+        assert len(parquet_rows(cli.folder / "lake")) == 2 + second.count("\n")
+    assert cli.load(path, "--to", "parquet:///lake").report["sources"][0]["rows_now"] == 0
+    with path.open("a") as file:
+        file.write("8,11,1583366503000\n")
+    cli.load(path, "--to", "parquet:///lake", "--restart")
+    assert len(parquet_rows(cli.folder / "lake")) == 3 + second.count("\n")
+
+
+def test_each_standard_input_is_a_source_of_its_own(cli: Cli) -> None:
+    """It cannot be read again, so nothing of an earlier one is taken away."""
+    for row in ("7,8,1583366400000", "7,9,1583366401000", "7,9,1583366402000"):
+        outcome = cli.run("run", "-", "--to", "parquet:///lake", stdin=f"{HEADER}\n{row}\n")
+        assert outcome.code == 0, outcome.stderr
+    rows = parquet_rows(cli.folder / "lake")
+    assert (len(rows), len({row["_source"] for row in rows})) == (3, 3)
+
+
 def test_equal_keys_are_told_apart_by_where_they_stood(cli: Cli) -> None:
     """Of two chunks; the documented query has the later row, as SQLite does."""
     fields = "name: own\nschema:\n  fields:\n"

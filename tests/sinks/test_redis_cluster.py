@@ -120,6 +120,19 @@ def test_a_file_goes_to_all_nodes(cluster: Cluster, cli: Cli) -> None:
     assert "pairs.csv" in status.stdout
 
 
+def test_lists_are_replaced_in_a_cluster(cluster: Cluster, cli: Cli) -> None:
+    """Of `covisited`: new ones are made at the node that has the old ones, whatever braces the key has."""
+    file = cli.file("pair.csv", f"{HEADER}\n1,2,{FIRST_MS}\n1,3,{FIRST_MS}\n")
+    for key in ("rec:covisited", "rec:{of}:covisited"):
+        for _ in range(2):
+            outcome = cli.here("covisited", file, "--to", cluster.url, "--as-of=latest", f"--key={key}")
+            assert outcome.code == 0, outcome.stderr
+    keys = [
+        key for node in cluster.nodes for key in cluster.ask(node, "KEYS", "rec:*") + cluster.ask(node, "KEYS", "{*")
+    ]
+    assert sorted(set(keys)) == ["rec:covisited", "rec:{of}:covisited"]
+
+
 async def test_a_user_is_read_from_the_node_that_has_it(cluster: Cluster) -> None:
     """`recent` and `check` ask the right master."""
     rows = interactions(60, users=20)

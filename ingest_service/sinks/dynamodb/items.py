@@ -1,7 +1,7 @@
 """What rows become in DynamoDB: items as ready-made JSON, in requests of 25.
 
 Limits (docs.aws.amazon.com, BatchWriteItem and "Service quotas"): 25 items and 16 MB a request, 400 KB an item, no
-two writes to one key in a request, hash key 1 to 2,048 bytes, range key 1 to 1,024.
+two writes to one key in a request, hash key 1 to 2,048 bytes, range key 1 to 1,024, numbers from 1e-130 to below 1e126.
 """
 
 import json
@@ -15,12 +15,13 @@ import numpy as np
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.schema import Schema
-from ingest_service.rows.texts import Piece, concatenate, decimals, lengths
+from ingest_service.rows.texts import Piece, Texts, concatenate, decimals, lengths
 from ingest_service.sinks.fields import EVENT_KEY, event_key, json_safe, number_texts, stored_texts
 
 ITEMS_PER_REQUEST = 25
 MAX_ITEM_BYTES = 400 * 1024
 MAX_HASH_BYTES, MAX_RANGE_BYTES = 2048, 1024
+LEAST_NUMBER, NUMBERS_END = 1e-130, 1e126
 EXPIRES_AT = "expires_at"
 UNIT_BYTES = 1024  # what one write capacity unit pays for
 _NUMBER_BYTES = 21  # the most that DynamoDB counts for a number
@@ -50,19 +51,41 @@ def expiry_s(columns: Columns, ttl_s: int) -> Ints:
 
 def encode(columns: Columns, ttl_s: int | None) -> tuple[bytes, Ints]:
     """Each row as a put request in DynamoDB's JSON, with a comma before it; and where each ends."""
+    return _joined([b',{"PutRequest":', *_item(columns, ttl_s), b"}"])
+
+
+def lines(columns: Columns, ttl_s: int | None) -> tuple[bytes, Ints]:
+    """Each row as a line that DynamoDB imports, `{"Item":{…}}`; and where each ends."""
+    return _joined([*_item(columns, ttl_s), b"\n"])
+
+
+def line_bytes(columns: Columns, ttl_s: int | None) -> Ints:
+    """How long each of these lines is."""
+    return np.zeros(len(columns), np.int64) + lengths([*_item(columns, ttl_s), b"\n"])
+
+
+def key_texts(columns: Columns) -> Texts:
+    """Owner and key of each item as one text; a quotation mark, which JSON escapes, stands between them."""
+    columns = json_safe(columns)
+    return concatenate([columns.texts[columns.schema.owner], b'"', *event_key(columns)])
+
+
+def _item(columns: Columns, ttl_s: int | None) -> list[Piece]:
     columns = json_safe(columns)
     pieces: list[Piece] = []
     for name in stored_texts(columns.schema):
-        pieces += [
-            f'"}},"{name}":{{"S":"'.encode() if pieces else f',{{"PutRequest":{{"Item":{{"{name}":{{"S":"'.encode()
-        ]
+        pieces += [f'"}},"{name}":{{"S":"'.encode() if pieces else f'{{"Item":{{"{name}":{{"S":"'.encode()]
         pieces += _values(columns, name)
     if ttl_s is not None:
         expires = decimals(expiry_s(columns, ttl_s))
         pieces += [f'"}},"{EXPIRES_AT}":{{"N":"'.encode(), expires]
     for name, numbers in number_texts(columns).items():
         pieces += [f'"}},"{name}":{{"N":"'.encode(), numbers]
-    items = concatenate([*pieces, b'"}}}}'])
+    return [*pieces, b'"}}}']
+
+
+def _joined(pieces: list[Piece]) -> tuple[bytes, Ints]:
+    items = concatenate(pieces)
     return items.buffer.tobytes(), items.starts + items.widths
 
 
@@ -87,6 +110,14 @@ def good_keys(columns: Columns) -> Bools:
     good = np.ones(len(columns), np.bool_)
     for size, most in ((hash_bytes, MAX_HASH_BYTES), (range_bytes, MAX_RANGE_BYTES)):
         good &= (np.asarray(size) >= 1) & (np.asarray(size) <= most)
+    return good
+
+
+def good_numbers(columns: Columns) -> Bools:
+    good = np.ones(len(columns), np.bool_)
+    for numbers in columns.numbers.values():
+        size = np.abs(numbers.astype(np.float64))
+        good &= (size < NUMBERS_END) & ((size >= LEAST_NUMBER) | (size == 0))
     return good
 
 

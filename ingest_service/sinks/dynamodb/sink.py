@@ -43,6 +43,7 @@ from ingest_service.sinks.dynamodb.items import (
     encode,
     expiry_s,
     good_keys,
+    good_numbers,
     item_bytes,
     key_of,
     kinds,
@@ -74,6 +75,7 @@ declare_codes(
 _SLICE_ROWS = 200 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON text in memory
 _TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")
 _BAD_KEY = ("bad_key", "A key is empty or longer than DynamoDB takes.")
+_BAD_NUMBER = ("refused", "A number is larger or smaller than DynamoDB takes.")
 _START_CONCURRENCY = 8
 _NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 _EXPIRED = (
@@ -161,19 +163,27 @@ class DynamoDBSink(Sink[Ints]):
         await self._send_all(rows, chunk, dead)
         return Written(len(rows) - len(dead), chunk.accepted - len(rows), dead)
 
-    def _requests(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> list["Request"]:
-        """These rows of a chunk in requests; those that break a limit go to `dead`."""
+    def fitting(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> tuple[Ints, Columns]:
+        """Of these rows of a chunk those that are within DynamoDB's limits; the others go to `dead`."""
         columns = chunk.columns.take(rows)
-        size_bytes = item_bytes(columns)
-        good_key, good_size = good_keys(columns), size_bytes <= MAX_ITEM_BYTES
-        good = good_key & good_size
+        checks = (
+            (good_keys(columns), _BAD_KEY),
+            (item_bytes(columns) <= MAX_ITEM_BYTES, _TOO_LARGE),
+            (good_numbers(columns), _BAD_NUMBER),
+        )
+        good = np.logical_and.reduce([fits for fits, _ in checks])
         if not good.all():
             for i in np.flatnonzero(~good).tolist():
-                code, reason = _TOO_LARGE if good_key[i] else _BAD_KEY
+                code, reason = next(why for fits, why in checks if not fits[i])
                 dead.append(chunk.dead_row(int(rows[i]), self.name, code, reason))
-            rows, columns, size_bytes = rows[good], columns.take(np.flatnonzero(good)), size_bytes[good]
+            rows, columns = rows[good], columns.take(np.flatnonzero(good))
         self._note_expired(columns)
-        units = -(-size_bytes // UNIT_BYTES)
+        return rows, columns
+
+    def _requests(self, rows: Ints, chunk: Chunk, dead: list[DeadRow]) -> list["Request"]:
+        """These rows of a chunk in requests; those that break a limit go to `dead`."""
+        rows, columns = self.fitting(rows, chunk, dead)
+        units = -(-item_bytes(columns) // UNIT_BYTES)
         text, ends = encode(columns, self.options.ttl_s)
         return Request.several(rows, units, text, ends, self.rate.piece(ITEMS_PER_REQUEST))
 
@@ -343,9 +353,9 @@ class DynamoDBSink(Sink[Ints]):
             query["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
 
     async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> list[VideoInteraction]:
-        """A user's interactions in [since, until), oldest first."""
+        """A user's interactions in [since, until), oldest first, or so many of them."""
         values = {
             ":user": {"S": str(user_id)},
             ":since": {"S": timestamp_text(since) if since else " "},
@@ -359,13 +369,14 @@ class DynamoDBSink(Sink[Ints]):
                 "ConsistentRead": True,
                 "KeyConditionExpression": "user_id = :user AND event_key BETWEEN :since AND :until",
                 "ExpressionAttributeValues": values,
+                **({} if limit is None else {"Limit": limit - len(found)}),
                 **more,
             }
             reply = await self.retrier.call(lambda query=query: self.client.call("query", **query))  # type: ignore[misc]
             for item in reply["Items"]:
                 item.pop(EXPIRES_AT, None)
                 found.append(interaction_of({name: _value(one, is_float=False) for name, one in item.items()}))
-            if "LastEvaluatedKey" not in reply:
+            if "LastEvaluatedKey" not in reply or len(found) == limit:
                 return found
             more = {"ExclusiveStartKey": reply["LastEvaluatedKey"]}
 

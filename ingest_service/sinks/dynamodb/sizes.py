@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns
-from ingest_service.sinks.dynamodb.items import EXPIRES_AT, UNIT_BYTES, expiry_s, text_bytes
+from ingest_service.sinks.dynamodb.items import EXPIRES_AT, UNIT_BYTES, expiry_s, line_bytes, text_bytes
 from ingest_service.sinks.sizes import Found, Sizes, Tally
 
 PARTITION_UNITS = 1_000  # a second, which one partition takes, and so one user
@@ -62,16 +62,18 @@ class DynamoDBTally(Tally):
         self._ttl_s = ttl_s
         self._units_per_s = units_per_s or NEW_TABLE_UNITS
         self._prices = Prices.of(prices)
-        self._n = self._units = self._bytes = 0
+        self._n = self._units = self._bytes = self._line_bytes = 0
 
     def add(self, columns: Columns) -> None:
         sizes = _item_bytes(columns, self._ttl_s)
         self._n += len(columns)
         self._units += int((-(-sizes // UNIT_BYTES)).sum())
         self._bytes += int(sizes.sum())
+        self._line_bytes += int(line_bytes(columns, self._ttl_s).sum())
 
     def sizes(self, found: Found) -> Sizes:
         item_bytes = self._bytes / max(self._n, 1)
+        imported = found.kept * self._line_bytes / max(self._n, 1)
         stored = found.kept * (item_bytes + _OVERHEAD_BYTES) / _GB
         prices = self._prices
         sizes: Sizes = {
@@ -81,7 +83,8 @@ class DynamoDBTally(Tally):
             "usd_on_demand": round(self._units / 1e6 * prices.usd_per_million_write_units, 4),
             "usd_provisioned": round(self._units / 3_600 * prices.usd_per_unit_hour, 4),
             "usd_storage_a_month": round(stored * prices.usd_per_gb_month, 4),
-            "usd_import_from_s3": round(found.kept * item_bytes / _GB * prices.usd_per_gb_imported, 4),
+            "import_bytes": round(imported),
+            "usd_import_from_s3": round(imported / _GB * prices.usd_per_gb_imported, 4),
             "prices": f"{prices.region}, {prices.date}",
             "units_of_largest_user": self._of_largest(found),
         }

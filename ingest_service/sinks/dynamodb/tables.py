@@ -17,6 +17,18 @@ _ENABLED = ("ENABLED", "ENABLING")
 ROW_KEYS = ("user_id", "event_key")
 
 
+def definition(table: str, keys: Sequence[str] = ROW_KEYS) -> dict[str, Any]:
+    """What a new table is made with."""
+    return {
+        "TableName": table,
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in keys],
+        "KeySchema": [
+            {"AttributeName": name, "KeyType": kind} for name, kind in zip(keys, ("HASH", "RANGE"), strict=False)
+        ],
+    }
+
+
 class Tables:
     """`table` is for rows, which expire or not, and `checkpoint_table` for checkpoints."""
 
@@ -94,19 +106,8 @@ class Tables:
         return await self._retrier.call(attempt)
 
     async def _create(self, table: str) -> None:
-        keys = self._keys[table]
-
         async def attempt() -> None:
-            await self._client.call(
-                "create_table",
-                TableName=table,
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in keys],
-                KeySchema=[
-                    {"AttributeName": name, "KeyType": kind}
-                    for name, kind in zip(keys, ("HASH", "RANGE"), strict=False)
-                ],
-            )
+            await self._client.call("create_table", **definition(table, self._keys[table]))
 
         await self._retrier.call(attempt)
         await self._found(table)

@@ -171,12 +171,13 @@ class ParquetSink(Sink[Rows]):
         return (await self.history(user_id, None, None))[: -limit - 1 : -1]
 
     async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> list[VideoInteraction]:
         """A user's interactions in [since, until), oldest first. All files are looked through."""
         from ingest_service.sinks.parquet.reading import interactions_of
 
-        return await finish_in_thread(lambda: interactions_of(self._folder.listed(), str(user_id), since, until))
+        found = await finish_in_thread(lambda: interactions_of(self._folder.listed(), str(user_id), since, until))
+        return found[:limit]
 
     @asynccontextmanager
     async def scratch(self, url: str, folder: Path) -> AsyncIterator[str]:

@@ -248,14 +248,14 @@ class SQLiteSink(Sink[Packed]):
         return await self._select("WHERE user_id = ? ORDER BY event_key DESC LIMIT ?", (str(user_id), limit))
 
     async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> list[VideoInteraction]:
-        """A user's interactions in [since, until), oldest first."""
+        """A user's interactions in [since, until), oldest first, or so many of them."""
         low = timestamp_text(since) if since else ""
         high = timestamp_text(until) if until else "~"
         return await self._select(
-            "WHERE user_id = ? AND event_key >= ? AND event_key < ? ORDER BY event_key",
-            (str(user_id), low, high),
+            "WHERE user_id = ? AND event_key >= ? AND event_key < ? ORDER BY event_key LIMIT ?",
+            (str(user_id), low, high, -1 if limit is None else limit),
         )
 
     async def _select(self, where: str, values: Sequence[object]) -> list[VideoInteraction]:
