@@ -366,6 +366,39 @@ def test_preview_verify_and_crash_test_see_the_records_of_the_load(cli: Cli, mon
     assert outcome.code == 0, outcome.stdout + outcome.stderr
 
 
+@pytest.fixture
+def servers(
+    redis_db_url: str, dynamodb_url: str, table: str, mongodb_db_url: str, postgresql_schema_url: str
+) -> list[str]:
+    endpoint = f"endpoint={dynamodb_url}"
+    dynamodb = f"dynamodb://{table}?checkpoint_table={table}_checkpoints&{endpoint}"
+    return [redis_db_url, dynamodb, mongodb_db_url, postgresql_schema_url]
+
+
+def test_every_server_holds_what_steps_made(cli: Cli, servers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the built-in data set, with a field of each kind: `verify` reads the rows back and finds no difference."""
+    monkeypatch.setenv("HASH_KEY", KEY)
+    steps = [
+        'derive = "share"\nas = "hour / 23"\notherwise = 0.0',
+        'derive = "late"\nas = "hour > 18"',
+        'derive = "label"\nas = "upper(event_type) + \' ü\'"',
+        'derive = "date"\npart = "date"',
+        'filter = "hour != 3"',
+        'hash = "hour"\nkey = "HASH_KEY"',
+    ]
+    text = "".join(f"[[transform]]\n{step}\n" for step in ('derive = "hour"\npart = "hour"', *steps))
+    cli.file("ingest.toml", text)
+    lines = [f"{i % 9},{i},{1_600_000_000_000 + i * 3_001_000}" for i in range(200)]
+    path = cli.file("pairs.csv", "\n".join(["user,item,timestamp", *lines]) + "\n")
+    to = [word for url in servers for word in ("--to", url)]
+    assert cli.here("check", "--create", *to).code == 0
+    cli.load(path, *to)
+    verified = cli.here("verify", path, *to)
+    assert verified.code == 0, verified.stdout + verified.stderr
+    shown = cli.here("show", "5", *to)
+    assert shown.stdout.count("CLICK ü") >= 4 * 20, shown.stdout
+
+
 def test_the_example_of_the_page_is_loaded_as_it_says(cli: Cli) -> None:
     (example,) = re.findall(r"<<'END'\n(.*?)^END$", (ROOT / "docs" / "TRANSFORMS.md").read_text(), re.M | re.S)
     schema = cli.file("ratings.yaml", example)
