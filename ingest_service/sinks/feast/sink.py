@@ -59,8 +59,11 @@ class FeastSink(ServerSink[Prepared]):
             raise ConfigurationError(f"{self.name} writes to a single Redis, and this one is a cluster.")
 
     async def survey(self, columns: Columns) -> list[Finding]:
-        self.view.require(columns)
-        return await super().survey(columns)
+        try:
+            self.view.require(columns)
+        except ConfigurationError as error:
+            return [Finding("features", False, str(error))]
+        return [Finding("features", True, "all can be written"), *await super().survey(columns)]
 
     def prepare(self, chunk: Chunk) -> Prepared:
         self.view.require(chunk.columns)
