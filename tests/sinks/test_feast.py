@@ -15,25 +15,27 @@ from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.sinks.base import AnySink, Written
 from ingest_service.sinks.feast.values import field_hash
-from ingest_service.sinks.testing import (  # noqa: F401 (of the contract, what holds for one record a user)
-    Kit,
-    Stored,
-    sink,
-    test_a_cancellation_is_never_swallowed,
+from ingest_service.sinks.testing import Kit, Stored, sink  # noqa: F401 (a fixture)
+from ingest_service.sinks.testing.keeping import (  # noqa: F401 (of the contract, what holds for one record a user)
     test_a_damaged_checkpoint_is_refused,
-    test_a_sink_that_is_down_is_unhealthy,
     test_a_watermark_is_found_by_the_next_runner,
     test_a_zombie_is_fenced,
-    test_an_empty_chunk_is_nothing_to_write,
     test_an_epoch_stays,
-    test_check_finds_everything_in_order,
     test_checkpoints_change_by_compare_and_swap,
     test_checkpoints_of_streams_are_apart,
-    test_close_is_safe_at_any_time,
-    test_health_is_told_by_name,
     test_of_many_swaps_at_once_one_is_made,
 )
+from ingest_service.sinks.testing.reading import (  # noqa: F401
+    test_a_sink_that_is_down_is_unhealthy,
+    test_check_finds_everything_in_order,
+    test_close_is_safe_at_any_time,
+    test_health_is_told_by_name,
+)
 from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions, store
+from ingest_service.sinks.testing.writing import (  # noqa: F401
+    test_a_cancellation_is_never_swallowed,
+    test_an_empty_chunk_is_nothing_to_write,
+)
 from tests.helpers import UNREACHABLE, Cli
 from tests.test_recovery import kill_again_and_again
 
