@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 import redis
 
+from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import BLOCK_BYTES
 from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.sinks.base import AnySink, Written
@@ -36,7 +38,11 @@ from ingest_service.sinks.testing.writing import (  # noqa: F401
     test_a_cancellation_is_never_swallowed,
     test_an_empty_chunk_is_nothing_to_write,
 )
+from ingest_service.sinks.urls import sink_at
 from tests.helpers import UNREACHABLE, Cli
+from tests.servers import ROOT, find_redis
+from tests.sinks.test_redis import restricted
+from tests.sinks.test_redis_cluster import Cluster, running  # noqa: F401 (a fixture)
 from tests.test_recovery import kill_again_and_again
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("feast_golden.json").read_text())
@@ -355,3 +361,24 @@ def test_what_was_loaded_is_not_verified(redis_db_url: str, cli: Cli) -> None:
     cli.load(*arguments)
     outcome = cli.here("verify", *arguments)
     assert outcome.code == 78 and "feast is a kind of sink that cannot be read back." in outcome.stderr
+
+
+def test_the_rights_of_the_page_suffice(tmp_path: Path, cli: Cli) -> None:
+    """A user with these and no others checks, loads and resumes."""
+    page = (ROOT / "docs" / "FEAST.md").read_text()
+    (rights,) = re.findall(r"Rights: `(.*?)` on `~\*`", page)
+    path = ratings(cli.folder / "ratings.csv", [(1, 7, 4.5, 100)])
+    with find_redis(tmp_path) as server:
+        arguments = (path, "--dataset", "movielens", "--to", feast(restricted(server, *rights.split()), RATINGS))
+        for command in ("check", "run", "run", "status"):
+            outcome = cli.here(command, *arguments)
+            assert outcome.code == 0, outcome.stdout + outcome.stderr
+        assert hashes(server.url) == dict([rated(1, 7, 4.5, 100)])
+
+
+async def test_a_cluster_is_refused(running: Cluster) -> None:  # noqa: F811
+    """Its other nodes hold keys that the first would not take."""
+    refused = sink_at(feast(running.url, RATINGS))
+    with pytest.raises(ConfigurationError, match="this one is a cluster"):
+        await refused.open()
+    await refused.close()
