@@ -48,6 +48,10 @@ class Bench:
         return self.stack.enter_context(stores.postgresql(self.work))
 
     @cached_property
+    def parquet(self) -> Store:
+        return stores.parquet(self.work)
+
+    @cached_property
     def sqlite(self) -> Store:
         return stores.sqlite(self.work)
 

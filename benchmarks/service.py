@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
+from itertools import repeat
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, Final
@@ -100,11 +101,12 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 
 @dataclass
 class Pollers:
-    """Clients that ask for the list of runs again and again, from a thread of their own."""
+    """Clients that ask again and again, by default for the list of runs, from a thread of their own."""
 
     url: str
     clients: int
     every_s: float
+    paths: Iterator[str] = field(default_factory=lambda: repeat("/v1/runs"))
     latencies_s: list[float] = field(default_factory=list)
     failures: int = 0
 
@@ -134,7 +136,7 @@ class Pollers:
         while not stop.is_set():
             began = time.perf_counter()
             try:
-                async with session.get("/v1/runs") as response:
+                async with session.get(next(self.paths)) as response:
                     await response.read()
                     self.failures += response.status != 200
             except aiohttp.ClientError:

@@ -121,6 +121,17 @@ def said(port: int) -> dict[str, Any]:
     return counts
 
 
+def parquet(directory: Path) -> Store:
+    folder = directory / "lake"
+
+    def count() -> int:
+        import pyarrow.parquet
+
+        return sum(pyarrow.parquet.read_metadata(path).num_rows for path in folder.glob("**/*.parquet"))
+
+    return Store(url=f"parquet:///{folder}", clear=lambda: shutil.rmtree(folder, ignore_errors=True), count=count)
+
+
 def sqlite(directory: Path) -> Store:
     path = directory / "interactions.db"
 

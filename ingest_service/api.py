@@ -21,6 +21,7 @@ from ingest_service.rows.interaction import VideoInteraction
 from ingest_service.sinks.abilities import AnswersHistory, AnswersRecent
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.items import with_titles
+from ingest_service.sinks.kept import Kept
 from ingest_service.sources.local import FileSource
 
 T = TypeVar("T")
@@ -46,13 +47,13 @@ class InteractionStore:
         if not self._urls:
             raise ConfigurationError("A store needs at least one sink.")
         sinks_of(self._urls)  # refuses a wrong URL now rather than at the first use
-        self._kept: _Kept | None = None
+        self._kept: Kept | None = None
         self._datasets: dict[str, Dataset] = {}  # those that were asked about, by name
 
     async def __aenter__(self) -> Self:
         if self._kept is not None:
             raise RuntimeError("the store is open already")
-        self._kept = _Kept(self.sinks())
+        self._kept = Kept(self.sinks())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,35 +129,16 @@ class InteractionStore:
         return self._datasets[name].stored_id(str(user))
 
     @asynccontextmanager
-    async def _asked(self) -> AsyncIterator["_Kept"]:
+    async def _asked(self) -> AsyncIterator[Kept]:
         """The sinks that are kept, or new ones for this question."""
         if self._kept is not None:
             yield self._kept
             return
-        kept = _Kept(self.sinks())
+        kept = Kept(self.sinks())
         try:
             yield kept
         finally:
             await kept.close()
-
-
-class _Kept:
-    """Sinks, each opened when it is first asked."""
-
-    def __init__(self, sinks: Sequence[AnySink]) -> None:
-        self.sinks = sinks
-        self._opening = asyncio.Lock()
-        self._opened: set[str] = set()
-
-    async def open(self, sink: AnySink) -> None:
-        async with self._opening:
-            if sink.name not in self._opened:
-                await sink.open()
-                self._opened.add(sink.name)
-
-    async def close(self) -> None:
-        for sink in self.sinks:
-            await sink.close()
 
 
 class MicroLensPairsReader:

@@ -117,6 +117,14 @@ def sqlite_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
     return {(row["user_id"], row["event_key"]): row for row in rows}
 
 
+def parquet_rows(folder: Path) -> list[dict[str, Any]]:
+    """Every row of every file, whatever a manifest says."""
+    import pyarrow.parquet as parquet
+
+    tables = (parquet.read_table(path, partitioning=None) for path in folder.glob("**/*.parquet"))
+    return [row for table in tables for row in table.to_pylist()]
+
+
 def redis_sets(url: str) -> dict[str, dict[str, float]]:
     """Every `recent:` sorted set: members and their scores, by key."""
     with redis.Redis.from_url(url, decode_responses=True) as client:

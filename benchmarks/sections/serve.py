@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ POLL_EVERY_S: Final = 1.0
 
 
 def figures(bench: Bench) -> list[Figure]:
-    return [_throughput(bench), _load(bench)]
+    return [_throughput(bench), _load(bench), _reading_back(bench)]
 
 
 def _throughput(bench: Bench) -> Figure:
@@ -65,6 +65,29 @@ def _load(bench: Bench) -> Figure:
         at_most("rows lost", total - bench.redis.count(), 0),
         at_most("requests failed", pollers.failures, 0),
         at_most(f"p99 in ms of {len(pollers.latencies_s):,} GET /v1/runs", pollers.p99_ms, 100),
+    )
+    return Figure("serve", side, side, targets)
+
+
+def _reading_back(bench: Bench) -> Figure:
+    """What users did lately, asked for by clients while a file is loaded."""
+    folder = bench.work / "serve-users"
+    folder.mkdir()
+    file = bench.file()
+    (folder / file.name).hardlink_to(file)
+    bench.redis.clear()
+    with serving(folder, bench.redis.url, runs_at_once=1) as service:
+        users = (f"/v1/users/{random.randrange(1, 50_000)}/recent?limit=20" for _ in repeat(None))
+        pollers = Pollers(service.url, CLIENTS, POLL_EVERY_S / 2, users)
+        bench.say(f"measuring {CLIENTS} clients that ask for users beside a load")
+        began = time.monotonic()
+        with pollers.polling():
+            _check(service.ended(service.submit(folder / file.name)))
+        run = Run(time.monotonic() - began, 0.0, service.rss_mb)
+    side = Side("a load, and clients that ask", bench.rows, ("ingest-service", "serve"), [run])
+    targets = (
+        at_most("requests failed", pollers.failures, 0),
+        at_most(f"p99 in ms of {len(pollers.latencies_s):,} GET /v1/users/ID/recent", pollers.p99_ms, 20),
     )
     return Figure("serve", side, side, targets)
 

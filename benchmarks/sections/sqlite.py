@@ -28,7 +28,7 @@ def figures(bench: Bench) -> list[Figure]:
     return [Figure("sqlite", side, other, targets), *_beside_import(bench), *_beside_duckdb(bench)]
 
 
-def _ready_made(bench: Bench) -> Path:
+def ready_made(bench: Bench) -> Path:
     path = bench.work / "ready-made.csv"
     if not path.exists():
         with path.open("w", newline="") as file:
@@ -42,7 +42,7 @@ def _beside_duckdb(bench: Bench) -> Iterator[Figure]:
         bench.skip("sqlite: DuckDB is not there")
         return
     path = bench.work / "peer.duckdb"
-    script = [str(python), "-m", "benchmarks.peers.duckdb_script", str(_ready_made(bench)), str(path)]
+    script = [str(python), "-m", "benchmarks.peers.duckdb_script", str(ready_made(bench)), str(path)]
     subject = Subject("DuckDB read_csv with a key", script, bench.rows, before=lambda: path.unlink(missing_ok=True))
     side, other = bench.compare(bench.ours(bench.file(), bench.sqlite), subject)
     yield Figure("sqlite", side, other, (at_least("ratio", side.speed_beside(other), 1),))
@@ -52,7 +52,7 @@ def _beside_import(bench: Bench) -> Iterator[Figure]:
     if (binary := shutil.which("sqlite3")) is None:
         bench.skip("there is no sqlite3 on the path")
         return
-    ready = _ready_made(bench)
+    ready = ready_made(bench)
     path = Path(bench.sqlite.url.removeprefix("sqlite:///"))
     subject = Subject(
         name="sqlite3 .import of ready-made rows",

@@ -29,7 +29,7 @@ class Holding:
             "sink": self.sink,
             "user_id": self.user_id,
             "count": None if found is None else len(found),
-            "interactions": [_as_json(one) for one in (found or ())[:limit]],
+            "interactions": [interaction_json(one) for one in (found or ())[:limit]],
         }
 
     def lines(self, user: str, limit: int) -> list[str]:
@@ -71,7 +71,8 @@ def _who(asked: str, stored_id: str) -> str:
     return asked if asked == stored_id else f"{asked} ({stored_id})"
 
 
-def _as_json(one: VideoInteraction) -> dict[str, Any]:
+def interaction_json(one: VideoInteraction) -> dict[str, Any]:
+    """With its time in the stored form."""
     return {"timestamp": timestamp_text(one.timestamp), **one.model_dump(mode="json", exclude={"timestamp"})}
 
 

@@ -28,10 +28,10 @@ from ingest_service.formats.base import Rows
 from ingest_service.formats.opening import rows_of
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Lease
-from ingest_service.pipeline.lane import Held, beat, give_up
+from ingest_service.pipeline.lane import Held, beating, give_up
 from ingest_service.pipeline.placed import checkpoint_of, checkpoints_of
 from ingest_service.rows.chunk import DeadRow
-from ingest_service.runtime.tasks import finish_in_thread, task_group
+from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.base import AnySink
 
 WHEN_STOPPED = "what had landed is noted, run the same command again for the rest"
@@ -90,11 +90,10 @@ async def replay(
         for sink in wanted:
             one = await _hold(sink, stream_named(source), checkpoint_dir)
             held.append(one)
-        async with task_group() as tasks:
-            heartbeats = [tasks.create_task(beat(one)) for one in held]
+        async with beating(*held):
+            for one in held:
+                await one.sink.begin(one.found.written_as, None)
             await _replay_file(path, held, dataset, columns, stop, progress, report)
-            for heartbeat in heartbeats:
-                heartbeat.cancel()
     return report
 
 

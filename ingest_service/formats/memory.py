@@ -19,6 +19,11 @@ def block_bytes_within(memory_mb: int, n_sinks: int = 1) -> int:
     return max(_MIN_BLOCK_BYTES, ((memory_mb - _PROGRAM_MB) << 20) // per_block_mb)
 
 
+def block_bytes_without(block_bytes: int, mb: int) -> int:
+    """The length of the blocks where so much of the memory is taken by something else."""
+    return max(_MIN_BLOCK_BYTES, block_bytes - (mb << 20) // _MB_PER_BLOCK_MB)
+
+
 def waiting_bytes_within(block_bytes: int, n_sinks: int = 1) -> int:
     """How much each sink may hold of rows that wait: one that does so keeps only a fraction of a chunk in flight."""
     return _WAITING_PER_BLOCK * block_bytes // n_sinks

@@ -6,7 +6,6 @@ A lease is judged dead by watching its heartbeat on this process's monotonic clo
 """
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
@@ -19,19 +18,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ingest_service.errors import CheckpointDamaged, ConfigurationError, LeaseHeld, LocalIOError, RowsGone
+from ingest_service.errors import CheckpointDamaged, ConfigurationError, LeaseHeld, RowsGone
 from ingest_service.pipeline.tracker import Counts, Watermark
 from ingest_service.rows.chunk import Position
 from ingest_service.runtime import fault
-from ingest_service.runtime.durable import sync_folder, take_lock
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 
 fault.declare(
     {
-        "checkpoint-temporary": "a checkpoint file's temporary file is written, not synced",
-        "checkpoint-synced": "the temporary file is synced, not renamed",
-        "checkpoint-renamed": "it is renamed, the folder not synced",
-        "checkpoint-folder-synced": "the folder is synced",
         "checkpoint-swap": "a checkpoint is about to be stored",
         "checkpoint-swapped": "the checkpoint is stored, the lease does not know yet",
         "checkpoint-saved": "the checkpoint is stored",
@@ -94,6 +88,12 @@ class Checkpoint:
     updated_at: str = ""
     epoch: str = ""  # of the place where the rows are, if the checkpoint is kept elsewhere
     place: Place | None = None  # that place; the first versions did not note it
+    generation: int = 0  # how many other sources there were by this name before
+
+    @property
+    def written_as(self) -> str:
+        """The stream for a sink that keeps rows by where they stood: those of another source are not to be replaced."""
+        return f"{self.stream}.{self.generation:04d}" if self.generation else self.stream
 
 
 def encode(checkpoint: Checkpoint) -> str:
@@ -114,6 +114,8 @@ def encode(checkpoint: Checkpoint) -> str:
         "epoch": checkpoint.epoch,
         "place": asdict(checkpoint.place) if checkpoint.place else None,
     }
+    if checkpoint.generation:
+        content["generation"] = checkpoint.generation
     if unended is not None:  # whoever does not know it refuses a line that went on, as ever
         content["unended"] = {**asdict(unended.position), "counts": unended.counts.as_json()}
     return json.dumps({**content, "checksum": _checksum(content)}, separators=(",", ":"))
@@ -148,6 +150,7 @@ def decode(text: str, stream: str, sink: str) -> Checkpoint:
         content["updated_at"],
         content.get("epoch", ""),  # the first checkpoints had none
         Place(**content["place"]) if content.get("place") else None,
+        content.get("generation", 0),
     )
 
 
@@ -163,60 +166,6 @@ def _watermark(content: dict[str, Any]) -> Watermark:
 def _checksum(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-class FileCheckpoints(CheckpointStore):
-    """`<folder>/<stream>.<sink>.json`: temporary file, fsync, rename, fsync of the folder, under a lock."""
-
-    def __init__(self, folder: Path, sink: str) -> None:
-        self._folder = folder
-        self._suffix = f".{sink.replace(':', '-')}.json"
-
-    async def read(self, stream: str) -> str | None:
-        return await asyncio.to_thread(self._read, stream)
-
-    async def swap(self, stream: str, old: str | None, new: str) -> bool:
-        return await asyncio.to_thread(self._swap, stream, old, new)
-
-    async def streams(self) -> list[str]:
-        found = await asyncio.to_thread(lambda: sorted(self._folder.glob(f"*{self._suffix}")))
-        return [path.name.removesuffix(self._suffix) for path in found]
-
-    def _read(self, stream: str) -> str | None:
-        try:
-            return self._path(stream).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise LocalIOError(f"The checkpoint cannot be read ({error.strerror}).") from error
-
-    def _swap(self, stream: str, old: str | None, new: str) -> bool:
-        path = self._path(stream)
-        temporary = path.with_suffix(".tmp")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with path.with_suffix(".lock").open("w") as lock:
-                take_lock(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), path)
-                if self._read(stream) != old:
-                    return False
-                with temporary.open("w", encoding="utf-8") as file:
-                    file.write(new)
-                    file.flush()
-                    fault.point("checkpoint-temporary")
-                    os.fsync(file.fileno())
-                fault.point("checkpoint-synced")
-                temporary.rename(path)
-                fault.point("checkpoint-renamed")
-                sync_folder(self._folder)
-                fault.point("checkpoint-folder-synced")
-                return True
-        except OSError as error:
-            raise LocalIOError(
-                f"The checkpoint cannot be written ({error.strerror}); make room or name another folder."
-            ) from error
-
-    def _path(self, stream: str) -> Path:
-        return self._folder / f"{stream}{self._suffix}"
 
 
 class Lease:
@@ -241,9 +190,17 @@ class Lease:
         return self._current is not None and self._current.holder is None
 
     async def acquire(
-        self, source: Fingerprint, start: Watermark, *, restart: bool, lease_s: float = LEASE_S
+        self,
+        source: Fingerprint,
+        start: Watermark,
+        *,
+        restart: bool,
+        is_another: bool = False,
+        lease_s: float = LEASE_S,
     ) -> Checkpoint:
         """Take the lease and return the checkpoint to go on from; `start` is for a stream without one.
+
+        is_another: whether the source is another one by the same name, so that what was loaded of it stays.
 
         LeaseHeld if another runner is alive. CheckpointDamaged and RowsGone unless `restart`, which begins again at
         `start`.
@@ -263,8 +220,8 @@ class Lease:
                     await asyncio.sleep(_POLL_S)
                     continue
             if found is None or restart:
-                fence = found.fence if found else 0
-                mine = Checkpoint(self._stream, self._sink, source, start, fence=fence)
+                fence, generation = (found.fence, found.generation + is_another) if found else (0, 0)
+                mine = Checkpoint(self._stream, self._sink, source, start, fence=fence, generation=generation)
             else:
                 mine = found
                 if found.epoch:

@@ -54,7 +54,7 @@ async def take_back(job: Job, sink: AnySink, mark: Watermark) -> None:
     )
     await asyncio.to_thread(letters.refuse_replayed)
     gone = await asyncio.to_thread(_gone, job, before, mark)
-    if len(gone):
+    if len(gone) and not sink.keeps_spans:
         if not isinstance(sink, TakesBack):
             raise ConfigurationError(
                 f"The source's last line had no line end when it was ingested, and was continued since; {sink.name} is "

@@ -1,12 +1,12 @@
 """What to load: one source, and how."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.formats.base import Reader
-from ingest_service.formats.memory import BLOCK_BYTES
+from ingest_service.formats.memory import BLOCK_BYTES, block_bytes_without
 from ingest_service.formats.opening import open_reader
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.sources.base import Source
@@ -26,6 +26,10 @@ class Job:
     max_rejects: RejectLimit = field(default_factory=RejectLimit)
     block_bytes: int = BLOCK_BYTES
     restart: bool = False
+
+    def beside(self, mb: int) -> "Job":
+        """The same, where so much of its memory is taken by something else."""
+        return replace(self, block_bytes=block_bytes_without(self.block_bytes, mb))
 
     def open_reader(self, *, limit: int | None = None) -> Reader[Any]:
         """A reader of the source, before its first row. Blocks the caller."""

@@ -2,14 +2,14 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ingest_service.errors import IngestError, RowsGone
+from ingest_service.errors import CheckpointDamaged, IngestError, LineContinued, RowsGone, SourceChanged
 from ingest_service.formats.base import Reader
-from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease
+from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease, decode
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
 from ingest_service.pipeline.placed import checkpoints_of, is_apart
@@ -17,9 +17,10 @@ from ingest_service.pipeline.tracker import Tracker, Watermark
 from ingest_service.rows.chunk import Chunk
 from ingest_service.runtime import fault
 from ingest_service.runtime.queues import BoundedQueue
-from ingest_service.runtime.tasks import task_group
+from ingest_service.runtime.tasks import finish_in_thread, task_group
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.base import AnySink
+from ingest_service.sinks.checkpoints import CheckpointStore
 
 fault.declare({"lease-taken": "the sink's lease is taken, nothing is read"})
 
@@ -47,6 +48,16 @@ async def beat(held: Held) -> None:
     while True:
         await asyncio.sleep(CHECKPOINT_EVERY_S)
         await held.save()
+
+
+@asynccontextmanager
+async def beating(*all_held: Held) -> AsyncIterator[None]:
+    """With a heartbeat for each, while what is inside goes on."""
+    async with task_group() as tasks:
+        beats = [tasks.create_task(beat(held)) for held in all_held]
+        yield
+        for one in beats:
+            one.cancel()
 
 
 async def give_up(all_held: Sequence[Held], stop: asyncio.Event) -> None:
@@ -88,7 +99,12 @@ class Lane(Held):
         store = checkpoints_of(sink, job.checkpoint_dir)
         epoch, place = (await sink.epoch(), sink.place) if is_apart(sink, job.checkpoint_dir) else ("", None)
         lease = Lease(store, job.stream, sink.name, epoch, place)
-        found = await lease.acquire(_fingerprint(job, reader), Watermark(reader.first), restart=job.starts_again)
+        found = await lease.acquire(
+            _fingerprint(job, reader),
+            Watermark(reader.first),
+            restart=job.starts_again,
+            is_another=sink.keeps_spans and job.starts_again and await _is_another(job, sink, store),
+        )
         if found.watermark.position.offset < reader.first.offset:
             # The header had no line end yet when an earlier run saw it.
             found = replace(found, watermark=Watermark(reader.first))
@@ -103,6 +119,12 @@ class Lane(Held):
         if position == self.found.watermark.position and not self.reader.reached_end:
             return self.found.complete
         return self.reader.reached_end and position.offset == self.reader.position.offset
+
+    async def begin(self) -> None:
+        """Before a row is sent: the sink learns where they go on."""
+        offset = self.found.watermark.position.offset
+        async with beating(self):
+            await self.sink.begin(self.found.written_as, offset if offset > self.reader.first.offset else 0)
 
     async def save(self, *, release: bool = False, takes_back: bool = False) -> None:
         """The watermark, and at the end whether the sink has all."""
@@ -131,3 +153,26 @@ class Lane(Held):
 
 def _fingerprint(job: Job, reader: Reader[Any]) -> Fingerprint:
     return Fingerprint(job.source.uri, reader.rows.recipe, reader.length, job.source.etag, job.dataset.steps)
+
+
+async def _is_another(job: Job, sink: AnySink, store: CheckpointStore) -> bool:
+    """Whether the source is not the one that was loaded under its name before. Standard input is another each time."""
+    text = await store.read(job.stream)
+    if text is None or not job.source.resumable:
+        return text is not None
+    try:
+        mark = decode(text, job.stream, sink.name).watermark
+        await finish_in_thread(_go_on, job, mark)
+    except (SourceChanged, CheckpointDamaged) as error:
+        return isinstance(error, SourceChanged)
+    return False
+
+
+def _go_on(job: Job, mark: Watermark) -> None:
+    """SourceChanged if the source does not begin with what lay before the watermark."""
+    reader = job.open_reader()
+    try:
+        with suppress(LineContinued):
+            reader.resume(mark.position, was_unended=mark.unended is not None)
+    finally:
+        reader.close()

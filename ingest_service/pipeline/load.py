@@ -20,7 +20,7 @@ from ingest_service.formats.memory import waiting_bytes_within
 from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.lane import Lane, beat, give_up
+from ingest_service.pipeline.lane import Lane, beat, beating, give_up
 from ingest_service.pipeline.rejects import FIRST_ROWS, Refusals, rejected_among_first
 from ingest_service.pipeline.report import SinkReport, StreamReport
 from ingest_service.pipeline.tracker import Counts, Watermark
@@ -118,6 +118,8 @@ async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer
         await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
         opened.callback(dead_letters.close)
         await finish_in_thread(_resume, reader, mark)
+        for lane in lanes:
+            await lane.begin()
         state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
         state.rejected_first = min(state.rows_rejected, start.row) if start.row < FIRST_ROWS else 0
         await _run_stages(state, stop, observer)
@@ -186,10 +188,8 @@ async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: Reader[A
         if mark.position.offset <= reader.first.offset or not await finish_in_thread(is_continued, job, mark):
             continue
         assert mark.unended is not None
-        async with task_group() as tasks:
-            heartbeat = tasks.create_task(beat(lane))
+        async with beating(lane):
             await take_back(job, lane.sink, mark)
-            heartbeat.cancel()
         await lane.fall_back(mark.unended)
 
 
@@ -265,6 +265,7 @@ async def _consume(state: State, lane: Lane) -> None:
             try:
                 chunk, prepared = await lane.queue.get()
             except Closed:
+                await lane.sink.end()
                 return
             lane.in_flight_rows += chunk.accepted
             async with lane.order.turn(chunk):

@@ -10,9 +10,10 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ingest_service.errors import CheckpointDamaged, ConfigurationError
-from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, decode
+from ingest_service.pipeline.checkpoint import Checkpoint, decode
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore, Place
+from ingest_service.sinks.file_checkpoints import FileCheckpoints
 
 _MARK = "@"  # between stream and place; no stream's name has it
 

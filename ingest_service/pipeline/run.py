@@ -136,7 +136,8 @@ async def run(jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event
     async with ended_in_time(stop), opened(sinks):
         for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
             await survey(sinks, dataset, observer.warning)
-        return Report([await load(job, sinks, stop, observer) for job in jobs])
+        own_mb = sum(sink.own_mb for sink in sinks)
+        return Report([await load(job.beside(own_mb), sinks, stop, observer) for job in jobs])
 
 
 @asynccontextmanager

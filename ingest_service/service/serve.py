@@ -39,6 +39,7 @@ from ingest_service.service.inbox import Inbox
 from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import MAX_WATCHERS, Live
+from ingest_service.service.lookups import Lookups
 from ingest_service.service.places import place_at
 from ingest_service.service.runs import Runs
 from ingest_service.service.workers import Workers
@@ -66,7 +67,8 @@ async def serve(settings: Settings, config: Path | None) -> None:
             inboxes = [Inbox(one, desk) for one in settings.serve.inbox]
             health = Health(sinks.urls, settings.checkpoint_dir, runs)
             exposition.registry.register(ServiceMetrics(runs, health, inboxes))
-            app = api(Parts(desk, runs, live, exposition, health, Letters(settings.state_dir), login))
+            lookups = Lookups(settings, sinks)
+            app = api(Parts(desk, runs, live, exposition, health, Letters(settings.state_dir), login, lookups))
             server = _Server(app, room)
             interrupted = 0
             async with task_group() as tasks:
@@ -82,6 +84,7 @@ async def serve(settings: Settings, config: Path | None) -> None:
                 live.close()
                 server.should_exit = True
                 await asyncio.wait((work, answering))
+                await lookups.close()
         finally:
             if stop.is_set():  # else whatever was at work may be why
                 await asyncio.to_thread(partial(runs.recover, died=False))

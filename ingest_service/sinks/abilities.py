@@ -76,9 +76,9 @@ class AnswersRecent(Protocol):
 @runtime_checkable
 class AnswersHistory(Protocol):
     async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> list[VideoInteraction]:
-        """A user's interactions in [since, until), oldest first."""
+        """A user's interactions in [since, until), oldest first, or so many of them."""
 
 
 def read_back_of(sink: AnySink) -> ReadBack:

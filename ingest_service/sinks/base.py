@@ -75,6 +75,8 @@ class Sink(ABC, Generic[P]):
     is_apart: bool = False  # whether its rows can be lost without its checkpoints
     is_prepared_whole: ClassVar[bool] = False  # whether `write` needs no more of the rows than what `prepare` made
     most_waiting: ClassVar[int] = 0  # rows that may wait to be stored with others, see `Written`
+    own_mb: ClassVar[int] = 0  # memory that it takes whatever the length of chunks, for its libraries say
+    keeps_spans: ClassVar[bool] = False  # whether rows are kept by where they stood, and `begin` takes them back
     checkpoints: CheckpointStore
     place: Place = Place()  # told apart from others by whoever keeps checkpoints; none if there can be only one
 
@@ -95,6 +97,12 @@ class Sink(ABC, Generic[P]):
     async def open(self) -> None:
         """Connect. ConfigurationError if something must be set up first, SinkUnavailable if it cannot be reached."""
 
+    async def begin(self, stream: str, offset: int | None) -> None:
+        """The chunks that follow are a stream's, from an offset on: what is there of it beyond will be written again.
+
+        Called by who holds the stream's lease. 0: from its first row on. None: single rows of it, beside all others.
+        """
+
     @abstractmethod
     def prepare(self, chunk: Chunk) -> P:
         """Whatever can be made of a chunk without the server: `write` is given it.
@@ -109,10 +117,14 @@ class Sink(ABC, Generic[P]):
         May be cancelled at any time; the chunk is then written again.
         """
 
+    async def end(self) -> None:
+        """No chunk follows for now: those that wait are not to wait for others."""
+
     async def store(self, chunk: Chunk) -> Written:
         """Prepare a chunk and write it; its rows do not wait any more."""
         written = await self.write(chunk, await asyncio.to_thread(self.prepare, chunk))
         if written.stored is not None:
+            await self.end()
             await written.stored()
         return written
 

@@ -62,7 +62,7 @@ if "run" in sys.argv and "pass-" in os.environ["INGEST_STATE_DIR"]:
 CHECKPOINTS_ARE_NOT_STORED = """
 import sys
 if "run" in sys.argv:
-    from ingest_service.pipeline.checkpoint import FileCheckpoints
+    from ingest_service.sinks.file_checkpoints import FileCheckpoints
     swap, n = FileCheckpoints._swap, 0
     def pretended(self, stream, old, new):
         global n
@@ -169,7 +169,7 @@ def test_every_place_is_passed(
     to = dynamodb_at(dynamodb_url, table)
     asyncio.run(create_tables(to))
     cli.file("pairs.csv", f"{HEADER}\nbad\n1,2,{FIRST_MS}\n")
-    sinks = (redis_db_url, to, mongodb_db_url, postgresql_schema_url, "sqlite:///rows.db")
+    sinks = (redis_db_url, to, mongodb_db_url, postgresql_schema_url, "sqlite:///rows.db", "parquet:///lake")
     command = ("run", "pairs.csv", *[word for sink in sinks for word in ("--to", sink)], "--json")
     for extra in ((), ("--checkpoint", "file:checkpoints")):
         assert cli.run(*command, *extra, INGEST_TEST_JOURNAL=str(cli.folder / "journal")).code == 0

@@ -15,10 +15,11 @@ import pytest
 
 from ingest_service.errors import CheckpointDamaged, LeaseHeld, LocalIOError
 from ingest_service.pipeline import checkpoint
-from ingest_service.pipeline.checkpoint import Checkpoint, FileCheckpoints, Fingerprint, Holder, Lease, decode, encode
+from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Holder, Lease, decode, encode
 from ingest_service.pipeline.tracker import Counts, Watermark
 from ingest_service.rows.chunk import Position
 from ingest_service.sinks.checkpoints import CheckpointStore
+from ingest_service.sinks.file_checkpoints import FileCheckpoints
 
 SOURCE = Fingerprint("file:///data/päirs.csv", 'user,"item",timestamp', 1234, "")
 BEGIN = Watermark(Position(20, 0, 1, "aa"))

@@ -11,8 +11,9 @@ from typing import Any
 import pymongo
 import pytest
 
-from ingest_service.pipeline.checkpoint import FileCheckpoints, _checksum
+from ingest_service.pipeline.checkpoint import _checksum
 from ingest_service.sinks.checkpoints import EPOCH, Place
+from ingest_service.sinks.file_checkpoints import FileCheckpoints
 from ingest_service.sinks.testing.rows import FIRST_MS
 from ingest_service.sinks.urls import sink_at
 from tests.helpers import HEADER, Cli, create_tables, dynamodb_at, dynamodb_client, opened

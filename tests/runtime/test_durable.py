@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ingest_service.errors import LeaseHeld
-from ingest_service.pipeline.checkpoint import FileCheckpoints
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.runtime import durable
 from ingest_service.runtime.durable import take_lock
+from ingest_service.sinks.file_checkpoints import FileCheckpoints
 
 # Takes a lock in a process of its own, says so, and keeps it until its input ends.
 HOLDER = """

@@ -284,3 +284,35 @@ def test_the_api_keeps_what_it_promises(served: Service) -> None:
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     """`serve --help` is there without the extra's libraries."""
     assert Cli(tmp_path).here("serve", "--help").code == 0
+
+
+def test_what_a_user_did_is_read_back(served: Service) -> None:
+    """By his id as in the files: the newest, a time, and all of it in pages, with several rows of one moment."""
+    rows = [f"77,{number},{1583366400000 + number // 3}" for number in range(10)]
+    path = file(served, "read-back.csv", "user,item,timestamp\n" + "\n".join(rows) + "\n")
+    assert served.until(served.submit(path, sinks=["a"]), "done", "failed")["state"] == "done"
+    whole = served.get("/v1/users/77/history?sink=a&limit=500")
+    assert (whole["sink"], len(whole["interactions"]), whole["next"]) == ("a", 10, None)
+    newest = served.get("/v1/users/77/recent?limit=3")["interactions"]
+    assert newest == whole["interactions"][:-4:-1]
+    assert served.get(f"/v1/users/{whole['user_id']}/recent?limit=3")["interactions"] == newest
+    for limit in (1, 2, 3, 4, 9, 10):
+        paged: list[dict[str, Any]] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            page = served.get(f"/v1/users/77/history?limit={limit}" + (f"&cursor={cursor}" if cursor else ""))
+            paged += page["interactions"]
+            cursor = page["next"]
+        assert paged == whole["interactions"]
+    between = served.get("/v1/users/77/history?since=2020-03-05T00:00:00.001Z&until=2020-03-05T00:00:00.002Z")
+    assert between["interactions"] == whole["interactions"][3:6]
+    assert served.get("/v1/users/78/recent")["interactions"] == []
+
+
+@pytest.mark.parametrize(
+    "path", ["77/history?cursor=nonsense", "77/recent?sink=c", "77/history?since=2020-03-05", "77/recent?dataset=none"]
+)
+def test_a_wrong_question_about_a_user_is_told(served: Service, path: str) -> None:
+    """422, in a sentence."""
+    answer = served.ask("GET", f"/v1/users/{path}")
+    assert is_problem(answer.content, 422), answer

@@ -319,3 +319,25 @@ _OUTLINE = """() => {
     const shown = focused.matches("[type=radio]") ? focused.nextElementSibling : focused;
     return getComputedStyle(shown).outlineStyle;
 }"""
+
+
+def test_a_user_is_looked_up(page: Page, service: Service, tmp_path: Path) -> None:
+    """By his id in the files, with the titles of what he watched; what is in a title stays text."""
+    (tmp_path / "clicks.csv").write_text(f"{HEADER}\n7,1,{FIRST_MS}\n7,2,{FIRST_MS + 1000}\n")
+    (tmp_path / "titles.csv").write_text("item,title\n1,Cats\n2,<b>Dogs</b>\n")
+    service.start(config(tmp_path))
+    for name, dataset in (("clicks.csv", None), ("titles.csv", "microlens-titles")):
+        run = service.submit(tmp_path / name, **({"dataset": dataset} if dataset else {}))
+        assert service.until(run, "done", "failed")["state"] == "done"
+    page.goto(service.url)
+    box = page.locator("#user")
+    box.get_by_label("User", exact=True).fill("7")
+    box.get_by_label("With titles").check()
+    box.get_by_role("button", name="Look up").click()
+    expect(box.locator(".message")).to_contain_text("The newest 2 that history has of")
+    expect(box.locator("tbody tr")).to_have_count(2)
+    expect(box.locator("tbody tr").first).to_contain_text("<b>Dogs</b>")
+    assert_accessible(page)
+    box.get_by_label("User", exact=True).fill("8")
+    box.get_by_role("button", name="Look up").click()
+    expect(box.locator(".message")).to_contain_text("has nothing of")

@@ -1,6 +1,7 @@
 """docs/SERVE.md is true: its configuration is served, its commands work, and it names what there is."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,9 @@ def test_every_path_is_documented(service: Service) -> None:
     service.start("")
     page = PAGE.read_text()
     for path in service.get("/v1/openapi.json")["paths"]:
-        known = path.replace("/{number}", "/ID").replace("/{stream}", "/STREAM")
+        known = re.sub(
+            r"/\{(number|stream|user)\}", lambda found: "/ID" if found[1] == "number" else f"/{found[1].upper()}", path
+        )
         assert known in page or f"…/{known.rpartition('/')[2]}" in page, path
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow
+import pyarrow.parquet as parquet
 import pymongo
 import pytest
 import redis
@@ -26,6 +28,7 @@ from tests.helpers import (
     dynamodb_client,
     dynamodb_items,
     mongodb_documents,
+    parquet_rows,
     postgresql,
     redis_sets,
     sqlite_rows,
@@ -217,7 +220,35 @@ class PostgresKit(Kit):
         return chunk_of(rows), {zero: "refused", checked: "refused", taken: "duplicate_key", raising: "refused"}
 
 
-KITS: dict[str, type[SQLiteKit | RedisKit | DynamoDBKit | MongoDBKit | PostgresKit]] = {
+class ParquetKit(Kit):
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.folder: Path = request.getfixturevalue("tmp_path") / "lake"
+        self.url = f"parquet:///{self.folder}"
+
+    def stored(self) -> Stored:
+        found: Stored = {}
+        for row in sorted(parquet_rows(self.folder), key=lambda row: (row["_source"], row["_offset"])):
+            values = tuple(row[name] for name in ("user_id", "timestamp", *COLUMNS[:1], *COLUMNS[2:]))
+            found[row["user_id"], f"{timestamp_text(row['timestamp'])}#{row['video_id']}"] = values
+        return found
+
+    def remove(self, record: VideoInteraction) -> None:
+        for path in self.folder.glob("**/*.parquet"):
+            table = parquet.read_table(path, partitioning=None)
+            there = [
+                key_of(record) != (row["user_id"], f"{timestamp_text(row['timestamp'])}#{row['video_id']}")
+                for row in table.to_pylist()
+            ]
+            if not all(there):
+                parquet.write_table(table.filter(pyarrow.array(there)), path)
+
+    def exact(self, record: VideoInteraction) -> object:
+        words = (record.event_type.value, record.device.value, record.session_id)
+        return (str(record.user_id), record.timestamp, str(record.video_id), *words)
+
+
+KITS: dict[str, type[SQLiteKit | ParquetKit | RedisKit | DynamoDBKit | MongoDBKit | PostgresKit]] = {
+    "parquet": ParquetKit,
     "postgresql": PostgresKit,
     "sqlite": SQLiteKit,
     "redis": RedisKit,

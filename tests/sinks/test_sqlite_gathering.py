@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.schema import Field, FieldKind
 from ingest_service.rows.texts import Texts
+from ingest_service.sinks.gathering import Gathering
 from ingest_service.sinks.sqlite import packed
-from ingest_service.sinks.sqlite.gathering import Gathering
 from ingest_service.sinks.sqlite.packed import Packed, merged
 from ingest_service.sinks.testing.rows import FIRST_MS, columns_of, interaction
 from tests.helpers import HEADER, Cli, finish, sqlite_rows, until, wait_for_event, write_pairs

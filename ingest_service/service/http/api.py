@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.service import letters as letters_
@@ -19,6 +19,7 @@ from ingest_service.service.http.page import page_router
 from ingest_service.service.http.problems import Problem, documented, handle_errors
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import Live, progress_event, run_event
+from ingest_service.service.lookups import Asked, Lookups
 from ingest_service.service.runs import Run, Runs, State
 from ingest_service.telemetry.prometheus import CONTENT_TYPE, Exposition
 
@@ -27,6 +28,9 @@ Number = Annotated[int, PathParameter(ge=1, le=MAX_NUMBER, description="The id o
 Stream = Annotated[str, PathParameter(max_length=100)]
 Cursor = Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="`next` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=500)]
+SinkName = Annotated[str, Query(max_length=40, description="By default the first of the usual ones that can say.")]
+DatasetName = Annotated[str, Query(max_length=100, description="Of whose files the id is.")]
+User = Annotated[str, PathParameter(max_length=1024, description="An id as in the files of the data set, or a UUID.")]
 Key = Annotated[str | None, Header(min_length=1, max_length=255, description="Any text; the same for a repetition.")]
 
 
@@ -71,6 +75,20 @@ class Submission(BaseModel):
     restart: bool = False
 
 
+class Recent(BaseModel):
+    """What a sink has of a user, under the id by which it is stored there."""
+
+    sink: str
+    user_id: str
+    interactions: list[dict[str, Any]]
+
+
+class History(Recent):
+    """A page of it; `next` is the cursor of the next one."""
+
+    next: str | None
+
+
 class Token(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -88,6 +106,7 @@ class Parts:
     health: Health
     letters: Letters
     login: Login
+    lookups: Lookups
 
 
 def api(parts: Parts) -> FastAPI:
@@ -103,7 +122,8 @@ def api(parts: Parts) -> FastAPI:
     )
     handle_errors(app)
     app.add_middleware(Gate, login=parts.login)
-    for router in (_runs(parts), _events(parts), _dead_letters(parts), _looks(parts), _session(parts), page_router()):
+    routers = (_runs, _events, _dead_letters, _looks, _users, _session)
+    for router in (*(one(parts) for one in routers), page_router()):
         app.include_router(router)
     return app
 
@@ -255,6 +275,33 @@ def _looks(parts: Parts) -> APIRouter:
         if bad:
             raise Problem(503, f"Not ready: {', '.join(bad)}. See /v1/sinks.")
         return {"status": "ready"}
+
+    return router
+
+
+def _users(parts: Parts) -> APIRouter:
+    router = APIRouter(prefix="/v1/users", tags=["users"])
+
+    @router.get("/{user}/recent", response_model=Recent)
+    async def recent(
+        user: User, sink: SinkName = "", dataset: DatasetName = "", titles: bool = False, limit: Limit = 20
+    ) -> dict[str, Any]:
+        """A user's newest interactions, newest first, as the sink has them now."""
+        return await parts.lookups.recent(Asked(user, sink, dataset, titles), limit)
+
+    @router.get("/{user}/history", response_model=History)
+    async def history(
+        user: User,
+        sink: SinkName = "",
+        dataset: DatasetName = "",
+        titles: bool = False,
+        since: AwareDatetime | None = None,
+        until: AwareDatetime | None = None,
+        limit: Limit = 50,
+        cursor: Annotated[str | None, Query(max_length=60, description="`next` of the page before.")] = None,
+    ) -> dict[str, Any]:
+        """A user's interactions from `since` on and before `until`, oldest first. Times are ISO 8601 with a zone."""
+        return await parts.lookups.history(Asked(user, sink, dataset, titles), since, until, limit, cursor)
 
     return router
 

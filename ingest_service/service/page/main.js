@@ -4,7 +4,7 @@
  *     api.js     requests          events.js  what happens, as it happens
  *     running.js what runs now: plot.js, rates.js, table.js
  *     runs.js    the table of runs: run_row.js, report.js
- *     dead_letters.js  sinks.js  submit.js  login.js
+ *     dead_letters.js  sinks.js  submit.js  user.js  login.js
  *
  * Runs come by events; what has no events is asked for now and then.
  */
@@ -19,6 +19,7 @@ import { running } from "./running.js";
 import { runs } from "./runs.js";
 import { sinks } from "./sinks.js";
 import { submit } from "./submit.js";
+import { user } from "./user.js";
 
 const part = (id) => document.getElementById(id);
 const events = inOrder(hear);
@@ -26,6 +27,7 @@ const now = running(part("now"));
 const table = runs(part("runs"), events.holdFor);
 const letters = deadLetters(part("dead-letters"));
 const form = submit(part("submit"));
+user(part("user"));
 const health = sinks(part("sinks"), form.offer);
 const lookForLetters = atMostEvery(5_000, letters.reload);
 const door = login(part("login"), () => {

@@ -343,9 +343,9 @@ class DynamoDBSink(Sink[Ints]):
             query["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
 
     async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> list[VideoInteraction]:
-        """A user's interactions in [since, until), oldest first."""
+        """A user's interactions in [since, until), oldest first, or so many of them."""
         values = {
             ":user": {"S": str(user_id)},
             ":since": {"S": timestamp_text(since) if since else " "},
@@ -359,13 +359,14 @@ class DynamoDBSink(Sink[Ints]):
                 "ConsistentRead": True,
                 "KeyConditionExpression": "user_id = :user AND event_key BETWEEN :since AND :until",
                 "ExpressionAttributeValues": values,
+                **({} if limit is None else {"Limit": limit - len(found)}),
                 **more,
             }
             reply = await self.retrier.call(lambda query=query: self.client.call("query", **query))  # type: ignore[misc]
             for item in reply["Items"]:
                 item.pop(EXPIRES_AT, None)
                 found.append(interaction_of({name: _value(one, is_float=False) for name, one in item.items()}))
-            if "LastEvaluatedKey" not in reply:
+            if "LastEvaluatedKey" not in reply or len(found) == limit:
                 return found
             more = {"ExclusiveStartKey": reply["LastEvaluatedKey"]}
 

@@ -34,14 +34,15 @@ class MongoDBSink(DocumentSink):
         self.items = MongoDBItems(self.client, self.options.item_collection)
 
     async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> list[VideoInteraction]:
-        """A user's interactions in [since, until), oldest first."""
+        """A user's interactions in [since, until), oldest first, or so many of them."""
         low = f"{user_id}#{timestamp_text(since) if since else ''}"
         high = f"{user_id}#{timestamp_text(until) if until else '~'}"
 
         async def find() -> list[Document]:
-            return await self.collection.find({"_id": {"$gte": low, "$lt": high}}).sort("_id", 1).to_list()
+            found = self.collection.find({"_id": {"$gte": low, "$lt": high}}).sort("_id", 1)
+            return await found.limit(limit or 0).to_list()
 
         return [interaction_of(document) for document in await self.client.call(find)]
 

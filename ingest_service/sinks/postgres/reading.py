@@ -33,14 +33,15 @@ class Reading:
         )
 
     async def between(
-        self, connection: Connection, user: str, since: datetime | None, until: datetime | None
+        self, connection: Connection, user: str, since: datetime | None, until: datetime | None, limit: int | None
     ) -> list[Row]:
-        where, values = self._is_owner, []
+        where, values = self._is_owner, list[Any]()
         for sign, at in ((">=", since), ("<", until)):
             if at is not None:
                 where += f" AND {quoted(_TIME)} {sign} {self._value(_TIME)}"
                 values.append(timestamp_text(at))
-        return await self._select(connection, f"{where} ORDER BY {self._order('')}", user, values)
+        where += f" ORDER BY {self._order('')} LIMIT %s"
+        return await self._select(connection, where, user, [*values, limit])
 
     async def of_users(self, connection: Connection, users: Sequence[str], schema: Schema) -> list[Row]:
         """All that is there of these users, as far as it is in the schema's fields."""

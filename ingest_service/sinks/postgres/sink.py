@@ -314,13 +314,15 @@ class PostgresSink(Sink[list[Ints]]):
         return [interaction_of(fields) for fields in found]
 
     async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> list[VideoInteraction]:
-        """A user's interactions in [since, until), oldest first."""
+        """A user's interactions in [since, until), oldest first, or so many of them."""
         reading = await self._reading()
         if reading is None:
             return []
-        found = await self._session.call(lambda connection: reading.between(connection, str(user_id), since, until))
+        found = await self._session.call(
+            lambda connection: reading.between(connection, str(user_id), since, until, limit)
+        )
         return [interaction_of(fields) for fields in found]
 
     async def _reading(self) -> Reading | None:

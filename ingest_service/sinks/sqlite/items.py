@@ -21,7 +21,7 @@ class Connected(Protocol):
 
     async def run(self, job: Callable[[], T]) -> T: ...
 
-    def begin(self) -> sqlite3.Connection: ...
+    def in_transaction(self) -> sqlite3.Connection: ...
 
     def connected(self) -> sqlite3.Connection: ...
 
@@ -38,7 +38,7 @@ class SQLiteItems(ItemTable):
         return {}
 
     def _put(self, items: Mapping[str, Fields]) -> None:
-        connection = self._sink.begin()
+        connection = self._sink.in_transaction()
         names = list(next(iter(items.values())))
         _make(connection, names)
         listed, places = ", ".join(f'"{name}"' for name in (_KEY, *names)), ", ".join("?" * (1 + len(names)))
@@ -68,7 +68,7 @@ class SQLiteItems(ItemTable):
 
     async def remove(self, ids: Sequence[str], names: Sequence[str]) -> None:
         def clear() -> None:
-            connection = self._sink.begin()
+            connection = self._sink.in_transaction()
             _make(connection, names)
             nothing = ", ".join(f'"{name}" = NULL' for name in names)
             connection.executemany(f"UPDATE items SET {nothing} WHERE {_KEY} = ?", [(one,) for one in ids])

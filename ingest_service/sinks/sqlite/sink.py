@@ -26,10 +26,10 @@ from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import EVENT_KEY, interaction_of, stored_texts
+from ingest_service.sinks.gathering import Gathering
 from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.sqlite import items
 from ingest_service.sinks.sqlite.file import DatabaseFile
-from ingest_service.sinks.sqlite.gathering import Gathering
 from ingest_service.sinks.sqlite.packed import Packed, merged
 from ingest_service.sinks.sqlite.rows import Insertion, insertions, values
 from ingest_service.sinks.sqlite.tables import FIELDS, TABLES, add_columns, columns_of, make_key, survey
@@ -140,7 +140,7 @@ class SQLiteSink(Sink[Packed]):
         fault.point("sqlite-merged")
 
     def _insert(self, insertions: Sequence[Insertion]) -> None:
-        connection = self.begin()
+        connection = self.in_transaction()
         if not self._has_key:
             make_key(connection)
             self._has_key = True
@@ -154,9 +154,9 @@ class SQLiteSink(Sink[Packed]):
         stored = values(columns)
         keys = list(zip(stored["user_id"].to_list(), stored["event_key"].to_list(), strict=True))
         delete = "DELETE FROM interactions WHERE user_id = ? AND event_key = ?"
-        await self.run(lambda: self.begin().executemany(delete, keys))
+        await self.run(lambda: self.in_transaction().executemany(delete, keys))
 
-    def begin(self) -> sqlite3.Connection:
+    def in_transaction(self) -> sqlite3.Connection:
         """The connection, in a transaction."""
         connection = self.connected()
         if not connection.in_transaction:
@@ -248,14 +248,14 @@ class SQLiteSink(Sink[Packed]):
         return await self._select("WHERE user_id = ? ORDER BY event_key DESC LIMIT ?", (str(user_id), limit))
 
     async def history(
-        self, user_id: UUID | str, since: datetime | None, until: datetime | None
+        self, user_id: UUID | str, since: datetime | None, until: datetime | None, limit: int | None = None
     ) -> list[VideoInteraction]:
-        """A user's interactions in [since, until), oldest first."""
+        """A user's interactions in [since, until), oldest first, or so many of them."""
         low = timestamp_text(since) if since else ""
         high = timestamp_text(until) if until else "~"
         return await self._select(
-            "WHERE user_id = ? AND event_key >= ? AND event_key < ? ORDER BY event_key",
-            (str(user_id), low, high),
+            "WHERE user_id = ? AND event_key >= ? AND event_key < ? ORDER BY event_key LIMIT ?",
+            (str(user_id), low, high, -1 if limit is None else limit),
         )
 
     async def _select(self, where: str, values: Sequence[object]) -> list[VideoInteraction]:
@@ -330,7 +330,7 @@ class _Checkpoints(CheckpointStore):
         return await self._sink.run(lambda: self._swap(stream, old, new))
 
     def _swap(self, stream: str, old: str | None, new: str) -> bool:
-        connection = self._sink.begin()
+        connection = self._sink.in_transaction()
         if old is None:
             cursor = connection.execute(
                 "INSERT OR IGNORE INTO ingest_checkpoints VALUES (?, ?, ?)", (stream, self._sink.name, new)

@@ -222,5 +222,6 @@ async def test_what_was_written_is_answered(kit: Kit, sink: AnySink) -> None:
         answered = True
         assert await sink.history(mine[0].user_id, None, None) == mine
         assert await sink.history(mine[0].user_id, mine[2].timestamp, mine[5].timestamp) == mine[2:5]
+        assert await sink.history(mine[0].user_id, mine[1].timestamp, None, 3) == mine[1:4]
         assert await sink.history(interaction(999, 1).user_id, None, None) == []
     assert answered

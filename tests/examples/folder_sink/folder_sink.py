@@ -13,7 +13,6 @@ import polars as pl
 
 from ingest_service import VideoInteraction
 from ingest_service.errors import ConfigurationError
-from ingest_service.pipeline.checkpoint import FileCheckpoints
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.schema import Schema
@@ -21,6 +20,7 @@ from ingest_service.runtime.durable import sync_folder
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.fields import EVENT_KEY, field_texts
+from ingest_service.sinks.file_checkpoints import FileCheckpoints
 from ingest_service.sinks.readback import STORED_SCHEMA, all_expected, value_text
 from ingest_service.sinks.urls import parse_options
 
