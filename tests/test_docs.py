@@ -20,6 +20,7 @@ from ingest_service.pipeline.progress import Progress, SinkProgress
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb.sink import DynamoDBOptions
+from ingest_service.sinks.feast.view import FeastOptions
 from ingest_service.sinks.mongodb.address import MongoDBOptions
 from ingest_service.sinks.parquet.sink import ParquetOptions
 from ingest_service.sinks.redis.sink import RedisOptions
@@ -109,7 +110,7 @@ def test_every_setting_and_option_is_documented() -> None:
     """Each setting and each option of a sink URL stands in docs/COMMANDS.md."""
     for name in MovieLensSettings.model_fields:
         assert f"`{name}`" in COMMANDS or f"[{name}]" in COMMANDS
-    for options in (SinkOptions, RedisOptions, DynamoDBOptions, MongoDBOptions, ParquetOptions):
+    for options in (SinkOptions, RedisOptions, FeastOptions, DynamoDBOptions, MongoDBOptions, ParquetOptions):
         for name in options.model_fields:
             assert f"`{name}`" in COMMANDS
 

@@ -20,12 +20,9 @@ SENTINEL_PORT = 26379
 _CONNECT_S = 10.0
 
 
-class RedisOptions(SinkOptions):
-    recent_limit: int = Field(100, ge=1, description="interactions kept for each user")
-    recent_ttl_s: int = Field(86_400, ge=1, description="a user's interactions expire so long after the last write")
-    prefix: str = Field(
-        "", max_length=100, pattern=r"^[A-Za-z0-9_.:/-]*$", description="begins each key, checkpoints' too"
-    )
+class ServerOptions(SinkOptions):
+    """What every sink in Redis takes."""
+
     evict: Literal["refuse", "allow"] = Field(
         "refuse", description="'allow' for a cache: the server may drop keys for want of memory"
     )
@@ -39,6 +36,14 @@ class RedisOptions(SinkOptions):
     key_file: str = Field("", description="its key, unless it is in the same file")
     sentinel_username: str = Field("", description="who asks the Sentinels")
     sentinel_password: str = Field("", description="if they want one")
+
+
+class RedisOptions(ServerOptions):
+    recent_limit: int = Field(100, ge=1, description="interactions kept for each user")
+    recent_ttl_s: int = Field(86_400, ge=1, description="a user's interactions expire so long after the last write")
+    prefix: str = Field(
+        "", max_length=100, pattern=r"^[A-Za-z0-9_.:/-]*$", description="begins each key, checkpoints' too"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ def _address(text: str, default_port: int) -> Address:
         raise ConfigurationError("A Redis URL has no valid host or port.") from None
 
 
-def connection_options(place: Place, options: RedisOptions) -> dict[str, Any]:
+def connection_options(place: Place, options: ServerOptions) -> dict[str, Any]:
     """How redis-py's connections encrypt and wait, wherever they go. No wait is longer than the sink's budget."""
     wait_s = min(options.timeout_s, options.retry_budget_s)
     common: dict[str, Any] = {
@@ -122,7 +127,7 @@ def login(parts: SplitResult, place: Place) -> dict[str, Any]:
     }
 
 
-def require_tls_files(place: Place, options: RedisOptions) -> None:
+def require_tls_files(place: Place, options: ServerOptions) -> None:
     """ConfigurationError unless certificates and key can be used. Blocks."""
     named = {name: getattr(options, name) for name in ("ca_file", "cert_file", "key_file")}
     if not place.is_encrypted:

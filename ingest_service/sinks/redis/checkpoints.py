@@ -8,7 +8,7 @@ from ingest_service.errors import RowsGone
 from ingest_service.sinks.base import Finding
 from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore
 from ingest_service.sinks.redis.about import About, Evictions, limits_of
-from ingest_service.sinks.redis.address import RedisOptions
+from ingest_service.sinks.redis.address import ServerOptions
 from ingest_service.sinks.redis.nodes import RedisNodes
 from ingest_service.sinks.retry import Retrier
 
@@ -27,10 +27,10 @@ _ADVICE = "give it more memory or the policy noeviction, or take it for a cache 
 class RedisCheckpoints(CheckpointStore):
     """Keys `<prefix>ingest:checkpoint:{<stream>}`."""
 
-    def __init__(self, nodes: RedisNodes, retrier: Retrier, options: RedisOptions) -> None:
+    def __init__(self, nodes: RedisNodes, retrier: Retrier, options: ServerOptions, prefix: str) -> None:
         self._nodes = nodes
         self._retrier = retrier
-        self._begin = f"{options.prefix}ingest:checkpoint:{{"
+        self._begin = f"{prefix}ingest:checkpoint:{{"
         self._kind = "cache" if options.evict == "allow" else ""
 
     async def read(self, stream: str) -> str | None:
@@ -67,14 +67,20 @@ class Guard:
     """
 
     def __init__(
-        self, name: str, nodes: RedisNodes, retrier: Retrier, checkpoints: CheckpointStore, options: RedisOptions
+        self,
+        name: str,
+        nodes: RedisNodes,
+        retrier: Retrier,
+        checkpoints: CheckpointStore,
+        options: ServerOptions,
+        prefix: str,
     ) -> None:
         self._name = name
         self._nodes = nodes
         self._retrier = retrier
         self._checkpoints = checkpoints
         self._is_cache = options.evict == "allow"
-        self._key = f"{options.prefix}ingest:evicted"
+        self._key = f"{prefix}ingest:evicted"
         self._evictions = Evictions()
         self._has_compared = False
         self._has_told = False

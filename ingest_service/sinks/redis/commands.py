@@ -179,16 +179,16 @@ class Batch:
         begins = self.starts[first:last] - start
         ends = np.append(begins[1:], n_rows)
         user_ids = self._owners.take(self.starts[first:last])
-        key = _bulk(keeping.key_pieces(user_ids))
+        key = bulk(keeping.key_pieces(user_ids))
         if columns.schema.follows_from_key:
             head = [b"*", decimals(2 + 2 * (ends - begins)), b"\r\n$4\r\nZADD\r\n", *key]
             lowest = str(-keeping.limit - 1).encode()
-            tail = [b"*4\r\n$15\r\nZREMRANGEBYRANK\r\n", *key, b"$1\r\n0\r\n", *_bulk([lowest])]
+            tail = [b"*4\r\n$15\r\nZREMRANGEBYRANK\r\n", *key, b"$1\r\n0\r\n", *bulk([lowest])]
             renewed = np.flatnonzero(are_sets[first:last])
             last_words = _expiry(user_ids.take(renewed), keeping)
         else:
-            numbers = [*_bulk([str(keeping.limit).encode()]), *_bulk([str(keeping.ttl_s).encode()])]
-            script = [b"\r\n$4\r\nEVAL\r\n", *_bulk([_replacing(columns.schema)]), b"$1\r\n1\r\n"]
+            numbers = [*bulk([str(keeping.limit).encode()]), *bulk([str(keeping.ttl_s).encode()])]
+            script = [b"\r\n$4\r\nEVAL\r\n", *bulk([_replacing(columns.schema)]), b"$1\r\n1\r\n"]
             head = [b"*", decimals(6 + 2 * (ends - begins)), *script, *key, *numbers]
             tail, renewed, last_words = [], np.empty(0, np.int64), []
         return _laid_out(_pairs(columns), begins, ends, head, tail, renewed, last_words)
@@ -199,8 +199,8 @@ class Batch:
 
 
 def _expiry(user_ids: Texts, keeping: Keeping) -> list[Piece]:
-    key = _bulk(keeping.key_pieces(user_ids))
-    return [b"*3\r\n$6\r\nEXPIRE\r\n", *key, *_bulk([str(keeping.ttl_s).encode()])]
+    key = bulk(keeping.key_pieces(user_ids))
+    return [b"*3\r\n$6\r\nEXPIRE\r\n", *key, *bulk([str(keeping.ttl_s).encode()])]
 
 
 def _laid_out(
@@ -236,7 +236,7 @@ def _laid_out(
 
 def _pairs(columns: Columns) -> list[Piece]:
     """Score and member of each row, as two bulk strings."""
-    return [*_bulk([decimals(columns.epoch_ms)]), *_bulk(member(columns))]
+    return [*bulk([decimals(columns.epoch_ms)]), *bulk(member(columns))]
 
 
 def member(columns: Columns) -> list[Piece]:
@@ -249,7 +249,7 @@ def member(columns: Columns) -> list[Piece]:
     return [*pieces, b"}"]
 
 
-def _bulk(pieces: Sequence[Piece]) -> list[Piece]:
+def bulk(pieces: Sequence[Piece]) -> list[Piece]:
     """A RESP bulk string. Its length is in bytes."""
     size = lengths(pieces)
     length = str(size).encode() if isinstance(size, int) else decimals(size)

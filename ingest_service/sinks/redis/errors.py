@@ -17,7 +17,7 @@ from ingest_service.runtime.tls_causes import TlsCause, tls_cause
 # Error replies by their first word.
 MOVING = frozenset(("ASK", "CLUSTERDOWN", "MOVED"))  # the slots have gone, or go, to other nodes
 PASSING = MOVING | frozenset(
-    ("BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNKILLABLE")
+    ("BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN", "UNKILLABLE")
 )
 IS_SENTINEL = "If it is a Sentinel, have it name the primary: redis+sentinel://HOST:26379/SERVICE/0."
 NO_TLS = "The server does not speak TLS; use redis:// instead of rediss://, or name its port for TLS."

@@ -16,7 +16,7 @@ from ingest_service.sinks.redis.about import About
 from ingest_service.sinks.redis.address import (
     Address,
     Place,
-    RedisOptions,
+    ServerOptions,
     connection_options,
     login,
     require_tls_files,
@@ -44,7 +44,7 @@ class RedisNodes:
     elsewhere; so are Sentinels for the primary.
     """
 
-    def __init__(self, parts: SplitResult, options: RedisOptions) -> None:
+    def __init__(self, parts: SplitResult, options: ServerOptions) -> None:
         self._place = Place.of(parts, options.db)
         self._tls_options = options
         common = connection_options(self._place, options)

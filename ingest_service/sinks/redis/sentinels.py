@@ -5,7 +5,7 @@ from typing import Any
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 
 from ingest_service.errors import ConfigurationError, Retry
-from ingest_service.sinks.redis.address import Address, Place, RedisOptions
+from ingest_service.sinks.redis.address import Address, Place, ServerOptions
 from ingest_service.sinks.redis.errors import errors_translated
 
 _ANSWER_S = 2.0  # one that is silent is passed over soon
@@ -14,7 +14,7 @@ _ANSWER_S = 2.0  # one that is silent is passed over soon
 class Sentinels:
     """The first that answers and knows the service is believed, and asked first the next time."""
 
-    def __init__(self, place: Place, common: dict[str, Any], options: RedisOptions) -> None:
+    def __init__(self, place: Place, common: dict[str, Any], options: ServerOptions) -> None:
         self._service = place.service
         self._common = common | {
             "socket_timeout": min(_ANSWER_S, common["socket_timeout"]),

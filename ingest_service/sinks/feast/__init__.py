@@ -1,0 +1,1 @@
+from ingest_service.sinks.feast.sink import FeastSink as FeastSink

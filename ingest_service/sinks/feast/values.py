@@ -1,0 +1,106 @@
+"""The bytes of Feast's online store, a column at a time: `Value` and `Timestamp` messages, entity keys, field hashes.
+
+Messages are in the wire format of protobuf (protobuf.dev, "Encoding"); the keys are Feast's entity key serialization
+version 3. tests/sinks/feast_golden.json has what Feast makes of the same values.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.parse import Bytes
+from ingest_service.rows.texts import Piece, Texts, concatenate
+
+_STRING, _INT64 = 2, 4  # of feast.types.ValueType: what an entity key says of a name and of a value
+_WORD = 0xFFFFFFFF
+
+
+def varints(numbers: Ints) -> Texts:
+    """int64[n] as varints; a negative number takes ten bytes."""
+    rest = np.ascontiguousarray(numbers).view(np.uint64)
+    n_bytes = max(1, -(-int(rest.max(initial=0)).bit_length() // 7))
+    table = np.empty((len(rest), n_bytes), np.uint8)
+    widths = np.ones(len(rest), np.int64)
+    for place in range(n_bytes):
+        table[:, place] = rest.astype(np.uint8) | 0x80
+        rest = rest >> np.uint64(7)
+        widths += rest != 0
+    table[np.arange(len(rest)), widths - 1] &= 0x7F
+    return Texts(table.reshape(-1), np.arange(len(rest)) * n_bytes, widths)
+
+
+def _fixed(numbers: NDArray[Any]) -> Texts:
+    """Numbers in little endian."""
+    size = numbers.dtype.itemsize
+    buffer: Bytes = np.ascontiguousarray(numbers).astype(numbers.dtype.newbyteorder("<")).view(np.uint8)
+    return Texts(buffer, np.arange(len(numbers)) * size, size)
+
+
+def _widths(texts: Texts) -> Ints:
+    return np.broadcast_to(np.asarray(texts.widths, np.int64), len(texts))
+
+
+def _text(texts: Texts) -> list[Piece]:
+    return [b"\x12", varints(_widths(texts)), texts]
+
+
+# What a column of a type becomes: the `val` of a `Value`, which is there even if it is 0 or empty.
+VALUES: dict[str, Callable[[Any], list[Piece]]] = {
+    "STRING": _text,
+    "INT32": lambda numbers: [b"\x18", varints(numbers)],
+    "INT64": lambda numbers: [b"\x20", varints(numbers)],
+    "DOUBLE": lambda numbers: [b"\x29", _fixed(numbers)],
+    "FLOAT": lambda numbers: [b"\x35", _fixed(numbers.astype(np.float32))],
+    "BOOL": lambda truths: [b"\x38", varints(truths.astype(np.int64))],
+    "UNIX_TIMESTAMP": lambda seconds: [b"\x40", varints(seconds)],
+}
+
+
+def timestamps(micros: Ints) -> Texts:
+    """Microseconds since 1970 as `Timestamp` messages, in which a 0 is left out."""
+    seconds, fractions = np.divmod(micros, 1_000_000)
+    return concatenate([_unless_zero(b"\x08", seconds), _unless_zero(b"\x10", fractions * 1_000)])
+
+
+def _unless_zero(tag: bytes, numbers: Ints) -> Texts:
+    texts = concatenate([tag, varints(numbers)])
+    return Texts(texts.buffer, texts.starts, np.where(numbers == 0, 0, texts.widths))
+
+
+def entity_keys(join_key: str, ids: Ints | Texts, project: str) -> list[Piece]:
+    """The keys of entities that have one join key, in a project."""
+    name = join_key.encode()
+    head = struct.pack("<III", 1, _STRING, len(name)) + name
+    if isinstance(ids, Texts):
+        sizes = _fixed(_widths(ids).astype(np.int32))
+        return [head + struct.pack("<I", _STRING), sizes, ids, project.encode()]
+    return [head + struct.pack("<II", _INT64, 8), _fixed(ids), project.encode()]
+
+
+def field_hash(view: str, feature: str) -> bytes:
+    """The name of a feature's field in an entity's hash."""
+    return struct.pack("<I", _murmur3(f"{view}:{feature}".encode()))
+
+
+def _murmur3(data: bytes) -> int:
+    """MurmurHash3_x86_32 with the seed 0."""
+    found = 0
+    n_whole = len(data) // 4 * 4
+    for (word,) in struct.iter_unpack("<I", data[:n_whole]):
+        found = (_rotated(found ^ _mixed(word), 13) * 5 + 0xE6546B64) & _WORD
+    found ^= _mixed(int.from_bytes(data[n_whole:], "little")) ^ len(data)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        found = (found ^ found >> shift) * factor & _WORD
+    return found
+
+
+def _mixed(word: int) -> int:
+    return _rotated(word * 0xCC9E2D51 & _WORD, 15) * 0x1B873593 & _WORD
+
+
+def _rotated(word: int, bits: int) -> int:
+    return (word << bits | word >> 32 - bits) & _WORD
