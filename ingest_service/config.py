@@ -19,7 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from ingest_service.datasets import dataset_described_by, dataset_named, dataset_names
+from ingest_service.datasets import dataset_after, dataset_described_by, dataset_named, dataset_names
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import MEMORY_MB, MIN_MEMORY_MB
@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     dataset: str = "microlens"
     datasets: dict[Annotated[str, Field(pattern=_NAME)], Path] = {}  # schema files
     columns: dict[str, str] = {}
+    transform: list[dict[str, Any]] = []  # steps; read with the data set that they are taken with
     checkpoint: str = Field("sink", pattern=r"^(sink|file:.+)$")
     state_dir: Path = Path(".ingest")
     limit: int | None = Field(None, ge=1)
@@ -133,10 +134,11 @@ class Settings(BaseSettings):
     def dataset_named(self, name: str = "") -> Dataset:
         """A data set by its name, here or in a package, or by the path of its schema file; by default `dataset`.
 
-        Blocks where it is described by a file.
+        Its records are those after the steps of `transform`. Blocks where it is described by a file.
         """
         name = name or self.dataset
-        return dataset_described_by(self.datasets[name]) if name in self.datasets else dataset_named(name)
+        found = dataset_described_by(self.datasets[name]) if name in self.datasets else dataset_named(name)
+        return dataset_after(found, self.transform)
 
     @property
     def checkpoint_dir(self) -> Path | None:

@@ -25,6 +25,7 @@ from benchmarks.sections import (
     serve,
     sqlite,
     startup,
+    transforms,
     versions,
 )
 
@@ -50,6 +51,7 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "growth": growth.figures,
     "serve": serve.figures,
     "schemas": schemas.figures,
+    "transforms": transforms.figures,
     "versions": versions.figures,
     "quick": versions.since_release,
 }

@@ -28,7 +28,7 @@ def figures(bench: Bench) -> list[Figure]:
         bench.say(f"generating {lines.name} and {parquet.name}")
         command = [sys.executable, "-m", "benchmarks.generate_formats", str(text), str(lines), str(parquet)]
         subprocess.run(command, cwd=ROOT, check=True)
-    json_lines = _reading(bench, "JSON Lines", lines, "amazon-2023-reviews")
+    json_lines = without_sink(bench, "JSON Lines", lines, "amazon-2023-reviews")
     peer_rows = min(PEER_ROWS, bench.rows)
     script = [sys.executable, "-m", "benchmarks.peers.json_script", str(lines), str(peer_rows)]
     loads = Subject(name=f"json.loads a line ({peer_rows:,} rows)", command=script, rows=peer_rows)
@@ -39,8 +39,8 @@ def figures(bench: Bench) -> list[Figure]:
         at_least("rows/s a core", rows_per_cpu_s, 150_000),
     )
     columns, delimited = bench.compare(
-        _reading(bench, "Parquet", parquet, _schema(bench, "parquet")),
-        _reading(bench, "delimited text", text, _schema(bench, "csv")),
+        without_sink(bench, "Parquet", parquet, _schema(bench, "parquet")),
+        without_sink(bench, "delimited text", text, _schema(bench, "csv")),
     )
     return [
         Figure("reading", ours, theirs, targets),
@@ -48,7 +48,7 @@ def figures(bench: Bench) -> list[Figure]:
     ]
 
 
-def _reading(bench: Bench, name: str, file: Path, dataset: str) -> Subject:
+def without_sink(bench: Bench, name: str, file: Path, dataset: str) -> Subject:
     return Subject(name, [sys.executable, "-m", "benchmarks.reading", str(file), dataset], bench.rows)
 
 

@@ -1,7 +1,8 @@
 """The data sets by name: those of packages (entry-point group `ingest_service.datasets`), presets, schema files."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.datasets.presets import preset_names, preset_path
@@ -38,3 +39,12 @@ def dataset_named(name: str) -> Dataset:
         raise ConfigurationError(f"There is no data set {name!r}; choose from: {names}; or name a schema file (.yaml).")
     dataset: Dataset = known[name].load()
     return dataset
+
+
+def dataset_after(dataset: Dataset, transform: Sequence[Mapping[str, Any]]) -> Dataset:
+    """The data set after the steps of a configuration. ConfigurationError says what is wrong with one."""
+    if not transform:
+        return dataset
+    from ingest_service.datasets.schema_file import transformed
+
+    return transformed(dataset, transform)

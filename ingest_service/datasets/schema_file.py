@@ -1,6 +1,6 @@
 """Schema files read: what one says as a data set, and what is wrong with it in a sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ingest_service.datasets.kinds import (
     Whole,
 )
 from ingest_service.datasets.schema_model import DatasetFile, FieldOfFile, kept_name
+from ingest_service.datasets.step_model import Step, StepsOfSettings
 from ingest_service.datasets.steps import with_steps
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.rows import schema
@@ -47,11 +48,27 @@ def load_dataset(path: Path) -> Dataset:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError(f"The schema file {path} cannot be read: {reason}.") from None
-    return _dataset_of(text, str(path))
+    dataset, steps = _read(text, str(path))
+    try:
+        return with_steps(dataset, steps)
+    except RowError as error:
+        raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}.") from None
+
+
+def transformed(dataset: Dataset, transform: Sequence[Mapping[str, Any]]) -> Dataset:
+    """The data set after the steps of a configuration. ConfigurationError says what is wrong with one."""
+    try:
+        return with_steps(dataset, StepsOfSettings.model_validate({"transform": transform}).transform)
+    except ValidationError as error:
+        raise ConfigurationError(f"A setting is wrong: {_first(error)}") from None
+    except RowError as error:
+        reason = f"Setting 'transform' is wrong for the data set {dataset.name}: {error.reason}."
+        raise ConfigurationError(reason) from None
 
 
 @lru_cache(maxsize=32)  # a command asks for its data set in several places
-def _dataset_of(text: str, path: str) -> Dataset:
+def _read(text: str, path: str) -> tuple[Dataset, tuple[Step, ...]]:
+    """The data set before its steps, and these."""
     import yaml
 
     try:
@@ -69,7 +86,7 @@ def _dataset_of(text: str, path: str) -> Dataset:
     try:
         declared = _declaration(file)
         dataset = items_of(declared) if isinstance(declared, ItemDeclaration) else dataset_of(declared)
-        return with_steps(dataset, file.transform)
+        return dataset, file.transform
     except RowError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}") from None
 

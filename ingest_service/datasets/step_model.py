@@ -1,9 +1,12 @@
-"""The steps of `x-transform` in a schema file, as they are written; `steps.py` takes them."""
+"""Steps as they are written, under `x-transform` in a schema file or `[[transform]]` in a configuration.
+
+`steps.py` takes them.
+"""
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, StrictBool, Tag
 
 from ingest_service.datasets.names import NAME, TAKEN, known_zone
 
@@ -22,6 +25,7 @@ def _ascending(edges: tuple[int | float, ...]) -> tuple[int | float, ...]:
 
 _NewName: TypeAlias = Annotated[str, Field(pattern=NAME), AfterValidator(_free_name)]
 _Edge: TypeAlias = Annotated[int, Field(strict=True, ge=-(1 << 53), le=1 << 53)] | FiniteFloat
+_Zone: TypeAlias = Annotated[str, AfterValidator(known_zone)]
 
 
 class _Step(BaseModel):
@@ -32,16 +36,29 @@ class FilterStep(_Step):
     filter: str = Field(min_length=1)
 
 
+class ExpressionStep(_Step):
+    derive: _NewName
+    expression: str = Field(alias="as", min_length=1)
+    otherwise: StrictBool | Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)] | FiniteFloat | str | None = (
+        None
+    )
+
+
 class PartStep(_Step):
     derive: _NewName
-    part: Literal["hour", "weekday", "day", "month"]
-    zone: Annotated[str, AfterValidator(known_zone)] = "UTC"
+    part: Literal["hour", "weekday", "day", "month", "date"]
+    zone: _Zone = "UTC"
 
 
 class BucketStep(_Step):
     derive: _NewName
     bucket: str
     edges: Annotated[tuple[_Edge, ...], Field(min_length=1, max_length=1000), AfterValidator(_ascending)]
+
+
+class HashStep(_Step):
+    hash: str
+    key: str = Field(pattern=r"^[A-Z_][A-Z0-9_]{0,99}$")  # the environment variable that has it
 
 
 class DropStep(_Step):
@@ -58,18 +75,35 @@ class TruncateStep(_Step):
     to: int = Field(ge=1)
 
 
+class TruncateTimeStep(_Step):
+    truncate: str
+    to: Literal["minute", "hour", "day"]
+    zone: _Zone = "UTC"
+
+
 def _kind(step: Any) -> str:
-    known = ("filter", "part", "bucket", "drop", "rename", "truncate")
+    known = ("filter", "as", "part", "bucket", "hash", "drop", "rename", "truncate")
     said = step if isinstance(step, dict) else {}
+    if "truncate" in said and isinstance(said.get("to"), str):
+        return "truncate time"
     return next((name for name in known if name in said), "filter")
 
 
 Step: TypeAlias = Annotated[
     Annotated[FilterStep, Tag("filter")]
+    | Annotated[ExpressionStep, Tag("as")]
     | Annotated[PartStep, Tag("part")]
     | Annotated[BucketStep, Tag("bucket")]
+    | Annotated[HashStep, Tag("hash")]
     | Annotated[DropStep, Tag("drop")]
     | Annotated[RenameStep, Tag("rename")]
-    | Annotated[TruncateStep, Tag("truncate")],
+    | Annotated[TruncateStep, Tag("truncate")]
+    | Annotated[TruncateTimeStep, Tag("truncate time")],
     Discriminator(_kind),
 ]
+
+
+class StepsOfSettings(BaseModel):
+    """What a configuration has under `[[transform]]`."""
+
+    transform: tuple[Step, ...] = Field(max_length=100)

@@ -33,6 +33,14 @@ def texts_and_dates(micros: Ints) -> tuple[Texts, Texts]:
     return concatenate([dates, clock, millis, rest, b"Z"]), dates
 
 
+def micros_of_texts(times: Texts) -> Ints:
+    """The microseconds since 1970 UTC of stored texts."""
+    width = len("YYYY-MM-DDTHH:MM:SS.ffffff")
+    rows = concatenate([times, b""]).buffer.reshape(len(times), width + 1)[:, :width]
+    found: Ints = np.ascontiguousarray(rows).view(f"S{width}").reshape(-1).astype("datetime64[us]").astype(np.int64)
+    return found
+
+
 def to_utc(local: Ints, zone: str) -> Ints:
     """int64[n] microseconds of local times to those since 1970 UTC; of an hour that is there twice the first is meant.
 
