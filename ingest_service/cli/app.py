@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="ingest-service",
-    help="Load interaction files into Redis, DynamoDB, MongoDB and SQLite: resumable, with every row accounted for.",
+    help="Load interaction files into stores and lakes: resumable, with every row accounted for.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich would take longer to import than the rest of it

@@ -25,7 +25,7 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="URL",
-        help="redis://, dynamodb://, mongodb://, postgresql:// or sqlite://. May be given several times.",
+        help="redis://, dynamodb://, mongodb://, postgresql://, sqlite:// or parquet://. May be given several times.",
     ),
 ]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="The shape of the files.")]

@@ -114,7 +114,7 @@ def api(parts: Parts) -> FastAPI:
     app = FastAPI(
         title="ingest-service",
         version="1",
-        description="Loads interaction files into Redis, DynamoDB, MongoDB and SQLite.",
+        description="Loads interaction files into stores, and reads back what users did.",
         openapi_url="/v1/openapi.json",
         docs_url=None,  # both would fetch scripts from elsewhere
         redoc_url=None,
