@@ -312,11 +312,13 @@ class Runs:
             rows = db.execute("SELECT * FROM runs WHERE uri = ? ORDER BY number DESC LIMIT 50", (uri,))
             return next((run for run in map(_run, rows) if run.task.kind == "run"), None)
 
-    def page(self, state: State | None, limit: int, before: int | None) -> list[Run]:
-        """Runs with numbers below `before`, newest first."""
-        where, values = "number < ?", [before if before is not None else (1 << 63) - 1]
+    def page(self, state: State | None, limit: int, before: int | None, source: str = "") -> list[Run]:
+        """Runs with numbers below `before`, newest first: those with `source` in their address, in any case."""
+        where, values = "number < ?", list[Any]([before if before is not None else (1 << 63) - 1])
         if state is not None:
-            where, values = "state = ? AND number < ?", [state, *values]  # type: ignore[list-item]
+            where, values = f"state = ? AND {where}", [state, *values]
+        if source:
+            where, values = f"{where} AND instr(lower(uri), lower(?))", [*values, source]
         with self._looking() as db:
             rows = db.execute(f"SELECT * FROM runs WHERE {where} ORDER BY number DESC LIMIT ?", [*values, limit])
             return [_run(row) for row in rows]

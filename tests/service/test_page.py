@@ -341,3 +341,32 @@ def test_a_user_is_looked_up(page: Page, service: Service, tmp_path: Path) -> No
     box.get_by_label("User", exact=True).fill("8")
     box.get_by_role("button", name="Look up").click()
     expect(box.locator(".message")).to_contain_text("has nothing of")
+
+
+def test_runs_are_searched_and_linked(page: Page, service: Service, tmp_path: Path) -> None:
+    """By a part of the source's name, events in between included; a link opens the run for whoever is sent it."""
+    service.start(config(tmp_path))
+    runs = {}
+    for name in ("clicks-monday.csv", "clicks-tuesday.csv", "likes.csv"):
+        (tmp_path / name).write_text(f"{HEADER}\n7,1,{FIRST_MS}\n")
+        runs[name] = service.submit(tmp_path / name)
+        service.until(runs[name], "done", "failed")
+    page.goto(service.url)
+    table = page.locator("#runs tbody")
+    expect(table).to_have_count(3)
+    expect(table.first).to_contain_text("/s")
+    expect(page.locator("#runs .zone")).not_to_be_empty()
+    page.get_by_label("Search runs").fill("CLICKS")
+    expect(table).to_have_count(2)
+    (tmp_path / "likes-2.csv").write_text(f"{HEADER}\n7,1,{FIRST_MS}\n")
+    service.until(service.submit(tmp_path / "likes-2.csv"), "done", "failed")
+    expect(table).to_have_count(2)
+    page.get_by_label("Search runs").fill("nothing")
+    expect(page.locator("#runs .message")).to_have_text("There is no such run.")
+    linked = runs["likes.csv"]["id"]
+    page.goto(f"{service.url}/#run={linked}")
+    page.reload()
+    details = page.locator(f"#run-{linked}")
+    expect(details).to_contain_text("Adds up")
+    expect(details.get_by_role("link", name=f"Link to run {linked}")).to_have_attribute("href", f"#run={linked}")
+    assert_accessible(page)

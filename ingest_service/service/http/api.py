@@ -30,6 +30,7 @@ Cursor = Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="`next` of
 Limit = Annotated[int, Query(ge=1, le=500)]
 SinkName = Annotated[str, Query(max_length=40, description="By default the first of the usual ones that can say.")]
 DatasetName = Annotated[str, Query(max_length=100, description="Of whose files the id is.")]
+PartOfSource = Annotated[str, Query(max_length=200, description="What the address of the source has in it.")]
 User = Annotated[str, PathParameter(max_length=1024, description="An id as in the files of the data set, or a UUID.")]
 Key = Annotated[str | None, Header(min_length=1, max_length=255, description="Any text; the same for a repetition.")]
 
@@ -132,9 +133,11 @@ def _runs(parts: Parts) -> APIRouter:
     router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
     @router.get("", response_model=RunPage)
-    async def list_runs(state: State | None = None, limit: Limit = 50, cursor: Cursor = None) -> dict[str, Any]:
+    async def list_runs(
+        state: State | None = None, source: PartOfSource = "", limit: Limit = 50, cursor: Cursor = None
+    ) -> dict[str, Any]:
         """Runs, newest first."""
-        found = await parts.runs.look(parts.runs.page, state, limit + 1, cursor)
+        found = await parts.runs.look(parts.runs.page, state, limit + 1, cursor, source)
         more = found[limit - 1].id if len(found) > limit else None
         views = [_view(run, parts.live) for run in found[:limit]]
         return {"runs": views, "next": more, "counts": await parts.runs.look(parts.runs.counts)}

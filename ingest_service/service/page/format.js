@@ -6,6 +6,9 @@ const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const time = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
 
+/** In which times are shown. */
+export const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
+
 const known = (show) => (value) => (value === null || value === undefined ? UNKNOWN : show(value));
 
 export const count = known((n) => whole.format(n));

@@ -44,6 +44,7 @@ const on = {
   open() {
     tellConnection("live", "Live");
     table.reload();
+    showLinked();
     letters.reload();
     events.holdFor(
       get("/v1/runs?state=running&limit=500").then(
@@ -58,6 +59,12 @@ const on = {
   },
   event: events.take,
 };
+
+/** The run that the address names, as it was sent by somebody. */
+function showLinked() {
+  const id = /^#run=(\d+)$/.exec(location.hash)?.[1];
+  if (id) table.unfold(id);
+}
 
 function hear(name, data) {
   if (name === "run") changed(data);
@@ -122,6 +129,7 @@ async function begin() {
   }
 }
 
+window.addEventListener("hashchange", showLinked);
 window.addEventListener("login-needed", () => close("The session has ended; log in again."));
 part("logout").addEventListener("click", async () => {
   await door.leave().catch(() => {}); // without the service there is no session either

@@ -44,7 +44,7 @@ export function details(run, tell) {
     ["Exit code", run.exit_code !== null && String(run.exit_code)],
     ["Reason", run.reason],
   ].filter(([, value]) => value);
-  return make("div", { class: "details" }, factList(facts), reportOf(run), make("p", {}, whatCanBeDone(run, tell)));
+  return make("div", { class: "details" }, factList(facts), reportOf(run), whatCanBeDone(run, tell));
 }
 
 function factList(facts) {
@@ -60,7 +60,8 @@ function whatCanBeDone(run, tell) {
     await post(`/v1/runs/${run.id}/${path}`);
     tell(hasEnded ? `Run ${run.id} is queued again.` : `Run ${run.id} stops as soon as what is in flight is written.`);
   };
-  return button(label, `${label} run ${run.id}`, work, tell);
+  const link = make("a", { href: `#run=${run.id}` }, `Link to run ${run.id}`);
+  return make("p", {}, button(label, `${label} run ${run.id}`, work, tell), " ", link);
 }
 
 function reportOf(run) {

@@ -1,7 +1,7 @@
 /** One run in the table of runs: a line, and below it the details while they are open. */
 
 import { make, setText } from "./dom.js";
-import { UNKNOWN, count, moment, nameOf } from "./format.js";
+import { UNKNOWN, count, duration, moment, nameOf } from "./format.js";
 import { details } from "./report.js";
 
 /** The element is a `tbody`. `tell(text)` is for what came of the buttons in the details. */
@@ -9,7 +9,8 @@ export function runRow(run, tell) {
   const name = make("button", { type: "button", class: "disclose", "aria-expanded": "false", click: toggle });
   const sinks = make("td", { class: "wide" });
   const state = make("span");
-  const rows = make("td", { class: "number" }, UNKNOWN);
+  const rows = make("span", {}, UNKNOWN);
+  const pace = make("small");
   const announced = make("td", { class: "wide nowrap" });
   const reason = make("small");
   const line = make(
@@ -19,7 +20,7 @@ export function runRow(run, tell) {
     make("th", { scope: "row" }, name, reason),
     sinks,
     make("td", {}, state),
-    rows,
+    make("td", { class: "number" }, rows, pace),
     announced,
   );
   const element = make("tbody", { "data-run": run.id }, line);
@@ -35,6 +36,7 @@ export function runRow(run, tell) {
     setText(state, now.state);
     state.className = `state ${now.state}`;
     setText(rows, count(rowsOf(now)));
+    setText(pace, paceOf(now));
     setText(announced, moment(now.created_at));
     setText(reason, now.state === "done" ? "" : (now.reason ?? ""));
     if (open) unfold();
@@ -59,7 +61,24 @@ export function runRow(run, tell) {
     if (hadFocus) name.focus();
   }
 
-  return { element, show, focus: () => name.focus(), progressed: (event) => setText(rows, count(event.rows_read)) };
+  return {
+    element,
+    show,
+    unfold: () => {
+      if (!open) unfold();
+      name.focus();
+    },
+    focus: () => name.focus(),
+    progressed: (event) => setText(rows, count(event.rows_read)),
+  };
+}
+
+/** How long a run took that has ended, and how many rows it moved a second. */
+function paceOf(run) {
+  if (!run.started_at || !run.finished_at) return "";
+  const seconds = (new Date(run.finished_at) - new Date(run.started_at)) / 1000;
+  const moved = run.report?.sources?.reduce((sum, source) => sum + source.rows_now, 0);
+  return moved && seconds ? `${duration(seconds)}, ${count(moved / seconds)}/s` : duration(seconds);
 }
 
 /** Rows read so far: those of the report, once there is one. */

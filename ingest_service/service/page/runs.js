@@ -2,13 +2,14 @@
 
 import { get } from "./api.js";
 import { atMostEvery, make, remove, setText } from "./dom.js";
-import { count } from "./format.js";
+import { ZONE, count } from "./format.js";
 import { runRow } from "./run_row.js";
 
 const PAGE = 50;
 const MOST_ROWS = 5_000; // a page that stays open for months must not grow for months
 const STATES = ["running", "queued", "done", "failed", "cancelled"];
 const COUNTS_MS = 2_000;
+const SEARCH_MS = 300;
 
 /**
  * `changed(run)` and `progressed(event)` keep the table in `section` true; `reload()` fetches it anew. `holdFor` keeps
@@ -20,7 +21,9 @@ export function runs(section, holdFor) {
   const message = section.querySelector(".message");
   const title = section.querySelector("h2");
   const rows = new Map();
+  setText(section.querySelector(".zone"), ZONE);
   let state = "";
+  let source = "";
   let next = null;
   let turn = Promise.resolve();
 
@@ -30,10 +33,18 @@ export function runs(section, holdFor) {
     state = chosen;
     inTurn(reload);
   });
+  const search = section.querySelector("[type=search]");
+  search.addEventListener(
+    "input",
+    atMostEvery(SEARCH_MS, () => {
+      source = search.value.trim().toLowerCase();
+      inTurn(reload);
+    }),
+  );
   const countAgain = atMostEvery(COUNTS_MS, () => get("/v1/runs?limit=1").then((page) => totals(page.counts), fail));
 
   async function fetchPage(limit, cursor) {
-    const query = new URLSearchParams({ limit, ...(state && { state }), ...(cursor && { cursor }) });
+    const query = new URLSearchParams({ limit, ...(state && { state }), ...(source && { source }), ...(cursor && { cursor }) });
     const page = await get(`/v1/runs?${query}`);
     tell("");
     next = page.next;
@@ -48,7 +59,8 @@ export function runs(section, holdFor) {
     const shown = new Set(found.map((run) => run.id));
     for (const id of [...rows.keys()].filter((id) => !shown.has(id))) drop(id);
     for (const run of found) show(run);
-    if (!found.length) tell(state ? `No run is ${state}.` : "There are no runs yet.");
+    const none = source ? "There is no such run." : state ? `No run is ${state}.` : "There are no runs yet.";
+    if (!found.length) tell(none);
   }
 
   async function showMore() {
@@ -77,8 +89,17 @@ export function runs(section, holdFor) {
     rows.delete(id);
   }
 
-  /** Whether a run is among those that are shown, by its state and as far down as is shown. */
-  const belongs = (run) => (!state || run.state === state) && (next === null || Number(run.id) >= Number(next));
+  /** Whether a run is among those that are shown, by its state and source, and as far down as is shown. */
+  const belongs = (run) =>
+    (!state || run.state === state) &&
+    run.source.toLowerCase().includes(source) &&
+    (next === null || Number(run.id) >= Number(next));
+
+  /** Show one run with its details, wherever it would stand. */
+  async function unfold(id) {
+    show(await get(`/v1/runs/${id}`));
+    rows.get(id).unfold();
+  }
 
   function changed(run) {
     countAgain();
@@ -95,7 +116,12 @@ export function runs(section, holdFor) {
     }
   }
 
-  return { reload: () => inTurn(reload), changed, progressed: (event) => rows.get(event.run)?.progressed(event) };
+  return {
+    reload: () => inTurn(reload),
+    unfold: (id) => inTurn(() => unfold(id)),
+    changed,
+    progressed: (event) => rows.get(event.run)?.progressed(event),
+  };
 }
 
 /** The choice of a state. Returns a function that shows how many runs there are of each. */
