@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from ingest_service.config import Settings
-from ingest_service.datasets import is_schema_file
+from ingest_service.datasets import dataset_names, is_schema_file
 from ingest_service.errors import ConfigurationError, SourceNotFound
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.steps import steps
@@ -36,6 +36,11 @@ class Desk:
     workers: Workers
     sinks: Sinks
     waiting: Waiting = field(default_factory=Waiting)
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names that a submission may say: no paths of schema files."""
+        return sorted({*dataset_names(), *self.settings.datasets})
 
     async def load(
         self,

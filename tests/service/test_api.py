@@ -316,3 +316,24 @@ def test_a_wrong_question_about_a_user_is_told(served: Service, path: str) -> No
     """422, in a sentence."""
     answer = served.ask("GET", f"/v1/users/{path}")
     assert is_problem(answer.content, 422), answer
+
+
+def test_what_may_be_loaded_is_listed(served: Service) -> None:
+    """Folders and files below the roots, without links; nothing of what lies elsewhere, nor whether it is there."""
+    inside = served.folder / "in" / "browse"
+    (inside / "more").mkdir(parents=True)
+    (inside / "a.csv").write_text(ROWS)
+    (inside / ".hidden").write_text("")
+    (inside / "out").symlink_to("/etc")
+    (inside / "passwd").symlink_to("/etc/passwd")
+    assert served.get("/v1/files")["folders"] == [str(served.folder / "in")]
+    found = served.get("/v1/files?folder=in/browse")
+    assert found["files"] == [{"path": str(inside / "a.csv"), "size": len(ROWS)}]
+    assert (found["folders"], found["is_whole"]) == ([str(inside / "more")], True)
+    answers = [
+        served.ask("GET", f"/v1/files?folder={place}")
+        for place in ("/etc", "/none", "in/../..", "in/browse/out", "in/browse/a.csv", "%00")
+    ]
+    assert {answer.status for answer in answers} == {403}
+    assert len({answer.content["detail"] for answer in answers}) == 1
+    assert {"microlens", "movielens", "own"} <= set(served.get("/v1/datasets")["datasets"])

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.service import letters as letters_
+from ingest_service.service.browse import listed
 from ingest_service.service.desk import Desk
 from ingest_service.service.health import Health
 from ingest_service.service.http.events import EventStream
@@ -250,6 +251,16 @@ def _looks(parts: Parts) -> APIRouter:
     async def checkpoints() -> dict[str, Any]:
         """Where each sink stands in each source, as of some seconds ago at most."""
         return await parts.health.checkpoints.get()
+
+    @router.get("/v1/datasets")
+    async def datasets() -> dict[str, list[str]]:
+        """The names that a submission may say in `dataset`."""
+        return {"datasets": parts.desk.datasets}
+
+    @router.get("/v1/files")
+    async def files(folder: Annotated[str, Query(max_length=4096)] = "") -> dict[str, Any]:
+        """What is in a folder below a root, and may be loaded; the roots, where none is named."""
+        return await finish_in_thread(listed, parts.desk.settings.allowed(), folder)
 
     @router.get("/v1/sinks")
     async def sinks() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 /** The form that loads a file. */
 
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 import { make, setText } from "./dom.js";
 
 /** `offer(names)` says which sinks there are to choose from. */
@@ -10,6 +10,11 @@ export function submit(section) {
   const into = form.querySelector("#into");
   const message = form.querySelector(".message");
   let offered = "";
+  let folder = null; // the one whose files are suggested
+
+  source.addEventListener("focus", suggestFiles);
+  source.addEventListener("input", suggestFiles);
+  dataset.addEventListener("focus", suggestDatasets, { once: true });
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -23,6 +28,22 @@ export function submit(section) {
       setText(message, problem.message);
     }
   });
+
+  /** What is in the folder that is typed so far. Where nothing can be suggested one types on. */
+  async function suggestFiles() {
+    const typed = source.value.slice(0, source.value.lastIndexOf("/") + 1);
+    if (typed === folder || typed.includes("://")) return;
+    folder = typed;
+    const found = await get(`/v1/files?${new URLSearchParams({ folder: typed })}`).catch(() => null);
+    if (found === null || folder !== typed) return;
+    const names = [...found.folders.map((path) => `${path}/`), ...found.files.map((file) => file.path)];
+    form.querySelector("#files").replaceChildren(...names.map((value) => make("option", { value })));
+  }
+
+  async function suggestDatasets() {
+    const { datasets } = await get("/v1/datasets").catch(() => ({ datasets: [] }));
+    form.querySelector("#datasets").replaceChildren(...datasets.map((value) => make("option", { value })));
+  }
 
   function wanted() {
     const sinks = [...form.querySelectorAll("[name=sink]:checked")].map((box) => box.value);
