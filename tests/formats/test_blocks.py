@@ -208,7 +208,7 @@ def test_each_code_of_the_parser(line: bytes, code: str) -> None:
 
 def test_every_code_of_the_parser_has_a_known_answer() -> None:
     """The list above leaves no parser code out."""
-    of_sinks = {"wrong_type", "item_too_large", "bad_key", "duplicate_key", "unknown_movie", "refused"}
+    of_sinks = {"wrong_type", "item_too_large", "bad_key", "duplicate_key", "unknown_movie", "refused", "out_of_range"}
     of_other_data_sets = {"bad_rating", "bad_number", "bad_value", "missing_value", "bad_json", "bad_literal"}
     mark = next(m for m in test_each_code_of_the_parser.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
     assert {code for _, code in mark.args[1]} == CODES.keys() - of_sinks - of_other_data_sets
