@@ -18,6 +18,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from glob import escape
@@ -44,6 +45,7 @@ fault.declare(
 
 OWN = "_ingest"
 _GROUP_ROWS = 1 << 16
+_WRITERS = 2  # files written at once
 _TOLD_APART = re.compile(r"(\d{15,}-\d{15,}|[0-9a-f]{32})\.parquet")  # the files of a stream
 
 
@@ -181,7 +183,8 @@ class Folder:
     def add(self, pieces: Sequence[Piece], span: tuple[int, int] | None, shape: Mapping[str, str], by: str) -> None:
         """Files with the rows of a span, all of them, or of none: then they are replayed."""
         with self._translated():
-            written = [(piece, self._written(self._tables(piece))) for piece in pieces]
+            with ThreadPoolExecutor(_WRITERS) as threads:  # Arrow encodes without the interpreter's lock
+                written = list(threads.map(lambda piece: (piece, self._written(self._tables(piece))), pieces))
             with self._locked():
                 self._require_writer()
                 self._require_shape(shape, by)
