@@ -6,6 +6,7 @@ import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ingest_service.runtime.process import EVENTS_FD, Reason
 
 _KILL_S = DRAIN_S + 0.5
 _LINE_BYTES = 1 << 20
+_NICE = 10  # who asks the service, or a store beside it, comes before its runs
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class Child:
                 raise
         finally:
             os.close(writable)
+        with suppress(ProcessLookupError):  # its threads come later, and take this after it
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
         return cls(process, events, pipe)
 
     def stop(self) -> None:

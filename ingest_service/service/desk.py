@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from ingest_service.config import Settings
-from ingest_service.datasets import dataset_names, is_schema_file
 from ingest_service.errors import ConfigurationError, SourceNotFound
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.steps import steps
 from ingest_service.runtime.tasks import finish_in_thread
+from ingest_service.service.known_datasets import dataset_asked_for
 from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.live import Live
 from ingest_service.service.runs import LIVE, STATES, Run, Runs, State, Task
@@ -37,11 +37,6 @@ class Desk:
     sinks: Sinks
     waiting: Waiting = field(default_factory=Waiting)
 
-    @property
-    def datasets(self) -> list[str]:
-        """The names that a submission may say: no paths of schema files."""
-        return sorted({*dataset_names(), *self.settings.datasets})
-
     async def load(
         self,
         name: str,
@@ -60,11 +55,10 @@ class Desk:
         """
         wanted = self.sinks.named(sinks)
         dataset = dataset or self.settings.dataset
-        if origin == "api" and is_schema_file(dataset) and dataset != self.settings.dataset:
-            raise ConfigurationError(
-                "Schema files are named in the configuration, under [datasets]; ask for one by name."
-            )
-        await asyncio.to_thread(self.settings.dataset_named, dataset)
+        if origin == "api":
+            await asyncio.to_thread(dataset_asked_for, self.settings, dataset)
+        else:
+            await asyncio.to_thread(self.settings.dataset_named, dataset)
         limit = limit or self.settings.limit
         uri, version = await self._look_at(name)
         task = Task("run", uri, _name_of(uri), wanted, dataset, limit, restart, origin)

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 from ingest_service.audit.holdings import interaction_json
 from ingest_service.config import Settings
+from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, IngestError, UsageError
 from ingest_service.rows.interaction import VideoInteraction, timestamp_text
+from ingest_service.service.known_datasets import dataset_asked_for
 from ingest_service.service.known_sinks import Sinks
 from ingest_service.sinks.abilities import AnswersHistory, AnswersRecent
 from ingest_service.sinks.base import AnySink
@@ -40,6 +42,7 @@ class Lookups:
         self._settings = settings
         self._sinks = sinks
         self._kept: dict[str, Kept] = {}
+        self._datasets: dict[str, Dataset] = {}  # those of the configuration and of packages, by name
 
     async def recent(self, asked: Asked, limit: int) -> dict[str, Any]:
         """A user's newest interactions, newest first."""
@@ -69,7 +72,9 @@ class Lookups:
     async def _answer(
         self, asked: Asked, ability: type[Any], ask: Callable[[AnySink, str], Awaitable[list[VideoInteraction]]]
     ) -> dict[str, Any]:
-        dataset = await asyncio.to_thread(self._settings.dataset_named, asked.dataset)
+        if asked.dataset not in self._datasets:
+            self._datasets[asked.dataset] = await asyncio.to_thread(dataset_asked_for, self._settings, asked.dataset)
+        dataset = self._datasets[asked.dataset]
         name, kept = await self._one_that(ability, asked.sink)
         (sink,) = kept.sinks
         try:

@@ -310,7 +310,14 @@ def test_what_a_user_did_is_read_back(served: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["77/history?cursor=nonsense", "77/recent?sink=c", "77/history?since=2020-03-05", "77/recent?dataset=none"]
+    "path",
+    [
+        "77/history?cursor=nonsense",
+        "77/recent?sink=c",
+        "77/history?since=2020-03-05",
+        "77/recent?dataset=none",
+        "77/recent?dataset=own.yaml",
+    ],
 )
 def test_a_wrong_question_about_a_user_is_told(served: Service, path: str) -> None:
     """422, in a sentence."""

@@ -18,6 +18,7 @@ from ingest_service.service.http.gate import Gate
 from ingest_service.service.http.login import COOKIE, SESSION_S, Login
 from ingest_service.service.http.page import page_router
 from ingest_service.service.http.problems import Problem, documented, handle_errors
+from ingest_service.service.known_datasets import known_datasets
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import Live, progress_event, run_event
 from ingest_service.service.lookups import Asked, Lookups
@@ -255,7 +256,7 @@ def _looks(parts: Parts) -> APIRouter:
     @router.get("/v1/datasets")
     async def datasets() -> dict[str, list[str]]:
         """The names that a submission may say in `dataset`."""
-        return {"datasets": parts.desk.datasets}
+        return {"datasets": known_datasets(parts.desk.settings)}
 
     @router.get("/v1/files")
     async def files(folder: Annotated[str, Query(max_length=4096)] = "") -> dict[str, Any]:
