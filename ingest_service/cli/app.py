@@ -20,6 +20,7 @@ from ingest_service.cli.common import (
     Config,
     Dataset,
     To,
+    at_work,
     column_names,
     execute,
     output,
@@ -291,15 +292,12 @@ def verify(
 
 async def _verify(sources: Sequence[str], settings: "Settings", sample: int | None) -> "Findings":
     from ingest_service.audit.verify import WHEN_STOPPED, verify
-    from ingest_service.pipeline.run import ended_in_time, jobs_of, opened, sinks_of
-    from ingest_service.telemetry.show import show_on_stderr
+    from ingest_service.pipeline.run import jobs_of, opened, sinks_of
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
-    stop = stop_on_signals()
-    with show_on_stderr() as show:
-        async with ended_in_time(stop, WHEN_STOPPED), opened(sinks):
-            return await verify(jobs, sinks, stop, show.counter("verify"), sample=sample)
+    async with at_work("verify", WHEN_STOPPED) as (stop, progress), opened(sinks):
+        return await verify(jobs, sinks, stop, progress, sample=sample)
 
 
 @app.command()

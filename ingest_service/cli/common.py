@@ -1,8 +1,8 @@
 """What commands have in common: options, settings from all their places, how they run and print."""
 
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -11,10 +11,12 @@ import typer
 
 from ingest_service.errors import LocalIOError, UsageError
 from ingest_service.runtime.escaped import escaped
-from ingest_service.runtime.process import give_back_memory
+from ingest_service.runtime.process import give_back_memory, stop_on_signals
 from ingest_service.telemetry.stderr import Stderr, discard
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ingest_service.config import Settings
     from ingest_service.sinks.base import Finding
 
@@ -102,6 +104,18 @@ def execute(job: Coroutine[Any, Any, T]) -> T:
 
         return asyncio.run(job)
     return uvloop.run(job)
+
+
+@asynccontextmanager
+async def at_work(command: str, when_stopped: str) -> AsyncIterator["tuple[asyncio.Event, Callable[..., None]]"]:
+    """For what reads a while: the stop, which ends it in time with that sentence, and what shows its progress."""
+    from ingest_service.pipeline.run import ended_in_time
+    from ingest_service.telemetry.show import show_on_stderr
+
+    stop = stop_on_signals()
+    with show_on_stderr() as show:
+        async with ended_in_time(stop, when_stopped):
+            yield stop, show.counter(command)
 
 
 def print_findings(findings: "Sequence[tuple[str, Finding]]") -> None:

@@ -12,6 +12,7 @@ from ingest_service.cli.common import (
     Config,
     Dataset,
     To,
+    at_work,
     column_names,
     execute,
     output,
@@ -19,7 +20,6 @@ from ingest_service.cli.common import (
     settings_of,
 )
 from ingest_service.errors import UsageError
-from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
     from ingest_service.analysis.estimate import Estimate
@@ -51,16 +51,12 @@ def estimate(
 
 async def _estimate(source: str, settings: "Settings", prices: Path | None, *, measure: bool) -> "Estimate":
     from ingest_service.analysis.estimate import WHEN_STOPPED, estimate
-    from ingest_service.pipeline.run import ended_in_time, jobs_of, sinks_of
-    from ingest_service.telemetry.show import show_on_stderr
+    from ingest_service.pipeline.run import jobs_of, sinks_of
 
     jobs = jobs_of([source], settings)
     if len(jobs) != 1:
         raise UsageError(f"{source!r} names {len(jobs)} files; estimate them one at a time.")
     urls = settings.sink_urls()
     sinks = sinks_of(urls, settings.dataset_named())
-    stop = stop_on_signals()
-    with show_on_stderr() as show:
-        async with ended_in_time(stop, WHEN_STOPPED):
-            count = show.counter("estimate")
-            return await estimate(jobs[0], sinks, stop, count, prices=prices, measure=urls if measure else ())
+    async with at_work("estimate", WHEN_STOPPED) as (stop, progress):
+        return await estimate(jobs[0], sinks, stop, progress, prices=prices, measure=urls if measure else ())

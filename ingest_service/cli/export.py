@@ -12,6 +12,7 @@ from ingest_service.cli.common import (
     Columns,
     Config,
     Dataset,
+    at_work,
     column_names,
     execute,
     output,
@@ -19,7 +20,6 @@ from ingest_service.cli.common import (
     settings_of,
 )
 from ingest_service.errors import ConfigurationError
-from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
     from ingest_service.analysis.export import Exported
@@ -82,11 +82,8 @@ async def _export(
     sources: Sequence[str], settings: "Settings", sink: "DynamoDBSink", place: "ExportPlace"
 ) -> "Exported":
     from ingest_service.analysis.export import WHEN_STOPPED, export
-    from ingest_service.pipeline.run import ended_in_time, jobs_of
-    from ingest_service.telemetry.show import show_on_stderr
+    from ingest_service.pipeline.run import jobs_of
 
     jobs = jobs_of(sources, settings)
-    stop = stop_on_signals()
-    with show_on_stderr() as show:
-        async with ended_in_time(stop, WHEN_STOPPED):
-            return await export(jobs, sink, place, stop, show.counter("export-dynamodb"))
+    async with at_work("export-dynamodb", WHEN_STOPPED) as (stop, progress):
+        return await export(jobs, sink, place, stop, progress)

@@ -13,6 +13,7 @@ from ingest_service.cli.common import (
     Config,
     Dataset,
     T,
+    at_work,
     column_names,
     execute,
     moment,
@@ -21,9 +22,10 @@ from ingest_service.cli.common import (
     settings_of,
 )
 from ingest_service.errors import ConfigurationError, UsageError
-from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
+    from ingest_service.analysis.covisited import Covisited
+    from ingest_service.analysis.popular import Popular
     from ingest_service.config import Settings
 
 
@@ -35,9 +37,6 @@ AsOf = Annotated[
 ]
 AllowEmpty = Annotated[bool, typer.Option("--allow-empty", help="Replace the old list by an empty one, too.")]
 ExpireS = Annotated[int | None, typer.Option("--expire", metavar="S", min=1, help="The key expires then.")]
-
-
-_OLD_STAYS = "There were none in that time, so the old list stays; --allow-empty replaces it."
 
 
 def popular(
@@ -67,13 +66,7 @@ def popular(
     settings = settings_of({"to": [to], "dataset": dataset, "columns": column_names(columns)}, config)
     wanted, kept = Wanted(Window(moment(as_of), days), half_life_days, limit), Kept(key, allow_empty, expire_s)
     found = execute(_counted("popular", sources, settings, partial(count, wanted=wanted, kept=kept)))
-    with output():
-        if as_json:
-            typer.echo(json.dumps(found.as_json()))
-            return
-        say(f"{len(found.items):,} popular items as of {found.as_of:%Y-%m-%d %H:%M:%S} UTC.")
-        if not found.stored:
-            say(_OLD_STAYS)
+    _print(found, f"{len(found.items):,} popular items", as_json=as_json)
 
 
 def covisited(
@@ -100,21 +93,24 @@ def covisited(
     settings = settings_of({"to": [to], "dataset": dataset, "columns": column_names(columns)}, config)
     wanted, kept = Wanted(Window(moment(as_of), days), per_user, limit), Kept(key, allow_empty, expire_s)
     found = execute(_counted("covisited", sources, settings, partial(covisited, wanted=wanted, kept=kept)))
+    _print(found, f"{found.lists:,} items with others", as_json=as_json)
+
+
+def _print(found: "Popular | Covisited", what: str, *, as_json: bool) -> None:
     with output():
         if as_json:
             typer.echo(json.dumps(found.as_json()))
             return
-        say(f"{found.lists:,} items with others as of {found.as_of:%Y-%m-%d %H:%M:%S} UTC.")
+        say(f"{what} as of {found.as_of:%Y-%m-%d %H:%M:%S} UTC.")
         if not found.stored:
-            say(_OLD_STAYS)
+            say("There were none in that time, so the old list stays; --allow-empty replaces it.")
 
 
 async def _counted(command: str, sources: Sequence[str], settings: "Settings", count: Callable[..., Awaitable[T]]) -> T:
     """What `count` makes of the jobs, the Redis, the stop and the progress."""
     from ingest_service.analysis.interactions import WHEN_STOPPED
-    from ingest_service.pipeline.run import ended_in_time, jobs_of, sinks_of
+    from ingest_service.pipeline.run import jobs_of, sinks_of
     from ingest_service.sinks.redis.sink import RedisSink
-    from ingest_service.telemetry.show import show_on_stderr
 
     (sink,) = sinks_of(settings.sink_urls())
     if not isinstance(sink, RedisSink):
@@ -122,7 +118,5 @@ async def _counted(command: str, sources: Sequence[str], settings: "Settings", c
     if settings.dataset_named().schema.is_about_items:
         raise ConfigurationError("A data set about items has no interactions to count; name one of interactions.")
     jobs = jobs_of(sources, settings)
-    stop = stop_on_signals()
-    with show_on_stderr() as show:
-        async with ended_in_time(stop, WHEN_STOPPED):
-            return await count(jobs, sink, stop=stop, progress=show.counter(command))
+    async with at_work(command, WHEN_STOPPED) as (stop, progress):
+        return await count(jobs, sink, stop=stop, progress=progress)

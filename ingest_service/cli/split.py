@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ingest_service.cli.common import AsJson, Columns, Config, Dataset, To, column_names, execute, output, settings_of
+from ingest_service.cli.common import (
+    AsJson,
+    Columns,
+    Config,
+    Dataset,
+    To,
+    at_work,
+    column_names,
+    execute,
+    output,
+    settings_of,
+)
 from ingest_service.cli.loading import CheckpointPlace, StateDir, load_jobs
 from ingest_service.cli.report import print_report
-from ingest_service.runtime.process import stop_on_signals
 
 if TYPE_CHECKING:
     from ingest_service.analysis.split import Rule
@@ -56,12 +66,10 @@ async def _split(sources: Sequence[str], settings: "Settings", rule: "Rule", fie
     from tempfile import TemporaryDirectory
 
     from ingest_service.analysis.split import WHEN_STOPPED, split_jobs
-    from ingest_service.pipeline.run import ended_in_time, jobs_of
-    from ingest_service.telemetry.show import show_on_stderr
+    from ingest_service.pipeline.run import jobs_of
 
-    jobs, stop = jobs_of(sources, settings, restart=restart), stop_on_signals()
+    jobs = jobs_of(sources, settings, restart=restart)
     with TemporaryDirectory(prefix="ingest-split-") as folder:
-        with show_on_stderr() as show:
-            async with ended_in_time(stop, WHEN_STOPPED):
-                jobs = await split_jobs(jobs, rule, field, Path(folder), stop, show.counter("split"))
+        async with at_work("split", WHEN_STOPPED) as (stop, progress):
+            jobs = await split_jobs(jobs, rule, field, Path(folder), stop, progress)
         return await load_jobs(jobs, settings, stop)

@@ -17,7 +17,7 @@ from ingest_service.datasets.arithmetic import REALS, WHOLES, Has, both, magnitu
 from ingest_service.errors import RowError
 from ingest_service.rows.arrays import Bools
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.distinct import distinct
+from ingest_service.rows.distinct import distinct, each_once
 from ingest_service.rows.schema import Field, FieldKind, Schema
 from ingest_service.rows.texts import Texts, concatenate
 
@@ -302,7 +302,7 @@ def _call(node: ast.Call, schema: Schema) -> Expression:
         _refuse(node, f"{name} takes {'two values or more' if n_least == 2 else 'one value'}")
     if name in _OF_TEXTS:
         one = _of_sort(node.args[0], schema, Sort.TEXT)
-        return Expression(Sort.TEXT, _on(one, lambda texts: (_changed(texts, _OF_TEXTS[name]), None)))
+        return Expression(Sort.TEXT, _on(one, lambda texts: (each_once(texts, _OF_TEXTS[name]), None)))
     parts = [_of_sort(part, schema, *_NUMBERS) for part in node.args]
     if name in _OF_NUMBERS:
         (one,) = parts
@@ -318,11 +318,6 @@ def _call(node: ast.Call, schema: Schema) -> Expression:
         return values, has
 
     return Expression(sort, best, is_sure=all(part.is_sure for part in parts))
-
-
-def _changed(texts: Texts, change: Callable[[str], str]) -> Texts:
-    different, inverse = distinct(texts)
-    return Texts.of([change(text) for text in different.to_list()]).take(inverse)
 
 
 def _chosen(node: ast.IfExp, schema: Schema) -> Expression:

@@ -8,7 +8,7 @@ import os
 from hashlib import blake2b
 
 from ingest_service.datasets.expressions import wrong
-from ingest_service.rows.distinct import distinct
+from ingest_service.rows.distinct import each_once
 from ingest_service.rows.texts import Texts
 
 LEAST_KEY_BYTES = 32
@@ -32,6 +32,4 @@ def check_of(key: bytes) -> str:
 
 def hashed_texts(texts: Texts, key: bytes) -> Texts:
     """32 hexadecimal digits for each, each different text once."""
-    different, inverse = distinct(texts)
-    digests = [blake2b(text.encode(), key=key, digest_size=_HASH_BYTES).hexdigest() for text in different.to_list()]
-    return Texts.of(digests).take(inverse)
+    return each_once(texts, lambda text: blake2b(text.encode(), key=key, digest_size=_HASH_BYTES).hexdigest())

@@ -29,7 +29,7 @@ from ingest_service.datasets.times import micros_of_texts, texts_and_dates
 from ingest_service.errors import RowError
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns, Values
-from ingest_service.rows.distinct import distinct
+from ingest_service.rows.distinct import distinct, each_once
 from ingest_service.rows.interaction import INTERACTION
 from ingest_service.rows.schema import Field, FieldKind, Schema
 from ingest_service.rows.texts import Texts, decimals
@@ -186,8 +186,7 @@ def _truncate(step: TruncateStep, schema: Schema) -> _Bound:
         raise wrong(f"{name} is no text, and cannot be truncated to a number of characters")
 
     def truncated(columns: Columns) -> Columns:
-        different, inverse = distinct(columns.texts[name])
-        short = Texts.of([text[: step.to] for text in different.to_list()]).take(inverse)
+        short = each_once(columns.texts[name], lambda text: text[: step.to])
         return replace(columns, texts={**columns.texts, name: short})
 
     return _Bound(schema, truncated)

@@ -10,6 +10,7 @@ from typing import Any
 from ingest_service.errors import CheckpointDamaged, IngestError, LineContinued, RowsGone, SourceChanged
 from ingest_service.formats.base import Reader
 from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease, decode
+from ingest_service.pipeline.continued import is_continued
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
 from ingest_service.pipeline.placed import checkpoints_of, is_apart
@@ -162,17 +163,7 @@ async def _is_another(job: Job, sink: AnySink, store: CheckpointStore) -> bool:
         return text is not None
     try:
         mark = decode(text, job.stream, sink.name).watermark
-        await finish_in_thread(_go_on, job, mark)
-    except (SourceChanged, CheckpointDamaged) as error:
+        await finish_in_thread(is_continued, job, mark)
+    except (SourceChanged, CheckpointDamaged, LineContinued) as error:
         return isinstance(error, SourceChanged)
     return False
-
-
-def _go_on(job: Job, mark: Watermark) -> None:
-    """SourceChanged if the source does not begin with what lay before the watermark."""
-    reader = job.open_reader()
-    try:
-        with suppress(LineContinued):
-            reader.resume(mark.position, was_unended=mark.unended is not None)
-    finally:
-        reader.close()

@@ -1,5 +1,6 @@
 """The different texts of a column, found by their bytes without a Python object a row."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ def distinct(texts: Texts) -> tuple[Texts, Ints]:
         return texts.take(firsts), inverse
     _, firsts, inverse = np.unique(words, axis=0, return_index=True, return_inverse=True)
     return texts.take(firsts), inverse.reshape(-1)
+
+
+def each_once(texts: Texts, change: Callable[[str], str]) -> Texts:
+    """What a function makes of each text; it is called once for each different one."""
+    different, inverse = distinct(texts)
+    return Texts.of([change(text) for text in different.to_list()]).take(inverse)
 
 
 def _by_dictionary(texts: Texts) -> tuple[Texts, Ints]:

@@ -1,8 +1,10 @@
 """Changes of files that survive a loss of power, and locks around them that survive a process that sleeps."""
 
+import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ingest_service.errors import LeaseHeld
@@ -33,3 +35,11 @@ def take_lock(take: Callable[[], None], path: Path) -> None:
             if time.monotonic() > deadline:
                 raise LeaseHeld(f"A process that was stopped in the middle of writing holds {path}; end it.") from None
             time.sleep(_LOOK_EVERY_S)
+
+
+@contextmanager
+def locked(lock: Path, what: Path) -> Iterator[None]:
+    """Alone with `what`, by a lock on a file that is made for it. Blocks the caller; LeaseHeld as of `take_lock`."""
+    with lock.open("w") as file:
+        take_lock(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB), what)
+        yield

@@ -1,13 +1,12 @@
 """Checkpoints as files of a folder, for whoever keeps rows in files too, or wants them apart from the rows."""
 
 import asyncio
-import fcntl
 import os
 from pathlib import Path
 
 from ingest_service.errors import LocalIOError
 from ingest_service.runtime import fault
-from ingest_service.runtime.durable import sync_folder, take_lock
+from ingest_service.runtime.durable import locked, sync_folder
 from ingest_service.sinks.checkpoints import CheckpointStore
 
 fault.declare(
@@ -50,8 +49,7 @@ class FileCheckpoints(CheckpointStore):
         temporary = path.with_suffix(".tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with path.with_suffix(".lock").open("w") as lock:
-                take_lock(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), path)
+            with locked(path.with_suffix(".lock"), path):
                 if self._read(stream) != old:
                     return False
                 with temporary.open("w", encoding="utf-8") as file:

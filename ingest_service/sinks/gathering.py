@@ -11,6 +11,12 @@ from typing import Generic, Protocol, TypeVar
 from ingest_service.sinks.base import Stored
 
 _MOST_BYTES = 96 << 20  # where nobody says
+WAITING_S = 10  # for which rows wait at most
+
+
+def most_waiting(most_rows: int, rate: float | None) -> int:
+    """How many rows may wait where at most `rate` of them are stored a second."""
+    return most_rows if rate is None else min(most_rows, int(rate * WAITING_S))
 
 
 class Part(Protocol):

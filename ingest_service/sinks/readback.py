@@ -4,7 +4,7 @@ Only what reads back imports this, so that a load does without polars.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -53,6 +53,16 @@ def value_text(schema: Schema, fields: Mapping[str, Any]) -> str:
     if others:
         texts.append(json.dumps(others, sort_keys=True, separators=(",", ":"), default=str))
     return _BETWEEN.join(texts)
+
+
+def frame_of_stored(rows: Iterable[dict[str, Any]], schema: Schema) -> pl.DataFrame:
+    """Records as `abilities.ReadBack.stored` has them, of fields by their names; owner and key are among these."""
+    stored = []
+    for fields in rows:
+        user = fields.pop(schema.owner)
+        key = "#".join(str(fields[name]) for name in schema.key)
+        stored.append((str(user), key, value_text(schema, fields)))
+    return pl.DataFrame(stored, schema=STORED_SCHEMA, orient="row")
 
 
 def all_expected(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:

@@ -50,14 +50,19 @@ class Allowed:
         roots = tuple(Path(place).resolve() for place in places if isinstance(place, Path) or "://" not in place)
         return cls(roots, urls, refuse_hard_links)
 
-    def path(self, name: str | Path) -> Path:
-        """The real path of a file below a root. SourceRefused, or SourceNotFound for what is below one but no file."""
+    def resolved(self, name: str | Path) -> Path:
+        """The real path of what is below a root, or would be. SourceRefused for any other."""
         try:
             path = Path(name).resolve()
         except (OSError, ValueError, RuntimeError):  # a loop of links, a NUL
             raise SourceRefused("The source's path cannot be resolved; name a file below a root.") from None
         if not any(path.is_relative_to(root) for root in self.roots):
             raise SourceRefused("The source is not below a folder of the setting serve.roots.")
+        return path
+
+    def path(self, name: str | Path) -> Path:
+        """The real path of a file below a root. SourceRefused, or SourceNotFound for what is below one but no file."""
+        path = self.resolved(name)
         try:
             is_file = path.is_file()
         except OSError:  # a name that is too long

@@ -11,7 +11,6 @@ them away before it writes these rows again, and cuts those that the watermark l
 files are renamed under a lock by whom it names as the writer, so a runner that slept too long adds nothing any more.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, RowsGone
 from ingest_service.runtime import fault
-from ingest_service.runtime.durable import sync_folder, take_lock
+from ingest_service.runtime.durable import locked, sync_folder
 from ingest_service.sinks.parquet.tables import OFFSET, SOURCE, Rows, in_groups
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Folder:
         self._identity: tuple[int, int] | None = None
         self._stream = ""
         self._writer = uuid.uuid4().hex
-        self._entries: list[Entry] = []
+        self._entries: dict[str, Entry] = {}  # by path
 
     def open(self) -> None:
         """Make what is missing of it. ConfigurationError if it is no folder of ours, or cannot be written."""
@@ -101,6 +100,10 @@ class Folder:
     @property
     def _manifests(self) -> Path:
         return self._own / "manifests"
+
+    @property
+    def _lock(self) -> Path:
+        return self._own / "lock"
 
     @property
     def _temporary(self) -> Path:
@@ -127,7 +130,7 @@ class Folder:
         RowsGone if a file that the rows before are in is not there any more.
         """
         self._stream = stream
-        with self._translated(), self._locked():
+        with self._translated(), locked(self._lock, self._lock):
             found = self._listed(stream)
             kept, new = found, list[Entry]()
             if offset is not None:
@@ -135,7 +138,7 @@ class Folder:
                 cut = [one for one in found if one.has(offset)]
                 self._require_files([*kept, *cut])
                 new = [self._cut(one, offset) for one in cut]
-            self._entries = kept + new
+            self._entries = {one.path: one for one in (*kept, *new)}
             self._save()
             fault.point("parquet-begun")
             if offset is not None:
@@ -167,7 +170,7 @@ class Folder:
 
     def _remove_others(self) -> None:
         """All files of the stream that its manifest does not name, and what was never finished."""
-        named = {self.path / one.path for one in self._entries}
+        named = {self.path / path for path in self._entries}
         for path in self.path.glob(f"**/{escape(self._stream)}-*.parquet"):
             if path not in named and self._is_of_stream(path.name):
                 path.unlink(missing_ok=True)
@@ -185,15 +188,14 @@ class Folder:
         with self._translated():
             with ThreadPoolExecutor(_WRITERS) as threads:  # Arrow encodes without the interpreter's lock
                 written = list(threads.map(lambda piece: (piece, self._written(self._tables(piece))), pieces))
-            with self._locked():
+            with locked(self._lock, self._lock):
                 self._require_writer()
                 self._require_shape(shape, by)
                 for piece, temporary in written:
                     name = self._name(*span) if span else f"{self._stream}-{_digest(temporary)}.parquet"
-                    entry = self._renamed(
-                        temporary, self.path / piece.folder, name, span, sum(part.n for part in piece.parts)
-                    )
-                    self._entries = [one for one in self._entries if one.path != entry.path] + [entry]
+                    n_rows = sum(part.n for part in piece.parts)
+                    entry = self._renamed(temporary, self.path / piece.folder, name, span, n_rows)
+                    self._entries[entry.path] = entry
                 self._save()
             fault.point("parquet-listed")
 
@@ -260,7 +262,7 @@ class Folder:
             raise LeaseHeld(f"Another runner has taken {self._stream} over in {self.path}; this one stopped writing.")
 
     def _save(self) -> None:
-        content = {"writer": self._writer, "files": [asdict(one) for one in self._entries]}
+        content = {"writer": self._writer, "files": [asdict(one) for one in self._entries.values()]}
         _replace(self._manifests / f"{self._stream}.json", json.dumps(content, separators=(",", ":")))
 
     def _require_shape(self, shape: Mapping[str, str], by: str) -> None:
@@ -289,12 +291,6 @@ class Folder:
         return self._own / "table.json"
 
     # --- faults -------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self._own / "lock").open("w") as lock:
-            take_lock(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), self._own / "lock")
-            yield
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

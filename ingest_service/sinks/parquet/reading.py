@@ -11,7 +11,7 @@ from ingest_service.rows.interaction import INTERACTION, VideoInteraction
 from ingest_service.rows.schema import FieldKind, Schema
 from ingest_service.sinks.fields import interaction_of
 from ingest_service.sinks.parquet.tables import OFFSET, SOURCE
-from ingest_service.sinks.readback import STORED_SCHEMA, value_text
+from ingest_service.sinks.readback import STORED_SCHEMA, frame_of_stored
 
 
 def stored_frame(paths: Sequence[Path], users: Sequence[str], schema: Schema) -> pl.DataFrame:
@@ -20,11 +20,7 @@ def stored_frame(paths: Sequence[Path], users: Sequence[str], schema: Schema) ->
         return pl.DataFrame(schema=STORED_SCHEMA)
     wanted = pl.scan_parquet(list(paths), hive_partitioning=False).filter(pl.col(schema.owner).is_in(users))
     rows = _newest(wanted, schema).collect()
-    stored = []
-    for fields in _as_texts(rows, schema).iter_rows(named=True):
-        key = "#".join(fields[name] for name in schema.key)
-        stored.append((fields.pop(schema.owner), key, value_text(schema, fields)))
-    return pl.DataFrame(stored, schema=STORED_SCHEMA, orient="row")
+    return frame_of_stored(_as_texts(rows, schema).iter_rows(named=True), schema)
 
 
 def interactions_of(

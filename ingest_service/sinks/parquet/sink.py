@@ -24,7 +24,7 @@ from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.file_checkpoints import FileCheckpoints
-from ingest_service.sinks.gathering import Gathering
+from ingest_service.sinks.gathering import WAITING_S, Gathering, most_waiting
 from ingest_service.sinks.parquet.folder import OWN, Folder, Piece
 from ingest_service.sinks.parquet.tables import Partition, Rows, shape_of
 from ingest_service.sinks.urls import parse_options
@@ -32,7 +32,6 @@ from ingest_service.sinks.urls import parse_options
 if TYPE_CHECKING:
     import polars as pl
 
-_WAITING_S = 10  # for which rows wait at most
 _UNPLACED = "rows"  # the stream of rows of which nobody says where they stood
 _FEW_ROWS = 10_000  # in a file: readers open many for little
 
@@ -60,14 +59,12 @@ class ParquetSink(Sink[Rows]):
         self._folder = Folder(Path(path))
         self.place = Place(server=os.path.realpath(path))
         self.checkpoints: CheckpointStore = FileCheckpoints(Path(path) / OWN, self.name)
-        self._gathering = Gathering(self._store_together, self._most_waiting(), patience_s=_WAITING_S)
+        self._gathering = Gathering(
+            self._store_together, most_waiting(self.most_waiting, options.rate), patience_s=WAITING_S
+        )
         self._has_begun = False
-        self._is_replay = False
+        self._is_replay = True  # unless a stream's rows are told by where they stood
         self._n_files = self._n_rows = 0
-
-    def _most_waiting(self) -> int:
-        rate = self.options.rate
-        return self.most_waiting if rate is None else min(self.most_waiting, int(rate * _WAITING_S))
 
     def hold_at_most(self, n_bytes: int) -> None:
         self._gathering.most_bytes = n_bytes
@@ -89,7 +86,7 @@ class ParquetSink(Sink[Rows]):
         self._is_replay = offset is None
 
     def prepare(self, chunk: Chunk) -> Rows:
-        return Rows.of(chunk, replayed=self._is_replay or not self._has_begun)
+        return Rows.of(chunk, replayed=self._is_replay)
 
     async def write(self, chunk: Chunk, prepared: Rows) -> Written:
         if not prepared.n:

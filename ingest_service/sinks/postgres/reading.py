@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from ingest_service.rows.interaction import INTERACTION, timestamp_text
 from ingest_service.rows.schema import Schema
 from ingest_service.sinks.postgres.session import Connection
 from ingest_service.sinks.postgres.tables import Table, quoted
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Row = dict[str, Any]
 
@@ -52,18 +49,6 @@ class Reading:
         wanted = [owner for owner in owners if self._can_be_owner(owner)]
         where = f"{quoted(self._owner)} = ANY({self._value(self._owner)}[])"
         return await self._rows(connection, names, where, [wanted])
-
-    def stored_frame(self, rows: Sequence[Row], schema: Schema) -> "pl.DataFrame":
-        import polars as pl
-
-        from ingest_service.sinks.readback import STORED_SCHEMA, value_text
-
-        stored = []
-        for fields in rows:
-            user = fields.pop(schema.owner)
-            key = "#".join(str(fields[name]) for name in schema.key)
-            stored.append((str(user), key, value_text(schema, fields)))
-        return pl.DataFrame(stored, schema=STORED_SCHEMA, orient="row")
 
     async def _select(self, connection: Connection, where: str, user: str, values: Sequence[Any]) -> list[Row]:
         if not self._can_be_owner(user):

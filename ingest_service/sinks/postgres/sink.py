@@ -294,7 +294,7 @@ class PostgresSink(Sink[list[Ints]]):
     async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         import polars as pl
 
-        from ingest_service.sinks.readback import STORED_SCHEMA
+        from ingest_service.sinks.readback import STORED_SCHEMA, frame_of_stored
 
         frames = [pl.DataFrame(schema=STORED_SCHEMA)]
         reading = await self._reading()
@@ -302,7 +302,7 @@ class PostgresSink(Sink[list[Ints]]):
             piece = users[first : first + _PIECE_USERS]
             assert reading is not None
             rows = await self._session.call(lambda connection: reading.of_users(connection, piece, schema))  # noqa: B023
-            frames.append(await asyncio.to_thread(reading.stored_frame, rows, schema))
+            frames.append(await asyncio.to_thread(frame_of_stored, rows, schema))
         return pl.concat(frames)
 
     async def recent(self, user_id: UUID | str, limit: int) -> list[VideoInteraction]:

@@ -26,7 +26,7 @@ from ingest_service.runtime import fault
 from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
 from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.fields import EVENT_KEY, interaction_of, stored_texts
-from ingest_service.sinks.gathering import Gathering
+from ingest_service.sinks.gathering import Gathering, most_waiting
 from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.sqlite import items
 from ingest_service.sinks.sqlite.file import DatabaseFile
@@ -51,7 +51,6 @@ fault.declare(
 T = TypeVar("T")
 
 _PIECE_ROWS = 1 << 14  # rows in one statement
-_WAITING_S = 10  # for which rows wait at most, where so many a second are stored
 _PIECE_USERS = 500  # asked for in one statement
 # What is wrong with a file, by the beginning of SQLite's name for it.
 _REASONS = {
@@ -85,7 +84,7 @@ class SQLiteSink(Sink[Packed]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._file = DatabaseFile(self.path)
         self.place = Place(server=os.path.realpath(self.path))
-        self._gathering = Gathering(self._store_together, self._most_waiting())
+        self._gathering = Gathering(self._store_together, most_waiting(self.most_waiting, options.rate))
         self.items = items.SQLiteItems(self)
         self._has_key = False
         self._is_closed = False
@@ -97,10 +96,6 @@ class SQLiteSink(Sink[Packed]):
     async def open(self) -> None:
         if self._file.connection is None:
             await self.run(lambda: self._file.open(TABLES))
-
-    def _most_waiting(self) -> int:
-        rate = self.options.rate
-        return self.most_waiting if rate is None else min(self.most_waiting, int(rate * _WAITING_S))
 
     async def survey(self, columns: Columns) -> list[Finding]:
         if self._file.connection is None:
