@@ -8,13 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, StrictBool, Tag
 
-from ingest_service.datasets.names import NAME, TAKEN, known_zone
-
-
-def _free_name(name: str) -> str:
-    if name.lower() in TAKEN:
-        raise ValueError(f"{name!r} is a field of every record; choose another name")
-    return name
+from ingest_service.datasets.names import NewName, known_zone
 
 
 def _ascending(edges: tuple[int | float, ...]) -> tuple[int | float, ...]:
@@ -23,7 +17,6 @@ def _ascending(edges: tuple[int | float, ...]) -> tuple[int | float, ...]:
     return edges
 
 
-_NewName: TypeAlias = Annotated[str, Field(pattern=NAME), AfterValidator(_free_name)]
 _Edge: TypeAlias = Annotated[int, Field(strict=True, ge=-(1 << 53), le=1 << 53)] | FiniteFloat
 _Zone: TypeAlias = Annotated[str, AfterValidator(known_zone)]
 
@@ -37,7 +30,7 @@ class FilterStep(_Step):
 
 
 class ExpressionStep(_Step):
-    derive: _NewName
+    derive: NewName
     expression: str = Field(alias="as", min_length=1)
     otherwise: StrictBool | Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)] | FiniteFloat | str | None = (
         None
@@ -45,13 +38,13 @@ class ExpressionStep(_Step):
 
 
 class PartStep(_Step):
-    derive: _NewName
+    derive: NewName
     part: Literal["hour", "weekday", "day", "month", "date"]
     zone: _Zone = "UTC"
 
 
 class BucketStep(_Step):
-    derive: _NewName
+    derive: NewName
     bucket: str
     edges: Annotated[tuple[_Edge, ...], Field(min_length=1, max_length=1000), AfterValidator(_ascending)]
 
@@ -67,7 +60,7 @@ class DropStep(_Step):
 
 class RenameStep(_Step):
     rename: str
-    to: _NewName
+    to: NewName
 
 
 class TruncateStep(_Step):

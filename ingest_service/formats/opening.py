@@ -1,12 +1,15 @@
 """The one place where readers are opened."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.base import Reader, Rows
 from ingest_service.formats.memory import BLOCK_BYTES
+from ingest_service.formats.past import PastOfSource
 from ingest_service.runtime.plugins import registered
 from ingest_service.sources.base import Source
 
@@ -23,7 +26,14 @@ def open_reader(
 
     Blocks the caller. ConfigurationError if the source has no such rows, SourceNotFound if there is none.
     """
-    return _reader_of(dataset)(source, dataset, columns=columns, limit=limit, block_bytes=block_bytes)
+    kind = _reader_of(dataset)
+    if dataset.bare is None:
+        return kind(source, dataset, columns=columns, limit=limit, block_bytes=block_bytes)
+    reread = partial(kind, source, dataset.bare, columns=columns, limit=None, block_bytes=block_bytes)
+    past = PastOfSource(dataset, reread)
+    reader = kind(source, replace(dataset, past=past), columns=columns, limit=limit, block_bytes=block_bytes)
+    past.begin(reader.first)
+    return reader
 
 
 def rows_of(dataset: Dataset, recipe: str, columns: Mapping[str, str] | None = None) -> Rows:

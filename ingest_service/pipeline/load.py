@@ -118,6 +118,7 @@ async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer
         await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
         opened.callback(dead_letters.close)
         await finish_in_thread(_resume, reader, mark)
+        await _recall(reader, start, lanes, stop)
         for lane in lanes:
             await lane.begin()
         state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
@@ -176,6 +177,15 @@ def _resume(reader: Reader[Any], mark: Watermark) -> None:
         if mark.unended is None:
             raise
         raise Stopped("The source went on while it was opened; run the same command again to go on.") from None
+
+
+async def _recall(reader: Reader[Any], start: Position, lanes: Sequence[Lane], stop: asyncio.Event) -> None:
+    """Know what features need of the rows before the first one."""
+    past = reader.rows.dataset.past
+    if past is not None:
+        async with beating(*lanes):
+            while not stop.is_set() and await finish_in_thread(past.recall, start):
+                pass
 
 
 async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: Reader[Any]) -> None:
@@ -387,5 +397,5 @@ def _report(state: State) -> StreamReport:
         elapsed_s,
         str(state.dead_letters.path),
         reports,
-        list(state.reader.warnings),
+        [*state.reader.warnings, *(past.warnings if (past := state.reader.rows.dataset.past) else ())],
     )

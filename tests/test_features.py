@@ -1,0 +1,192 @@
+"""Features that need the past, through every command: whatever a run lives through, they are those of one pass."""
+
+import random
+import re
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.datasets.test_features import WRITTEN, looped
+from tests.datasets.test_schema_file import ITEM, OWNER, RATING, TIME
+from tests.helpers import Cli, parquet_rows, postgresql
+
+SMALL = ("--memory", "182")  # MB: with the shortest blocks
+NAMES = ("position", "user_count", "gap", "session", "burst", "item_count", "popularity", "week")
+LOW = "rating >= 2"
+Row = tuple[Any, ...]
+
+
+def schema_file(cli: Cli, features: list[dict[str, Any]], **more: Any) -> Path:
+    schema = {"fields": [OWNER, ITEM, TIME, RATING]}
+    text = yaml.safe_dump({"name": "own", "schema": schema, "x-features": features, **more})
+    return cli.file("own.yaml", text)
+
+
+class Log:
+    """A file of some blocks with rows that are refused, that a filter passes over, and that are out of order."""
+
+    def __init__(self, cli: Cli, rows: int = 9_000, blocks: int = 9) -> None:
+        rng = random.Random(5)
+        self.kept: list[tuple[int, int, int]] = []  # user, item, microseconds
+        padding = "n" * (blocks * (2 << 20) // rows)
+        with (cli.folder / "log.csv").open("w") as file:
+            file.write("user,item,at,rating,note\n")
+            for number in range(rows):
+                user, item, rating = rng.randrange(150), int(rng.paretovariate(0.7)) % 400, rng.randrange(1, 6)
+                at = 1_600_000_000_000 + number * 40_000 - (rng.random() < 0.05) * 10_000_000 + number % 7
+                is_bad = rng.random() < 0.05
+                file.write(f"u{user},i{item},{at},{'bad' if is_bad else rating},{padding}\n")
+                if not is_bad and rating >= 2:
+                    self.kept.append((user, item, at * 1000))
+        self.path = cli.folder / "log.csv"
+        self.schema = schema_file(cli, WRITTEN, **{"x-transform": [{"filter": LOW}]})
+        self.command = (self.path, "--dataset", self.schema, *SMALL)
+
+
+@pytest.fixture
+def log(cli: Cli) -> Log:
+    return Log(cli)
+
+
+def features_in(path: Path) -> list[Row]:
+    """Of each record with its key, in their order: all that SQLite has, to the bit."""
+    names = ", ".join(NAMES)
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(
+            f"SELECT user_id, event_key, {names} FROM interactions ORDER BY user_id, event_key"
+        ).fetchall()
+
+
+def loaded(cli: Cli, log: Log) -> list[Row]:
+    """What one run leaves, which is what a loop over the kept rows finds."""
+    outcome = cli.load(*log.command, "--to", "sqlite:///clean.db")
+    found = features_in(cli.folder / "clean.db")
+    assert outcome.counts("sqlite")["written"] == len(found) == len(log.kept)
+    expected = sorted(tuple(row[name] for name in NAMES[:6]) for row in looped(log.kept))
+    assert sorted(row[2:8] for row in found) == expected
+    return found
+
+
+@pytest.mark.fault(1, 2)
+def test_a_run_that_is_killed_again_and_again_leaves_what_one_run_does(cli: Cli, log: Log) -> None:
+    """At every kind of place, each time in the run that goes on from the kill before."""
+    expected = loaded(cli, log)
+    slow = (*log.command, "--to", "sqlite:///rows.db?rate=2500")
+    places = ("before-write:3", "checkpoint-saved:2", "lease-taken", "after-write:2", "checkpoint-swapped:3")
+    places += ("settled:2", "dead-letters-written:3", "checkpoint-swap:3", "dead-letters-synced:2")
+    codes = []
+    for place in places:
+        codes.append(cli.run("run", *slow, INGEST_TEST_FAULT_POINT=place).code)
+        if codes[-1] == 0:
+            assert features_in(cli.folder / "rows.db") == expected
+            cli.load(*slow, "--restart", "--limit", "2000")
+    cli.load(*log.command, "--to", "sqlite:///rows.db")
+    assert features_in(cli.folder / "rows.db") == expected
+    assert codes.count(-signal.SIGKILL) > 5
+    assert cli.here("verify", *log.command[:3], "--to", "sqlite:///rows.db").code == 0
+
+
+@pytest.mark.fault(1)
+def test_a_sink_that_is_ahead_gets_what_it_would_have_got(cli: Cli, log: Log, postgresql_schema_url: str) -> None:
+    """Two that stand elsewhere go on together, with other blocks than before, through a kill."""
+    expected = loaded(cli, log)
+    assert cli.here("check", "--create", "--to", postgresql_schema_url, "--dataset", log.schema).code == 0
+    one, other = ("--to", postgresql_schema_url), ("--to", "sqlite:///rows.db")
+    cli.load(*log.command[:3], *one, "--limit", "5001")
+    cli.load(*log.command, *other, "--limit", "1234")
+    slow = (*one[:1], f"{one[1]}&rate=2500", *other)
+    killed = cli.run("run", *log.command, *slow, INGEST_TEST_FAULT_POINT="checkpoint-saved:3")
+    assert killed.code == -signal.SIGKILL
+    cli.load(*log.command, *one, *other)
+    assert features_in(cli.folder / "rows.db") == expected
+    with postgresql(postgresql_schema_url) as db:
+        rows = db.execute(f"SELECT {', '.join(NAMES)} FROM interactions").fetchall()
+    assert sorted(rows) == sorted(row[2:] for row in expected)
+    assert cli.here("verify", *log.command[:3], *one, *other).code == 0
+
+
+def test_a_file_that_grows_goes_on(cli: Cli, log: Log) -> None:
+    """Cut in the middle of a row that is one all the same, which is then taken back."""
+    expected = loaded(cli, log)
+    whole = log.path.read_bytes()
+    for end in (len(whole) // 3, len(whole) // 2, len(whole)):
+        log.path.write_bytes(whole[:end])
+        cli.load(*log.command, "--to", "sqlite:///rows.db", "--to", "parquet:///lake")
+    assert features_in(cli.folder / "rows.db") == expected
+    found = [tuple(row[name] for name in NAMES) for row in parquet_rows(cli.folder / "lake")]
+    assert sorted(found) == sorted(row[2:] for row in expected)
+    verified = cli.here("verify", *log.command[:3], "--to", "sqlite:///rows.db", "--to", "parquet:///lake")
+    assert verified.code == 0, verified.stdout
+
+
+def test_other_features_than_those_of_the_checkpoint_are_refused(cli: Cli) -> None:
+    log = Log(cli, 300, 1)
+    cli.load(*log.command[:3])
+    for other in (WRITTEN[:-1], [], [{**WRITTEN[3], "gap": "31m"} if one is WRITTEN[3] else one for one in WRITTEN]):
+        schema_file(cli, other, **{"x-transform": [{"filter": LOW}]})
+        for command in ("run", "verify"):
+            outcome = cli.here(command, *log.command[:3])
+            assert outcome.code == 78, outcome.stdout + outcome.stderr
+            assert "x-features" in outcome.stderr
+    outcome = cli.load(*log.command[:3], "--restart")
+    assert outcome.counts("sqlite")["accepted"] == len(log.kept)
+
+
+def test_dead_letters_are_not_replayed_by_themselves(cli: Cli) -> None:
+    """No letter moves, and no row is written; the message says what to do instead."""
+    log = Log(cli, 300, 1)
+    cli.load(*log.command[:3])
+    (letters,) = cli.folder.rglob("dead-letters.jsonl")
+    letters.write_text(letters.read_text().replace("bad", "4"))
+    before, rows = letters.read_bytes(), cli.rows
+    outcome = cli.here("replay", letters, "--dataset", log.schema)
+    assert outcome.code == 78
+    assert "--restart" in outcome.message
+    assert (letters.read_bytes(), cli.rows) == (before, rows)
+
+
+def test_preview_and_crash_test_see_the_records_of_the_load(cli: Cli) -> None:
+    log = Log(cli, 600, 1)
+    cli.load(*log.command[:3])
+    preview = cli.here("preview", *log.command[:3], "-n", "60")
+    assert preview.code == 0, preview.stderr
+    found = {re.sub(r"[^0-9.e-]", "", text) for text in re.findall(r"'popularity': [^,}]+", preview.stdout)}
+    assert len(found) > 5
+    assert {float(text.removeprefix("e")) for text in found} <= {float(row["popularity"]) for row in cli.rows.values()}
+    trial = ("--to", "sqlite:///a.db", "--cycles", "2", "--seed", "3", "--checkpoint", "sink")
+    outcome = cli.here("crash-test", *log.command[:3], *trial)
+    assert outcome.code == 0, outcome.stdout + outcome.stderr
+
+
+def test_what_is_out_of_order_is_said(cli: Cli) -> None:
+    log = Log(cli, 300, 1)
+    cli.load(*log.command[:3], "--limit", "100")
+    (source,) = cli.load(*log.command[:3]).report["sources"]
+    counts = []
+    for place in (0, 1):
+        latest: dict[int, int] = {}
+        counts.append(0)
+        for row in log.kept:
+            counts[-1] += row[2] < latest.get(row[place], 0)
+            latest[row[place]] = max(row[2], latest.get(row[place], 0))
+    assert [int(text.split()[0]) for text in source["warnings"]] == counts
+    assert min(counts) > 0
+
+
+def test_features_of_the_configuration_follow_those_of_the_schema_file(cli: Cli) -> None:
+    """And the steps of both come before: a filter of the configuration is in none of the counts."""
+    log = Log(cli, 300, 1)
+    cli.file("ingest.toml", '[[transform]]\nfilter = "rating > 3"\n[[feature]]\nfeature = "user_count"\nderive = "n"\n')
+    path = schema_file(cli, WRITTEN[:1])
+    cli.load(log.path, "--dataset", path)
+    rows = [row for row in cli.rows.values() if row["user_id"] == next(iter(cli.rows.values()))["user_id"]]
+    assert sorted((int(row["position"]), int(row["n"])) for row in rows) == [(n + 1, n) for n in range(len(rows))]
+    cli.file("ingest.toml", '[[feature]]\nfeature = "position"\n')
+    outcome = cli.here("run", log.path, "--dataset", path)
+    assert outcome.code == 78
+    assert "Setting 'feature' is wrong for the data set own: there is a field 'position' already" in outcome.message
