@@ -93,6 +93,9 @@ class Past(Protocol):
     def recall(self, at: Position) -> bool:
         """A step towards knowing all before `at`, where the next chunk begins; false where it is known."""
 
+    def keep(self) -> None:
+        """Where that is wanted, keep what is known now for another run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:

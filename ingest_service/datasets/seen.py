@@ -24,6 +24,7 @@ from ingest_service.rows.schema import Schema
 Arrays = dict[str, NDArray[Any]]
 MAX_IDS: Final = 1 << 25
 _US = 1e6
+_SMALL = 1 << 40  # ids below it are sorted fast
 
 
 class Seen:
@@ -67,20 +68,20 @@ class _Runs:
     order: Ints
     of: Ints
     starts: Ints
+    lengths: Ints
 
     @classmethod
-    def by(cls, numbers: Ints) -> "_Runs":
-        order = stable_order(numbers)
-        ordered = numbers[order]
+    def by(cls, parts: Sequence[Ints], ids: Ids) -> "_Runs":
+        """Rows are sorted by their ids where these are numbers of some bytes, and else by the numbers of these."""
+        is_small = len(parts) == 1 and len(parts[0]) and parts[0].min() >= 0 and parts[0].max() < _SMALL
+        keys = parts[0] if is_small else ids.numbers(parts)
+        order = stable_order(keys)
+        ordered = keys[order]
         is_first = np.ones(len(ordered), np.bool_)
         is_first[1:] = ordered[1:] != ordered[:-1]
         starts = np.flatnonzero(is_first)
-        return cls(order, ordered[starts], starts)
-
-    @property
-    def lengths(self) -> Ints:
-        lengths: Ints = np.diff(self.starts, append=len(self.order))
-        return lengths
+        of = ids.numbers([part[order[starts]] for part in parts])
+        return cls(order, of, starts, np.diff(starts, append=len(ordered)))
 
     @property
     def ends(self) -> Ints:
@@ -105,10 +106,6 @@ class _Times:
     times: Ints
     before: Ints
     is_new: Bools
-
-    @property
-    def latest(self) -> Ints:
-        return np.maximum(self.times, self.before)
 
     @property
     def elapsed(self) -> Ints:
@@ -144,29 +141,30 @@ class _Ones:
             return {}
         if self._ids is None:
             self._ids = Ids([part[:0] for part in parts])
-        numbers = self._ids.numbers(parts)
+        runs = _Runs.by(parts, self._ids)
         if self._ids.n > MAX_IDS:
             reason = f"The source has more than {MAX_IDS:,} {self.what}, which is more than features are computed for"
             raise ConfigurationError(f"{reason}; load it without those of {self.what}, or in parts.")
         self._make_room(self._ids.n)
-        runs = _Runs.by(numbers)
         before: Ints = self._counts[runs.of]
-        in_run = np.arange(len(numbers)) - runs.each(runs.starts)
         at = self._timed(runs, times[runs.order], before == 0)
-        found = {
-            one.name: runs.as_rows(self._value(one, runs, runs.each(before) + in_run, at)) for one in self._features
-        }
+        counts = runs.as_rows(np.arange(len(times)) + runs.each(before - runs.starts))
+        found = {one.name: self._value(one, runs, counts, at) for one in self._features}
         self._counts[runs.of] = before + runs.lengths
-        self._latest[runs.of] = at.latest[runs.ends]
+        self._latest[runs.of] = np.maximum(at.times[runs.ends], at.before[runs.ends])
         return found
 
     def _value(self, one: Feature, runs: _Runs, counts: Ints, at: _Times) -> NDArray[Any]:
+        """Of each row; `counts` are those of the records before it."""
         if isinstance(one, Count):
             return counts + 1 if one.feature == "position" else counts
         if isinstance(one, Gap):
-            return np.where(counts == 0, -1.0, at.elapsed / _US)
+            gaps = at.elapsed / _US
+            gaps[runs.starts[at.is_new]] = -1.0
+            return runs.as_rows(gaps)
         own = self._own[one.name]
-        return _sessions(one, runs, at, own) if isinstance(one, Session) else _popularity(one, runs, at, own)
+        found = _sessions(one, runs, at, own) if isinstance(one, Session) else _popularity(one, runs, at, own)
+        return runs.as_rows(found)
 
     def _timed(self, runs: _Runs, times: Ints, is_new: Bools) -> _Times:
         before = np.empty_like(times)
@@ -232,7 +230,7 @@ def _sessions(one: Session, runs: _Runs, at: _Times, own: NDArray[Any]) -> Ints:
 _TICK_BITS = 20  # time goes in 2**-20 of a half-life, so that what decays is the same whatever lies between
 _HALF_BITS = _TICK_BITS // 2
 _MAX_HALVINGS = 1100  # more leave nothing of a float
-_FEW = 64  # runs that are left: a loop over their rows is then faster than over the runs
+_FEW = 200  # runs that are left: a loop over their rows is then faster than over the runs
 
 
 def _roots() -> tuple[NDArray[Any], NDArray[Any]]:

@@ -31,9 +31,15 @@ class Job:
         """The same, where so much of its memory is taken by something else."""
         return replace(self, block_bytes=block_bytes_without(self.block_bytes, mb))
 
-    def open_reader(self, *, limit: int | None = None) -> Reader[Any]:
-        """A reader of the source, before its first row. Blocks the caller."""
-        return open_reader(self.source, self.dataset, columns=self.columns, limit=limit, block_bytes=self.block_bytes)
+    def open_reader(self, *, limit: int | None = None, keeps_past: bool = False) -> Reader[Any]:
+        """A reader of the source, before its first row. Blocks the caller.
+
+        keeps_past: beside the dead letters, what features need of the rows before.
+        """
+        past = self.state_dir / self.stream if keeps_past and self.source.resumable else None
+        return open_reader(
+            self.source, self.dataset, columns=self.columns, limit=limit, block_bytes=self.block_bytes, past=past
+        )
 
     @property
     def starts_again(self) -> bool:

@@ -149,12 +149,14 @@ async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> 
         for lane in state.lanes:
             await lane.queue.close()
         await asyncio.wait(consumers)
+        if past := state.reader.rows.dataset.past:
+            await finish_in_thread(past.keep)
         for helper in helpers:
             helper.cancel()
 
 
 async def _open_reader(job: Job) -> Reader[Any]:
-    opening = asyncio.create_task(asyncio.to_thread(job.open_reader, limit=job.limit))
+    opening = asyncio.create_task(asyncio.to_thread(job.open_reader, limit=job.limit, keeps_past=True))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -185,7 +187,7 @@ async def _recall(reader: Reader[Any], start: Position, lanes: Sequence[Lane], s
     if past is not None:
         async with beating(*lanes):
             while not stop.is_set() and await finish_in_thread(past.recall, start):
-                pass
+                pass  # a block at a time, so that a stop need not wait
 
 
 async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: Reader[Any]) -> None:

@@ -107,9 +107,10 @@ def stable_order(values: NDArray[Any]) -> Ints:
     """np.argsort(values, kind="stable") of integers, five times as fast where each fits into a word with its index."""
     n = len(values)
     low, high = (int(values.min()), int(values.max())) if n else (0, 0)
-    if low < 0 or (high + 1) * n > 1 << 62:
+    bits = n.bit_length()
+    if low < 0 or high >> (62 - bits):
         return np.argsort(values, kind="stable")
-    tagged = values.astype(np.int64) * n + np.arange(n)
+    tagged = (values.astype(np.int64) << bits) | np.arange(n)
     tagged.sort()
-    order: Ints = tagged % n
+    order: Ints = tagged & ((1 << bits) - 1)
     return order
