@@ -108,6 +108,18 @@ class Reader(ABC, Generic[B]):
         LineContinued if its last row, or with `was_unended` its last record, had no end then, and went on since.
         """
 
+    def cut(self, offset: int) -> Position | None:
+        """A place at or soon after `offset` where a row begins for certain, whatever stands before it.
+
+        Its row and line are counted from there, where they cannot be known. None where a source cannot be divided, or
+        not there. Blocks; the reader stays where it is.
+        """
+        return None
+
+    @abstractmethod
+    def until(self, end: Position) -> None:
+        """Read no row from `end` on, which `cut` has found: the source ends there."""
+
     @abstractmethod
     def next(self) -> B | None:
         """The next block, or None at the end or the limit (`reached_end` tells which)."""
