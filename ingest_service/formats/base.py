@@ -108,13 +108,17 @@ class Reader(ABC, Generic[B]):
         LineContinued if its last row, or with `was_unended` its last record, had no end then, and went on since.
         """
 
-    def cut(self, offset: int) -> Position | None:
-        """A place at or soon after `offset` where a row begins for certain, whatever stands before it.
+    @property
+    @abstractmethod
+    def is_divisible(self) -> bool:
+        """Whether reading can begin in the middle of the source, without what is before."""
 
-        Its row and line are counted from there, where they cannot be known. None where a source cannot be divided, or
-        not there. Blocks; the reader stays where it is.
+    @abstractmethod
+    def cut(self, offset: int) -> Position | None:
+        """A place at or soon after `offset` where a row begins for certain, or None if none is found near it.
+
+        Its row and line are counted from there, where they cannot be known. Blocks; the reader stays where it is.
         """
-        return None
 
     @abstractmethod
     def until(self, end: Position) -> None:

@@ -155,14 +155,16 @@ class TextReader(Reader[TextBlock]):
                 + ("load it again first." if was_unended else "use --restart to start it again.")
             )
 
+    @property
+    def is_divisible(self) -> bool:
+        return self._stream.skips_unread
+
     def cut(self, offset: int) -> Position | None:
         offset -= (offset - self.first.offset) % self._encoding.unit
         start = max(self.first.offset, offset - BEFORE_BYTES)
         if offset <= start:
             return None
         with self._source.open() as stream:
-            if not stream.skips_unread:
-                return None
             stream.skip(start)
             stored = _read_up_to(stream, offset - start + MAX_RECORD_BYTES + AHEAD_BYTES)
         text = self._encoding.text(stored)

@@ -1,7 +1,7 @@
 """What a run did, so that the rows add up: read = accepted + rejected, accepted = written + merged + dead a sink."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ingest_service.pipeline.tracker import Count, Counts
@@ -48,6 +48,11 @@ class StreamReport:
     @property
     def rows_per_s(self) -> float:
         return self.rows_now / self.elapsed_s if self.elapsed_s else 0.0
+
+    def with_more(self, rows: Mapping[str, int], elapsed_s: float) -> "StreamReport":
+        """With rows that were settled in its shards, by sink, before this was made."""
+        sinks = {name: replace(sink, rows_now=sink.rows_now + rows.get(name, 0)) for name, sink in self.sinks.items()}
+        return replace(self, elapsed_s=elapsed_s, sinks=sinks)
 
     def as_json(self) -> dict[str, Any]:
         """The `report` event and `run --json`, per source."""

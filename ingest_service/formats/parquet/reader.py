@@ -114,6 +114,10 @@ class ParquetReader(Reader[ParquetBlock]):
         self.position = at
         self._batches = None
 
+    @property
+    def is_divisible(self) -> bool:
+        return True
+
     def cut(self, offset: int) -> Position | None:
         first = self._file.group_from(offset)
         return None if first is None or first == 0 else self._at(first)
