@@ -97,13 +97,13 @@ def refuse_what_is_not_shared(sources: Sequence[str], settings: "Settings") -> N
 
 
 async def _work(sources: Sequence[str], settings: "Settings", share: int, length: int) -> "Report":
-    from ingest_service.pipeline.run import jobs_of, sinks_of, work
+    from ingest_service.pipeline.run import jobs_of, sinks_of, work_on
     from ingest_service.sinks.urls import shared_by
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of([shared_by(url, share) for url in settings.sink_urls()], settings.dataset_named())
     with observed("work", settings, len(jobs)) as observer:
-        return await work(jobs, sinks, stop_on_signals(), observer, length)
+        return await work_on(jobs, sinks, stop_on_signals(), observer, length)
 
 
 async def run_with_workers(
@@ -131,19 +131,39 @@ async def run_with_workers(
         return team.whole(await run([replace(job, restart=False) for job in jobs], sinks, stop, team))
 
 
+def work_on_ray(address: str, n: int, sources: Sequence[str], settings: "Settings", length: int) -> "Report":
+    """The same by Ray's workers, which read the sources and the state folder by the same names."""
+    from ingest_service.cli.on_ray import run_on_ray
+
+    refuse_what_is_not_shared(sources, settings)
+    if not address.startswith("ray://"):
+        raise UsageError("--on takes ray://HOST:PORT, or ray://local for a Ray that is started here.")
+    told = {
+        "to": settings.sink_urls(),
+        "dataset": settings.dataset,
+        "columns": settings.columns,
+        "checkpoint": settings.checkpoint,
+        "state_dir": str(settings.state_dir.absolute()),
+        "max_rejects": settings.max_rejects,
+        "memory_mb": settings.memory_mb,
+    }
+    paths = [name if "://" in name else str(Path(name).absolute()) for name in sources]
+    return run_on_ray(address, n, paths, told, length >> 20)
+
+
 def _memory_of_each(settings: "Settings", n: int) -> int:
-    """What of --memory is a worker's; where the user has not set it, as much as one needs. ConfigurationError."""
+    """What of --memory is a worker's; where that is not set, as much as a run takes by itself. ConfigurationError."""
     from ingest_service.formats.memory import MIN_MEMORY_MB
 
+    if "memory_mb" not in settings.model_fields_set:
+        return settings.memory_mb
     mine = (settings.memory_mb - _OWN_MB) // n
-    if mine >= MIN_MEMORY_MB:
-        return mine
-    if "memory_mb" in settings.model_fields_set:
+    if mine < MIN_MEMORY_MB:
         raise ConfigurationError(
             f"{settings.memory_mb} MB are too little for {n} workers; "
             f"give --memory {n * MIN_MEMORY_MB + _OWN_MB} or more, or take fewer workers."
         )
-    return MIN_MEMORY_MB
+    return mine
 
 
 def _environment(settings: "Settings", memory_mb: int) -> dict[str, str]:

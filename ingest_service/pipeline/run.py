@@ -25,7 +25,7 @@ from ingest_service.runtime.tracing import span
 from ingest_service.sinks.abilities import Probed
 from ingest_service.sinks.base import AnySink, Finding
 from ingest_service.sinks.items import about_items
-from ingest_service.sinks.urls import sink_at
+from ingest_service.sinks.urls import shared_by, sink_at
 from ingest_service.sources import source_allowed, sources_named
 from ingest_service.sources.base import Source
 
@@ -169,7 +169,7 @@ async def divide_all(
     return found
 
 
-async def work(
+async def work_on(
     jobs: Sequence[Job],
     sinks: Sequence[AnySink],
     stop: asyncio.Event,
@@ -248,6 +248,29 @@ async def ingest(
     flags = {"to": list(to) if to else None, "limit": limit, "dataset": dataset, **settings}
     loaded = load_settings(flags)
     return await ingest_into(sinks_of(loaded.sink_urls(), loaded.dataset_named()), names, loaded, restart=restart)
+
+
+async def work(
+    source: str | Path | Sequence[str | Path],
+    *,
+    to: Sequence[str] | None = None,
+    share: int = 1,
+    shard_mb: int = SHARD_BYTES >> 20,
+    dataset: str | None = None,
+    stop: asyncio.Event | None = None,
+    **settings: Any,
+) -> Report:
+    """Load sources side by side with other workers, which call the same; the `work` command as a function.
+
+    Returns once all is loaded, by whomever. share: of how many workers this is one, which divide the sinks' rates among
+    them. shard_mb: how long a shard is where the source is not divided yet. Stopped after `stop` was set.
+    """
+    names = [source] if isinstance(source, str | Path) else list(source)
+    loaded = load_settings({"to": list(to) if to else None, "dataset": dataset, **settings})
+    give_back_memory()
+    jobs = jobs_of([str(name) for name in names], loaded)
+    sinks = sinks_of([shared_by(url, share) for url in loaded.sink_urls()], loaded.dataset_named())
+    return await work_on(jobs, sinks, stop or asyncio.Event(), Silent(), shard_mb << 20)
 
 
 async def ingest_into(
