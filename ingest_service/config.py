@@ -24,7 +24,7 @@ from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.runtime.plugins import registered
-from ingest_service.runtime.process import PARENT_PID
+from ingest_service.runtime.process import PARENT_PID, WORKER
 
 if TYPE_CHECKING:
     from ingest_service.sources.allowed import Allowed
@@ -251,7 +251,7 @@ def _load_dotenv(path: Path) -> None:
 def _refuse_unknown_variables(known: Sequence[str]) -> None:
     for variable in os.environ:
         name = variable.removeprefix(PREFIX).lower().partition("__")[0]
-        if not variable.startswith(PREFIX) or variable.startswith("INGEST_TEST_") or variable == PARENT_PID:
+        if not variable.startswith(PREFIX) or variable.startswith("INGEST_TEST_") or variable in (PARENT_PID, WORKER):
             continue
         if name not in known:
             raise ConfigurationError(

@@ -77,8 +77,8 @@ def test_a_run_that_is_killed_again_and_again_leaves_what_one_run_does(cli: Cli,
     """At every kind of place, each time in the run that goes on from the kill before."""
     expected = loaded(cli, log)
     slow = (*log.command, "--to", "sqlite:///rows.db?rate=2500")
-    places = ("before-write:3", "checkpoint-saved:2", "lease-taken", "after-write:2", "checkpoint-swapped:3")
-    places += ("settled:2", "dead-letters-written:3", "checkpoint-swap:3", "dead-letters-synced:2")
+    places = ["before-write:3", "checkpoint-saved:2", "lease-taken", "after-write:2", "checkpoint-swapped:3"]
+    places += ["settled:2", "dead-letters-written:3", "checkpoint-swap:3", "dead-letters-synced:2"]
     codes = []
     for place in places:
         codes.append(cli.run("run", *slow, INGEST_TEST_FAULT_POINT=place).code)

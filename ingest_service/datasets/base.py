@@ -10,7 +10,7 @@ import numpy as np
 from ingest_service.datasets.feature_model import Feature
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import Kind
-from ingest_service.datasets.seen import Seen
+from ingest_service.datasets.seen import AllSeen
 from ingest_service.errors import RowError, UsageError
 from ingest_service.rows.arrays import Bools
 from ingest_service.rows.chunk import Chunk, Position
@@ -128,7 +128,7 @@ class Dataset:
     def shape(self) -> Columns:
         """Its records' columns without a row."""
         columns = self.records({column.role: column.kind.gathered([]) for column in self.columns})
-        return Seen(self.features, self.schema).told(columns) if self.features else columns
+        return AllSeen(self.features, self.schema).told(columns) if self.features else columns
 
     def stored_id(self, raw: str) -> str:
         """The id under which stores have an owner, by his id in the files or by itself: a UUID. UsageError if neither.

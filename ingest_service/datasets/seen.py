@@ -27,7 +27,7 @@ _US = 1e6
 _SMALL = 1 << 40  # ids below it are sorted fast
 
 
-class Seen:
+class AllSeen:
     """All that features need of the records before."""
 
     def __init__(self, features: Sequence[Feature], schema: Schema) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from ingest_service.datasets.base import Dataset
-from ingest_service.datasets.seen import Seen
+from ingest_service.datasets.seen import AllSeen
 from ingest_service.errors import SourceChanged
 from ingest_service.formats.base import Reader
 from ingest_service.formats.kept_past import KeptPast
@@ -29,7 +29,7 @@ class PastOfSource:
         self._dataset = dataset
         self._reread = reread
         self._kept: KeptPast | None = None
-        self._seen = Seen(dataset.features, dataset.schema)
+        self._seen = AllSeen(dataset.features, dataset.schema)
         self._at: Position | None = None  # all before it is seen, and nothing else
         self._kept_at: Position | None = None  # the last place
         self._keep_next = time.monotonic() + KEEP_EVERY_S
@@ -80,7 +80,7 @@ class PastOfSource:
 
     def _read_up_to(self, at: Position) -> Iterator[None]:
         """A block a step."""
-        self._seen, self._at = Seen(self._dataset.features, self._dataset.schema), None
+        self._seen, self._at = AllSeen(self._dataset.features, self._dataset.schema), None
         reader = self._reader_before(at)
         try:
             while reader.position.offset < at.offset:

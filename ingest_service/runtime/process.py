@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import asyncio
 
 PARENT_PID = "INGEST_PARENT_PID"  # in the environment: the service tells its runs whose they are
+WORKER = "INGEST_WORKER"  # likewise: a run that a user started tells its workers that they may read what he may
 EVENTS_FD = "INGEST_EVENTS_FD"  # the pipe's number; not in the environment of what a run starts
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _pipe: list[int] = []  # its descriptor, where there is one
@@ -95,6 +96,11 @@ def rss_mb() -> float:
 
 def is_supervised() -> bool:
     return PARENT_PID in os.environ
+
+
+def is_confined() -> bool:
+    """Whether it may read only what the service may read."""
+    return is_supervised() and WORKER not in os.environ
 
 
 def end_with_parent() -> None:

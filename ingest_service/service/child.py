@@ -15,10 +15,9 @@ from ingest_service.runtime.process import EVENTS_FD, Reason
 
 _KILL_S = DRAIN_S + 0.5
 _LINE_BYTES = 1 << 20
-_NICE = 10  # who asks the service, or a store beside it, comes before its runs
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Child:
     """What is known of a run's process so far. What it tells comes over a pipe of its own, apart from its log."""
 
@@ -30,8 +29,8 @@ class Child:
     reason: Reason | None = None
 
     @classmethod
-    async def start(cls, arguments: Sequence[str], environment: Mapping[str, str]) -> "Child":
-        """OSError if it cannot be started."""
+    async def start(cls, arguments: Sequence[str], environment: Mapping[str, str], *, nice: int = 0) -> "Child":
+        """OSError if it cannot be started. `nice`: by how much it yields to others."""
         readable, writable = os.pipe()
         events = asyncio.StreamReader(limit=_LINE_BYTES)
         try:
@@ -55,7 +54,7 @@ class Child:
         finally:
             os.close(writable)
         with suppress(ProcessLookupError):  # its threads come later, and take this after it
-            os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
+            os.setpriority(os.PRIO_PROCESS, process.pid, nice)
         return cls(process, events, pipe)
 
     def stop(self) -> None:

@@ -8,10 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.runtime.process import PARENT_PID
+from ingest_service.runtime.process import PARENT_PID, WORKER
 from ingest_service.service.runs import LOADS, Run
 
-_NOT_PASSED_ON = ("INGEST_SERVE__TOKEN", "INGEST_SERVE__TOKEN_FILE", "INGEST_TO", "INGEST_DATASET", "INGEST_LIMIT")
+_NOT_PASSED_ON = (
+    "INGEST_SERVE__TOKEN",
+    "INGEST_SERVE__TOKEN_FILE",
+    "INGEST_TO",
+    "INGEST_DATASET",
+    "INGEST_LIMIT",
+    WORKER,
+)
 
 
 class Commands:

@@ -26,6 +26,7 @@ from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs, at
 from ingest_service.telemetry.prometheus import Exposition
 
+_NICE = 10  # who asks the service, or a store beside it, comes before its runs
 MAX_FAILURES = 10  # of the kind that may pass; with the waits below that takes a quarter of an hour
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 600.0
 _LOOK_EVERY_S = 1.0  # for runs whose time to be tried again has come
@@ -124,7 +125,7 @@ class Workers:
         self._live.changed(run)
         self._log.info("run started", run=run.id, source=run.task.source, attempt=run.attempt)
         try:
-            child = await Child.start(self._commands.arguments(run), self._commands.environment(run))
+            child = await Child.start(self._commands.arguments(run), self._commands.environment(run), nice=_NICE)
         except IngestError as error:
             await self._fail(run, error.exit_code, str(error))
             return

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ingest_service.datasets import dataset_after, dataset_named, seen
 from ingest_service.datasets.feature_model import FeaturesOfSettings
-from ingest_service.datasets.seen import Seen
+from ingest_service.datasets.seen import AllSeen
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import MAX_RECORD_BYTES
 from ingest_service.formats.opening import open_reader
@@ -86,7 +86,7 @@ def columns_of(rows: Sequence[tuple[int, int, int]], schema: Any = INTERACTION, 
 
 
 def told(chunks: Sequence[Columns]) -> dict[str, np.ndarray[Any, Any]]:
-    state = Seen(FEATURES, chunks[0].schema)
+    state = AllSeen(FEATURES, chunks[0].schema)
     found = [state.told(chunk).numbers for chunk in chunks]
     return {name: np.concatenate([numbers[name] for numbers in found]) for name in found[0]}
 
@@ -129,7 +129,7 @@ def test_what_else_is_in_the_key_makes_no_other_item(rows: list[tuple[int, int, 
 @settings(deadline=None)
 def test_a_state_that_was_kept_goes_on_as_if_it_had_not_been(rows: list[tuple[int, int, int]], cut: int) -> None:
     columns, expected = columns_of(rows), told([columns_of(rows)])
-    before, after = Seen(FEATURES, INTERACTION), Seen(FEATURES, INTERACTION)
+    before, after = AllSeen(FEATURES, INTERACTION), AllSeen(FEATURES, INTERACTION)
     before.told(columns.take(slice(0, cut)))
     after.restore({name: array.copy() for name, array in before.arrays().items()})
     found = after.told(columns.take(slice(cut, None)))
@@ -141,18 +141,18 @@ def test_a_state_that_was_kept_goes_on_as_if_it_had_not_been(rows: list[tuple[in
 def test_records_that_are_earlier_than_one_before_them_are_counted() -> None:
     """Of each user, and of each item; equal times are in order."""
     rows = [(1, 1, 50), (1, 2, 40), (2, 1, 45), (1, 3, 50), (2, 9, 60), (1, 8, 49)]
-    state = Seen(FEATURES, INTERACTION)
+    state = AllSeen(FEATURES, INTERACTION)
     state.told(columns_of(rows[:4]))
     state.told(columns_of(rows[4:]))
     users, items = state.warnings
     assert users.startswith("2 records are earlier than one of the same user")
     assert items.startswith("1 records are earlier than one of the same item")
-    assert Seen(FEATURES, INTERACTION).warnings == []
+    assert AllSeen(FEATURES, INTERACTION).warnings == []
 
 
 def test_more_ids_than_are_allowed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen, "MAX_IDS", 3)
-    state = Seen(FEATURES, INTERACTION)
+    state = AllSeen(FEATURES, INTERACTION)
     state.told(columns_of([(n, 1, 0) for n in range(3)]))
     with pytest.raises(ConfigurationError, match="more than 3 users"):
         state.told(columns_of([(9, 1, 0)]))
