@@ -1,9 +1,11 @@
 """Features that need the past, through every command: whatever a run lives through, they are those of one pass."""
 
+import os
 import random
 import re
 import signal
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from ingest_service.formats.past import PastOfSource
+from ingest_service.rows.chunk import Position
 from tests.datasets.test_features import WRITTEN, looped
 from tests.datasets.test_schema_file import ITEM, OWNER, RATING, TIME
-from tests.helpers import Cli, parquet_rows, postgresql
+from tests.helpers import Cli, Outcome, parquet_rows, postgresql
 
 SMALL = ("--memory", "182")  # MB: with the shortest blocks
 NAMES = ("position", "user_count", "gap", "session", "burst", "item_count", "popularity", "week")
@@ -72,16 +76,31 @@ def loaded(cli: Cli, log: Log) -> list[Row]:
     return found
 
 
+KEEPS_ALWAYS = """
+from ingest_service.cli import main
+from ingest_service.formats import past
+
+past.KEEP_EVERY_S = 0.0
+main()
+"""
+
+
 @pytest.mark.fault(1, 2)
 def test_a_run_that_is_killed_again_and_again_leaves_what_one_run_does(cli: Cli, log: Log) -> None:
-    """At every kind of place, each time in the run that goes on from the kill before."""
+    """At every kind of place, each time in the run that goes on from the kill before.
+
+    What it goes on from is kept after each chunk, and every second time all of that is gone.
+    """
     expected = loaded(cli, log)
+    killed = Cli(cli.folder, (sys.executable, "-c", KEEPS_ALWAYS))
     slow = (*log.command, "--to", "sqlite:///rows.db?rate=2500")
     places = ["before-write:3", "checkpoint-saved:2", "lease-taken", "after-write:2", "checkpoint-swapped:3"]
     places += ["settled:2", "dead-letters-written:3", "checkpoint-swap:3", "dead-letters-synced:2"]
     codes = []
-    for place in places:
-        codes.append(cli.run("run", *slow, INGEST_TEST_FAULT_POINT=place).code)
+    for number, place in enumerate(places):
+        for path in cli.folder.rglob("features-*") if number % 2 else ():
+            path.unlink()
+        codes.append(killed.run("run", *slow, INGEST_TEST_FAULT_POINT=place).code)
         if codes[-1] == 0:
             assert features_in(cli.folder / "rows.db") == expected
             cli.load(*slow, "--restart", "--limit", "2000")
@@ -122,6 +141,67 @@ def test_a_file_that_grows_goes_on(cli: Cli, log: Log) -> None:
     assert sorted(found) == sorted(row[2:] for row in expected)
     verified = cli.here("verify", *log.command[:3], "--to", "sqlite:///rows.db", "--to", "parquet:///lake")
     assert verified.code == 0, verified.stdout
+
+
+def again(outcome: Outcome) -> int:
+    """How many rows were read again, by what the run says."""
+    said = " ".join(outcome.report["sources"][0]["warnings"])
+    found = re.search(r"the ([0-9,]+) rows before were read again", said)
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def test_a_run_goes_on_from_what_is_kept(cli: Cli, log: Log) -> None:
+    """Without reading rows again; once that is gone, damaged or of other features they are, and it says so."""
+    expected = loaded(cli, log)
+    command = (*log.command, "--to", "sqlite:///rows.db")
+    outcomes = [cli.load(*command, "--limit", "2000"), cli.load(*command, "--limit", "4000")]
+    for path in cli.folder.rglob("features-*"):
+        path.unlink()
+    outcomes.append(cli.load(*command, "--limit", "6000"))
+    (path,) = cli.folder.rglob("features-*")
+    path.write_bytes(path.read_bytes()[:-1])
+    outcomes += [cli.load(*command, "--limit", "8000"), cli.load(*command)]
+    assert [again(outcome) for outcome in outcomes] == [0, 0, 4000, 6000, 0]
+    assert features_in(cli.folder / "rows.db") == expected
+
+
+def test_what_is_kept_of_a_former_file_is_not_believed(cli: Cli, log: Log) -> None:
+    """Its first rows were corrected, and it is loaded anew; without what that run kept, the next reads the new rows."""
+    cli.load(*log.command, "--to", "sqlite:///rows.db", "--limit", "2000")
+    former = {path.name for path in cli.folder.rglob("features-*")}
+    lines = log.path.read_text().splitlines(keepends=True)
+    mended = [line.replace(line[1 : line.index(",")], "0" * (line.index(",") - 1), 1) for line in lines[1:200]]
+    log.path.write_text("".join([lines[0], *mended, *lines[200:]]))
+    command = (*log.command, "--to", "sqlite:///other.db")
+    cli.load(*command, "--limit", "6000")
+    for path in cli.folder.rglob("features-*"):
+        if path.name not in former:
+            path.unlink()
+    assert again(cli.load(*command)) == 6000
+    cli.load(*log.command, "--to", "sqlite:///clean.db")
+    assert features_in(cli.folder / "other.db") == features_in(cli.folder / "clean.db")
+
+
+def test_a_stop_does_not_wait_for_rows_that_are_read_again(cli: Cli, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of these is read, and no row is written; the next run reads them all."""
+    expected = loaded(cli, log)
+    cli.load(*log.command, "--to", "sqlite:///rows.db", "--limit", "8000")
+    before = features_in(cli.folder / "rows.db")
+    for path in cli.folder.rglob("features-*"):
+        path.unlink()
+    recall, steps = PastOfSource.recall, []
+
+    def stopping(past: PastOfSource, at: Position) -> bool:
+        steps.append(at.row)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return recall(past, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PastOfSource, "recall", stopping)
+        outcome = cli.here("run", *log.command, "--to", "sqlite:///rows.db")
+    assert (outcome.code, steps, features_in(cli.folder / "rows.db")) == (75, [8000], before)
+    assert again(cli.load(*log.command, "--to", "sqlite:///rows.db")) == 8000
+    assert features_in(cli.folder / "rows.db") == expected
 
 
 def test_other_features_than_those_of_the_checkpoint_are_refused(cli: Cli) -> None:
