@@ -18,6 +18,7 @@ from ingest_service.rows.chunk import Position
 from tests.datasets.test_features import WRITTEN, looped
 from tests.datasets.test_schema_file import ITEM, OWNER, RATING, TIME
 from tests.helpers import Cli, Outcome, parquet_rows, postgresql
+from tests.servers import ROOT
 
 SMALL = ("--memory", "182")  # MB: with the shortest blocks
 NAMES = ("position", "user_count", "gap", "session", "burst", "item_count", "popularity", "week")
@@ -127,6 +128,15 @@ def test_a_sink_that_is_ahead_gets_what_it_would_have_got(cli: Cli, log: Log, po
         rows = db.execute(f"SELECT {', '.join(NAMES)} FROM interactions").fetchall()
     assert sorted(rows) == sorted(row[2:] for row in expected)
     assert cli.here("verify", *log.command[:3], *one, *other).code == 0
+
+
+def test_a_source_is_not_divided_among_workers(cli: Cli, log: Log) -> None:
+    """One of them loads all of it, in its order."""
+    expected = loaded(cli, log)
+    workers = ("--workers", "2", "--shard-mb", "4", "--memory", "500")
+    outcome = cli.run_with(*log.command[:3], "--to", "sqlite:///rows.db", *workers)
+    assert again(outcome) == 0
+    assert features_in(cli.folder / "rows.db") == expected
 
 
 def test_a_file_that_grows_goes_on(cli: Cli, log: Log) -> None:
@@ -270,3 +280,18 @@ def test_features_of_the_configuration_follow_those_of_the_schema_file(cli: Cli)
     outcome = cli.here("run", log.path, "--dataset", path)
     assert outcome.code == 78
     assert "Setting 'feature' is wrong for the data set own: there is a field 'position' already" in outcome.message
+
+
+def test_the_example_of_the_page_is_loaded_as_it_says(cli: Cli) -> None:
+    (example,) = re.findall(r"<<'END'\n(.*?)^END$", (ROOT / "docs" / "FEATURES.md").read_text(), re.M | re.S)
+    schema = cli.file("ratings.yaml", example)
+    rows = "1,5,1583366400", "2,5,1583366460", "1,6,1583366461", "1,5,1583971200"
+    path = cli.file("ratings.csv", "\n".join(["user,item,at", *rows]) + "\n")
+    cli.load(path, "--dataset", schema)
+    found = sorted(
+        (row["user_id"], *(float(row[name]) for name in ("position", "gap", "session", "seen_before", "popularity")))
+        for row in cli.rows.values()
+    )
+    one, other = sorted([[row[1:] for row in found if row[0] == user] for user in {row[0] for row in found}], key=len)
+    assert one == [(1, -1, 1, 1, pytest.approx(1, abs=1e-3))]
+    assert other == [(1, -1, 1, 0, 0), (2, 61, 1, 0, 0), (3, 604739, 2, 2, pytest.approx(1, abs=1e-3))]
