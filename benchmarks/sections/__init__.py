@@ -10,6 +10,7 @@ from benchmarks.sections import (
     dynamodb,
     embeddings,
     feast,
+    features,
     formats,
     growth,
     limits,
@@ -52,6 +53,7 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "serve": serve.figures,
     "schemas": schemas.figures,
     "transforms": transforms.figures,
+    "features": features.figures,
     "versions": versions.figures,
     "quick": versions.since_release,
 }

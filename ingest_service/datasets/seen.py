@@ -23,7 +23,9 @@ from ingest_service.rows.schema import Schema
 
 Arrays = dict[str, NDArray[Any]]
 MAX_IDS: Final = 1 << 25
+_SLICE_ROWS = 1 << 16  # told at once: what is made meanwhile stays in the processor's caches
 _US = 1e6
+_MIDDLE_US = 1 << 52  # all times from 1970 to 2261 are less than 2**53 away from it
 _SMALL = 1 << 40  # ids below it are sorted fast
 
 
@@ -41,8 +43,14 @@ class AllSeen:
         schema = columns.schema
         n_key_parts = 2 * (len(schema.key) - len(INTERACTION.key))  # what else is in the key are texts
         item = columns.parts[: len(columns.parts) - n_key_parts]
-        found = self._users.told(columns.owner, columns.times) | self._items.told(item, columns.times)
-        return replace(columns, schema=self._schema, numbers={**columns.numbers, **found})
+        parts: list[Arrays] = []
+        for first in range(0, max(1, len(columns)), _SLICE_ROWS):
+            rows = slice(first, first + _SLICE_ROWS)
+            times = columns.times[rows]
+            found = self._users.told([part[rows] for part in columns.owner], times)
+            parts.append(found | self._items.told([part[rows] for part in item], times))
+        numbers = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return replace(columns, schema=self._schema, numbers={**columns.numbers, **numbers})
 
     @property
     def warnings(self) -> list[str]:
@@ -204,13 +212,13 @@ def _longer(array: NDArray[Any], n: int) -> NDArray[Any]:
 
 def _latest_before(runs: _Runs, times: Ints, before: Ints) -> Ints:
     """The latest time before each row of a run, where times do not ascend; `before` is that before each run."""
-    times = times.copy()
-    times[runs.starts] = np.maximum(times[runs.starts], before)
-    different, ranks = np.unique(times, return_inverse=True)
-    base = runs.each(np.arange(len(runs.of)) * len(different))  # so that each run is above those before it
-    latest = different[np.maximum.accumulate(base + ranks) - base]
+    # Complex numbers are compared by their real part first: here the run. Times are as exact in the other one.
+    ordered = np.empty(len(times), np.complex128)
+    ordered.real = runs.each(np.arange(len(runs.of)))
+    ordered.imag = times - _MIDDLE_US
+    ordered.imag[runs.starts] = np.maximum(times[runs.starts], before) - _MIDDLE_US
     found = np.empty_like(times)
-    found[1:] = latest[:-1]
+    found[1:] = np.maximum.accumulate(ordered).imag[:-1].astype(np.int64) + _MIDDLE_US
     found[runs.starts] = before
     return found
 

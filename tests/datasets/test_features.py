@@ -20,7 +20,7 @@ from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import MAX_RECORD_BYTES
 from ingest_service.formats.opening import open_reader
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import INTERACTION
+from ingest_service.rows.interaction import END_S, INTERACTION
 from ingest_service.rows.schema import Field, FieldKind
 from ingest_service.sources.local import FileSource
 from tests.datasets.test_schema_file import ITEM, OWNER, RATING, TIME, chunks_of, described
@@ -38,6 +38,7 @@ WRITTEN: list[dict[str, Any]] = [
 FEATURES = FeaturesOfSettings.model_validate({"feature": WRITTEN}).feature
 KEYED = INTERACTION.extended("keyed", Field("tag", FieldKind.TEXT), key=("tag",))  # of which a text is part of the key
 US = 1_000_000
+END_US = END_S * US - 1  # the last that is a time
 
 
 @dataclass
@@ -61,7 +62,7 @@ def looped(rows: Sequence[tuple[int, int, int]]) -> list[dict[str, float]]:
         by, on = users.setdefault(user, Past()), items.setdefault(item, Past())
         elapsed = max(0, time - by.latest)
         values: dict[str, float] = {"position": by.n + 1, "user_count": by.n, "item_count": on.n}
-        values["gap"] = elapsed / US if by.n else -1.0
+        values["gap"] = float(elapsed) / US if by.n else -1.0
         by.session += by.n == 0 or elapsed > 1800 * US
         by.burst += by.n == 0 or elapsed > 2 * US
         aged = max(0, time - on.latest) if on.n else 0
@@ -92,7 +93,12 @@ def told(chunks: Sequence[Columns]) -> dict[str, np.ndarray[Any, Any]]:
 
 
 # Times of a few seconds, hours and years; equal ones, and some that go back.
-TIMES = st.integers(0, 9_000_000) | st.integers(0, 200).map(lambda n: n * 600 * US) | st.integers(0, 9 * 10**15)
+TIMES = (
+    st.integers(0, 9_000_000)
+    | st.integers(0, 200).map(lambda n: n * 600 * US)
+    | st.integers(0, END_US)
+    | st.just(END_US)
+)
 ROWS = st.lists(st.tuples(st.integers(-2, 3), st.integers(0, 3), TIMES), min_size=1, max_size=60)
 
 
@@ -108,6 +114,7 @@ def test_features_are_those_of_a_loop_over_the_rows(
     bounds = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(seen, "_FEW", few)
+        patch.setattr(seen, "_SLICE_ROWS", 1 + few)
         cut = told([columns.take(slice(start, end)) for start, end in pairwise(bounds)])
     for number, expected in enumerate(looped(rows)):
         for name, value in expected.items():
