@@ -31,7 +31,7 @@ def with_features(dataset: Dataset, features: Sequence[Feature]) -> Dataset:
     return replace(
         dataset,
         schema=dataset.schema.extended(dataset.schema.name, *fields),
-        steps="; ".join(filter(None, (dataset.steps, *(one.model_dump_json() for one in features)))),
+        steps="; ".join(filter(None, (dataset.steps, *(one.model_dump_json(exclude_none=True) for one in features)))),
         features=tuple(features),
         bare=dataset,
     )

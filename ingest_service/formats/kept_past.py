@@ -58,8 +58,14 @@ class KeptPast:
                     yield self._read(self.folder / f"{_BEGIN}{offset}")
 
     def remove_beyond(self, at: Position) -> None:
-        """Whoever begins at `at` may find other rows there than those that they were made of."""
+        """Whoever begins at `at` may find other rows there than those that they were made of.
+
+        What a kill left half written goes, too: whoever is writing now then keeps nothing this time.
+        """
         self._remove([offset for offset in self._offsets() if offset > at.offset])
+        for path in self.folder.glob(f"{_BEGIN}*.tmp"):
+            with suppress(OSError):
+                path.unlink()
 
     def _read(self, path: Path) -> tuple[Position, dict[str, NDArray[Any]]]:
         with path.open("rb") as file:

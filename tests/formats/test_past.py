@@ -26,8 +26,10 @@ def test_the_last_that_is_not_beyond_comes_first(kept: KeptPast) -> None:
         kept.keep(Position(offset, offset // 5, 2, "hash"), ARRAYS)
     assert offsets(kept, 1000) == [300, 100, 20]
     assert offsets(kept, 299) == [100, 20]
+    (kept.folder / "features-400.77.tmp").write_bytes(b"half")
     kept.remove_beyond(Position(100))
     assert offsets(kept, 1000) == [100, 20]
+    assert {path.name for path in kept.folder.iterdir()} == {"features-100", "features-20"}
     position, arrays = next(kept.newest(Position(100)))
     assert position == Position(100, 20, 2, "hash")
     assert arrays.keys() == ARRAYS.keys()
