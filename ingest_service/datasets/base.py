@@ -35,7 +35,7 @@ def is_uuid(text: str) -> bool:
         return False
 
 
-def _nothing(kind: Kind) -> Values:
+def nothing(kind: Kind) -> Values:
     """A column with one value that says nothing."""
     empty = kind.gathered([])
     return Texts.of([""]) if isinstance(empty, Texts) else np.zeros(1, empty.dtype)
@@ -101,7 +101,7 @@ class Past(Protocol):
 class Dataset:
     """A shape of file, and the one way its rows become records.
 
-    columns: the first has the owners of records.
+    columns: the first has the owners of records; the second, where they are interactions, the items.
     records: columns of values, by role, to records as columns.
     interaction: the same for one row, as the specification; None where a record is none.
     chosen: where it has steps, its records and which of them its filters keep; `steps` names the steps and features.
@@ -147,7 +147,7 @@ class Dataset:
             value = owner.kind.one(raw, owner.role)
         except RowError as error:
             raise UsageError(f"No {owner.role} of the data set {self.name} has such an id: {error.reason}") from None
-        values = {column.role: _nothing(column.kind) for column in self.columns}
+        values = {column.role: nothing(column.kind) for column in self.columns}
         record = self.records({**values, owner.role: owner.kind.gathered([value])})
         return record.texts[self.schema.owner].to_list()[0]
 

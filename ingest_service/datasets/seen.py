@@ -18,7 +18,6 @@ from ingest_service.errors import ConfigurationError
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.columns import Columns, stable_order
 from ingest_service.rows.ids import Ids
-from ingest_service.rows.interaction import INTERACTION
 from ingest_service.rows.schema import Schema
 
 Arrays = dict[str, NDArray[Any]]
@@ -40,15 +39,12 @@ class AllSeen:
 
     def told(self, columns: Columns) -> Columns:
         """The records with their features, which are then seen, too."""
-        schema = columns.schema
-        n_key_parts = 2 * (len(schema.key) - len(INTERACTION.key))  # what else is in the key are texts
-        item = columns.parts[: len(columns.parts) - n_key_parts]
         parts: list[Arrays] = []
         for first in range(0, max(1, len(columns)), _SLICE_ROWS):
             rows = slice(first, first + _SLICE_ROWS)
             times = columns.times[rows]
             found = self._users.told([part[rows] for part in columns.owner], times)
-            parts.append(found | self._items.told([part[rows] for part in item], times))
+            parts.append(found | self._items.told([part[rows] for part in columns.item], times))
         numbers = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return replace(columns, schema=self._schema, numbers={**columns.numbers, **numbers})
 

@@ -6,7 +6,17 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, StrictBool, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    StrictBool,
+    StrictInt,
+    Tag,
+)
 
 from ingest_service.datasets.names import NewName, known_zone
 
@@ -49,6 +59,17 @@ class BucketStep(_Step):
     edges: Annotated[tuple[_Edge, ...], Field(min_length=1, max_length=1000), AfterValidator(_ascending)]
 
 
+class LookupStep(_Step):
+    """A value by the record's item, out of a CSV file. `otherwise`: of an item that is not there."""
+
+    derive: NewName
+    lookup: str = Field(min_length=1)
+    take: str = Field(min_length=1)
+    item: str = "item"  # the column of ids
+    kind: Literal["text", "integer", "number"] = "text"
+    otherwise: str | StrictInt | FiniteFloat
+
+
 class HashStep(_Step):
     hash: str
     key: str = Field(pattern=r"^[A-Z_][A-Z0-9_]{0,99}$")  # the environment variable that has it
@@ -75,7 +96,7 @@ class TruncateTimeStep(_Step):
 
 
 def _kind(step: Any) -> str:
-    known = ("filter", "as", "part", "bucket", "hash", "drop", "rename", "truncate")
+    known = ("filter", "as", "part", "bucket", "lookup", "hash", "drop", "rename", "truncate")
     said = step if isinstance(step, dict) else {}
     if "truncate" in said and isinstance(said.get("to"), str):
         return "truncate time"
@@ -87,6 +108,7 @@ Step: TypeAlias = Annotated[
     | Annotated[ExpressionStep, Tag("as")]
     | Annotated[PartStep, Tag("part")]
     | Annotated[BucketStep, Tag("bucket")]
+    | Annotated[LookupStep, Tag("lookup")]
     | Annotated[HashStep, Tag("hash")]
     | Annotated[DropStep, Tag("drop")]
     | Annotated[RenameStep, Tag("rename")]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.rows.arrays import Bools, Ints, hashed
+from ingest_service.rows.interaction import INTERACTION
 from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Texts
 
@@ -47,6 +48,11 @@ class Columns:
     def owner_hashes(self) -> NDArray[np.uint64]:
         """The same of whose it is."""
         return hashed((part.view(np.uint64) for part in self.owner), len(self))
+
+    @property
+    def item(self) -> tuple[Ints, ...]:
+        """What of an interaction's `parts` is its item: what else is in the key are texts, of two numbers each."""
+        return self.parts[: len(self.parts) - 2 * (len(self.schema.key) - len(INTERACTION.key))]
 
     @property
     def epoch_ms(self) -> Ints:

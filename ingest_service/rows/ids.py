@@ -51,6 +51,12 @@ class Ids:
             new = self._look_up(parts, places, new[~won], numbers)
         return numbers
 
+    def known(self, parts: Sequence[Ints]) -> Ints:
+        """The number of each, and -1 for those that are new, which stay so."""
+        numbers = np.full(len(parts[0]), -1)
+        self._look_up(parts, self._first_places(parts), np.arange(len(numbers)), numbers)
+        return numbers
+
     def _look_up(self, parts: Sequence[Ints], places: Ints, rows: Ints, numbers: Ints) -> Ints:
         """Fill in the numbers of rows whose ids are known, and return the others, whose places are free slots."""
         new = []
@@ -60,7 +66,7 @@ class Ids:
             new.append(rows[is_free])
             rows, found = rows[~is_free], found[~is_free]
             is_other = self._differs(parts, rows, found)
-            numbers[rows] = found
+            numbers[rows] = np.where(is_other, -1, found)
             rows = rows[is_other]
             places[rows] = (places[rows] + 1) & (len(self._slots) - 1)
         return np.sort(np.concatenate(new)) if new else rows

@@ -33,3 +33,13 @@ def test_ids_that_want_one_place_are_told_apart() -> None:
     assert sorted(first.tolist()) == list(range(50_000))
     assert (table.numbers([ids[::-1]])[::-1] == first).all()
     assert (table.parts[0][first] == ids).all()
+
+
+def test_ids_that_are_not_known_stay_so() -> None:
+    """Also where they want the place of one that is."""
+    table = Ids([np.empty(0, np.int64)])
+    numbers = table.numbers([np.arange(0, 20_000, 2)])
+    known = table.known([np.arange(20_000)])
+    assert (known[::2] == numbers).all()
+    assert (known[1::2] == -1).all()
+    assert table.n == 10_000
