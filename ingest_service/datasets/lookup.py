@@ -15,7 +15,7 @@ import numpy as np
 
 from ingest_service.datasets.base import Column, Dataset, nothing
 from ingest_service.datasets.expressions import wrong
-from ingest_service.datasets.kinds import Number, Text, Whole
+from ingest_service.datasets.kinds import Integer, Number, Text, TextId, Whole
 from ingest_service.datasets.step_model import LookupStep
 from ingest_service.errors import RowError
 from ingest_service.rows.arrays import Ints
@@ -49,12 +49,12 @@ class Lookup:
 
 def lookup_of(step: LookupStep, dataset: Dataset) -> Lookup:
     """For records of the data set. RowError says what is wrong with the step, or with the file."""
-    if dataset.schema.is_about_items:
-        raise wrong(f"{step.derive} is looked up for interactions, and not for what is known of items")
+    item = dataset.columns[1]
+    if dataset.schema.is_about_items or not isinstance(item.kind, Integer | TextId):
+        raise wrong(f"{step.derive} is looked up by the item of a user's record, which the data set has none of")
     text, digest = _read(step.lookup)
     kind, values_kind = _KINDS[step.kind]
     items, values = [], []
-    item = dataset.columns[1]
     for line, row in enumerate(_rows(text, step), 2):
         try:
             items.append(item.kind.one(row[step.item], step.item))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ingest_service.datasets import lookup
+from ingest_service.datasets import dataset_after, dataset_named, lookup
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError
-from tests.datasets.test_schema_file import ITEM, OWNER, TIME, described, records
+from tests.datasets.test_schema_file import ITEM, OWNER, RATING, TIME, described, records
 from tests.datasets.test_transforms import told
 from tests.helpers import Cli
 
@@ -76,6 +76,15 @@ def test_a_file_that_cannot_be_looked_up_is_refused(
     with pytest.raises(ConfigurationError, match=reason) as refused:
         dataset_with(here, INT_ITEM, step)
     assert "many" not in str(refused.value)
+
+
+def test_records_without_a_user_s_item_have_nothing_looked_up(here: Path) -> None:
+    (here / "titles.csv").write_text("item,title\n1,One\n")
+    links = dataset_named("movielens-links")
+    with pytest.raises(ConfigurationError, match="title is looked up by the item of a user's record"):
+        dataset_after(links, [TITLE], ())
+    with pytest.raises(ConfigurationError, match="title is looked up by the item of a user's record"):
+        described(here, ITEM, RATING, **{"x-about": "items", "x-transform": [TITLE]})
 
 
 def test_a_run_with_another_file_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
