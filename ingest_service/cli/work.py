@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 ShardMb = Annotated[
     int | None,
-    typer.Option(
-        "--shard-mb", metavar="MB", min=1, help="How long a shard is, where the source is not divided yet; 64."
-    ),
+    typer.Option("--shard-mb", metavar="MB", min=1, help="How long a shard is, where the source is not divided yet."),
 ]
 _OWN_MB = 80  # of the process that starts workers and shows what they do
 
@@ -75,18 +73,12 @@ def work(
     }
     settings = settings_of(flags, config)
     refuse_what_is_not_shared(sources, settings)
-    report = execute(_work(sources, settings, share, shard_bytes(shard_mb)))
+    report = execute(_work(sources, settings, share, shard_mb))
     with output():
         if as_json:
             typer.echo(json.dumps(report.as_json()))
         else:
             print_report(report)
-
-
-def shard_bytes(shard_mb: int | None) -> int:
-    from ingest_service.pipeline.plan import SHARD_BYTES
-
-    return SHARD_BYTES if shard_mb is None else shard_mb << 20
 
 
 def refuse_what_is_not_shared(sources: Sequence[str], settings: "Settings") -> None:
@@ -96,18 +88,18 @@ def refuse_what_is_not_shared(sources: Sequence[str], settings: "Settings") -> N
         raise UsageError("A limit is for one run; leave it out, or the workers.")
 
 
-async def _work(sources: Sequence[str], settings: "Settings", share: int, length: int) -> "Report":
-    from ingest_service.pipeline.run import jobs_of, sinks_of, work
+async def _work(sources: Sequence[str], settings: "Settings", share: int, shard_mb: int | None) -> "Report":
+    from ingest_service.pipeline.run import jobs_of, sinks_of, work_on
     from ingest_service.sinks.urls import shared_by
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of([shared_by(url, share) for url in settings.sink_urls()], settings.dataset_named())
     with observed("work", settings, len(jobs)) as observer:
-        return await work(jobs, sinks, stop_on_signals(), observer, length)
+        return await work_on(jobs, sinks, stop_on_signals(), observer, shard_mb)
 
 
 async def run_with_workers(
-    sources: Sequence[str], settings: "Settings", n: int, length: int, config: Path | None, *, restart: bool
+    sources: Sequence[str], settings: "Settings", n: int, shard_mb: int | None, config: Path | None, *, restart: bool
 ) -> "Report":
     """Divide the sources, let `n` processes load them, and load what these left."""
     from ingest_service.cli.team import Team
@@ -116,7 +108,7 @@ async def run_with_workers(
     environment = _environment(settings, _memory_of_each(settings, n))
     arguments = [
         f"--share={n}",
-        f"--shard-mb={length >> 20}",
+        *([] if shard_mb is None else [f"--shard-mb={shard_mb}"]),
         *([f"--config={config}"] if config else []),
         "--",
         *sources,
@@ -125,25 +117,45 @@ async def run_with_workers(
     stop = stop_on_signals()
     with observed("run", settings, len(jobs)) as observer:
         sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
-        team = Team(observer, jobs, await divide_all(jobs, sinks, stop, observer, length))
+        team = Team(observer, jobs, await divide_all(jobs, sinks, stop, observer, shard_mb))
         await team.work(n, arguments, environment, stop)
         sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
         return team.whole(await run([replace(job, restart=False) for job in jobs], sinks, stop, team))
 
 
+def work_on_ray(address: str, n: int, sources: Sequence[str], settings: "Settings", shard_mb: int | None) -> "Report":
+    """The same by Ray's workers, which read the sources and the state folder by the same names."""
+    from ingest_service.cli.on_ray import run_on_ray
+
+    refuse_what_is_not_shared(sources, settings)
+    if not address.startswith("ray://"):
+        raise UsageError("--on takes ray://HOST:PORT, or ray://local for a Ray that is started here.")
+    told = {
+        "to": settings.sink_urls(),
+        "dataset": settings.dataset,
+        "columns": settings.columns,
+        "checkpoint": settings.checkpoint,
+        "state_dir": str(settings.state_dir.absolute()),
+        "max_rejects": settings.max_rejects,
+        "memory_mb": settings.memory_mb,
+    }
+    paths = [name if "://" in name else str(Path(name).absolute()) for name in sources]
+    return run_on_ray(address, n, paths, told, shard_mb)
+
+
 def _memory_of_each(settings: "Settings", n: int) -> int:
-    """What of --memory is a worker's; where the user has not set it, as much as one needs. ConfigurationError."""
+    """What of --memory is a worker's; where that is not set, as much as a run takes by itself. ConfigurationError."""
     from ingest_service.formats.memory import MIN_MEMORY_MB
 
+    if "memory_mb" not in settings.model_fields_set:
+        return settings.memory_mb
     mine = (settings.memory_mb - _OWN_MB) // n
-    if mine >= MIN_MEMORY_MB:
-        return mine
-    if "memory_mb" in settings.model_fields_set:
+    if mine < MIN_MEMORY_MB:
         raise ConfigurationError(
             f"{settings.memory_mb} MB are too little for {n} workers; "
             f"give --memory {n * MIN_MEMORY_MB + _OWN_MB} or more, or take fewer workers."
         )
-    return MIN_MEMORY_MB
+    return mine
 
 
 def _environment(settings: "Settings", memory_mb: int) -> dict[str, str]:

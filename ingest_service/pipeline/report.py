@@ -1,6 +1,7 @@
 """What a run did, so that the rows add up: read = accepted + rejected, accepted = written + merged + dead a sink."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,6 +96,23 @@ class Report:
     def total(self, sink: str) -> Counts:
         """The counts of one sink over all sources."""
         return sum((stream.sinks[sink].counts for stream in self.streams), Counts())
+
+    def with_more(self, others: Sequence["Report"]) -> "Report":
+        """With the rows that other workers have settled of the same sources."""
+        return Report(
+            [
+                stream.with_more(
+                    sum(
+                        (Counter({name: sink.rows_now for name, sink in one.sinks.items()}) for one in theirs),
+                        Counter(),
+                    ),
+                    max(stream.elapsed_s, *(one.elapsed_s for one in theirs)),
+                )
+                for stream, *theirs in zip(self.streams, *(other.streams for other in others), strict=True)
+            ]
+            if others
+            else self.streams
+        )
 
     @property
     def balanced(self) -> bool:

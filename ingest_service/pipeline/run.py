@@ -15,7 +15,6 @@ from ingest_service.errors import GO_ON, ConfigurationError, IngestError, LeaseH
 from ingest_service.formats.memory import block_bytes_within
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import Observer, State, load
-from ingest_service.pipeline.plan import SHARD_BYTES
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
 from ingest_service.pipeline.shards import Found, divide, found_of, load_shards
@@ -25,7 +24,7 @@ from ingest_service.runtime.tracing import span
 from ingest_service.sinks.abilities import Probed
 from ingest_service.sinks.base import AnySink, Finding
 from ingest_service.sinks.items import about_items
-from ingest_service.sinks.urls import sink_at
+from ingest_service.sinks.urls import shared_by, sink_at
 from ingest_service.sources import source_allowed, sources_named
 from ingest_service.sources.base import Source
 
@@ -155,7 +154,7 @@ async def _loaded(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, obser
 
 
 async def divide_all(
-    jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer, shard_bytes: int
+    jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer, shard_mb: int | None
 ) -> dict[str, Found]:
     """Divide what can be, and say how each stands, by stream. The sinks are opened and closed here."""
     found = {}
@@ -163,18 +162,18 @@ async def divide_all(
         for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
             await survey(sinks, dataset, observer.warning)
         for job in jobs:
-            divided = await divide(job, sinks, stop, shard_bytes)
+            divided = await divide(job, sinks, stop, shard_mb)
             if divided is not None:
                 found[job.stream] = await found_of(replace(job, restart=False), divided)
     return found
 
 
-async def work(
+async def work_on(
     jobs: Sequence[Job],
     sinks: Sequence[AnySink],
     stop: asyncio.Event,
     observer: Observer,
-    shard_bytes: int = SHARD_BYTES,
+    shard_mb: int | None = None,
 ) -> Report:
     """Load the jobs side by side with other workers, which do the same: sources in shards, or whole where they must be.
 
@@ -189,7 +188,7 @@ async def work(
         while left:
             job = left.pop(0)
             try:
-                await divide(job, sinks, stop, shard_bytes)
+                await divide(job, sinks, stop, shard_mb)
                 reports[job.stream] = await _loaded(job, sinks, stop, observer)
             except LeaseHeld:
                 left.append(job)
@@ -248,6 +247,29 @@ async def ingest(
     flags = {"to": list(to) if to else None, "limit": limit, "dataset": dataset, **settings}
     loaded = load_settings(flags)
     return await ingest_into(sinks_of(loaded.sink_urls(), loaded.dataset_named()), names, loaded, restart=restart)
+
+
+async def work(
+    source: str | Path | Sequence[str | Path],
+    *,
+    to: Sequence[str] | None = None,
+    share: int = 1,
+    shard_mb: int | None = None,
+    dataset: str | None = None,
+    stop: asyncio.Event | None = None,
+    **settings: Any,
+) -> Report:
+    """Load sources side by side with other workers, which call the same; the `work` command as a function.
+
+    Returns once all is loaded, by whomever. share: of how many workers this is one, which divide the sinks' rates among
+    them. shard_mb: how long a shard is where the source is not divided yet. Stopped after `stop` was set.
+    """
+    names = [source] if isinstance(source, str | Path) else list(source)
+    loaded = load_settings({"to": list(to) if to else None, "dataset": dataset, **settings})
+    give_back_memory()
+    jobs = jobs_of([str(name) for name in names], loaded)
+    sinks = sinks_of([shared_by(url, share) for url in loaded.sink_urls()], loaded.dataset_named())
+    return await work_on(jobs, sinks, stop or asyncio.Event(), Silent(), shard_mb)
 
 
 async def ingest_into(

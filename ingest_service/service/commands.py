@@ -24,8 +24,10 @@ _NOT_PASSED_ON = (
 class Commands:
     """`urls` are the sinks by name, `config` is the file that the service was given."""
 
-    def __init__(self, urls: Mapping[str, str], config: Path | None) -> None:
+    def __init__(self, urls: Mapping[str, str], config: Path | None, workers: int = 1) -> None:
+        """`workers`: among how many processes a run divides its source."""
         self._urls = urls
+        self._workers = workers
         self._config = [f"--config={config}"] if config else []
         self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
 
@@ -36,6 +38,8 @@ class Commands:
             return [*_PROGRAM, run.task.kind, step, *options, *own]
         if run.task.restart and run.progress is None:  # else it has begun anew already, and goes on
             options.append("--restart")
+        if self._workers > 1 and run.task.kind == "run" and run.task.limit is None:
+            options.append(f"--workers={self._workers}")
         return [*_PROGRAM, run.task.kind, *options, "--", run.task.name]
 
     def environment(self, run: Run) -> dict[str, str]:

@@ -62,7 +62,13 @@ async def serve(settings: Settings, config: Path | None) -> None:
             await asyncio.to_thread(runs.recover)
             live = Live(min(MAX_WATCHERS, room.most // 2))
             exposition = Exposition(settings.memory_mb)
-            workers = Workers(runs, live, exposition, Commands(sinks.urls, config), settings.serve.runs_at_once)
+            workers = Workers(
+                runs,
+                live,
+                exposition,
+                Commands(sinks.urls, config, settings.serve.workers),
+                settings.serve.runs_at_once,
+            )
             desk = Desk(settings, runs, live, workers, sinks)
             inboxes = [Inbox(one, desk) for one in settings.serve.inbox]
             health = Health(sinks.urls, settings.checkpoint_dir, runs)
