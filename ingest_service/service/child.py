@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,11 +20,11 @@ _LINE_BYTES = 1 << 20
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """What is known of a run's process so far. What it tells comes over a pipe of its own, apart from its log."""
+    """What is known of a run's process so far. What it tells comes over a connection of its own, apart from its log."""
 
     process: Process
     events: asyncio.StreamReader
-    _pipe: asyncio.ReadTransport
+    _pipe: asyncio.StreamWriter
     stop_asked: bool = False
     progress: dict[str, Any] | None = None
     reason: Reason | None = None
@@ -31,28 +32,23 @@ class Child:
     @classmethod
     async def start(cls, arguments: Sequence[str], environment: Mapping[str, str], *, nice: int = 0) -> "Child":
         """OSError if it cannot be started. `nice`: by how much it yields to others."""
-        readable, writable = os.pipe()
-        events = asyncio.StreamReader(limit=_LINE_BYTES)
-        try:
-            pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(events), os.fdopen(readable, "rb", buffering=0)
-            )
+        ours, theirs = socket.socketpair()  # of a pipe uvloop would close the number twice, whose ever it is by then
+        with theirs:
+            events, pipe = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
             try:
                 process = await asyncio.create_subprocess_exec(
                     *arguments,
-                    env={**environment, EVENTS_FD: str(writable)},
+                    env={**environment, EVENTS_FD: str(theirs.fileno())},
                     stdin=DEVNULL,
                     stdout=PIPE,
                     stderr=PIPE,
-                    pass_fds=(writable,),
+                    pass_fds=(theirs.fileno(),),
                     limit=_LINE_BYTES,
                     start_new_session=True,  # a Ctrl-C is for the service, which tells its runs itself
                 )
             except BaseException:
                 pipe.close()
                 raise
-        finally:
-            os.close(writable)
         with suppress(ProcessLookupError):  # its threads come later, and take this after it
             os.setpriority(os.PRIO_PROCESS, process.pid, nice)
         return cls(process, events, pipe)
