@@ -78,6 +78,7 @@ class ServeSettings(BaseModel):
     port: int = Field(default=8080, ge=0, le=65535)
     token: SecretStr | None = None
     token_file: Path | None = None
+    workers: int = Field(default=1, ge=1, le=64)
     runs_at_once: int = Field(default=1, ge=1, le=64)
     keep_runs: int = Field(default=100_000, ge=100)
     public_url: str = Field(default="", pattern=r"^(https?://[^/?#@\s]+/?)?$")

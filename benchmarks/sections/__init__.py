@@ -28,6 +28,7 @@ from benchmarks.sections import (
     startup,
     transforms,
     versions,
+    workers,
 )
 
 SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
@@ -55,5 +56,6 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "transforms": transforms.figures,
     "features": features.figures,
     "versions": versions.figures,
+    "workers": workers.figures,
     "quick": versions.since_release,
 }

@@ -40,7 +40,7 @@ from ingest_service.cli.report import print_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
 from ingest_service.cli.split import split
-from ingest_service.cli.work import ShardMb, refuse_what_is_not_shared, run_with_workers, shard_bytes, work, work_on_ray
+from ingest_service.cli.work import ShardMb, refuse_what_is_not_shared, run_with_workers, work, work_on_ray
 from ingest_service.errors import UsageError
 from ingest_service.runtime.process import stop_on_signals
 from ingest_service.telemetry.stderr import open_all
@@ -130,10 +130,10 @@ def run(
     if on is not None:
         if restart:
             raise UsageError("With --on a load goes on where it stood; begin again with: run --workers 1 --restart.")
-        report = work_on_ray(on, workers or 1, sources, settings, shard_bytes(shard_mb))
+        report = work_on_ray(on, workers or 1, sources, settings, shard_mb)
     elif workers:
         refuse_what_is_not_shared(sources, settings)
-        report = execute(run_with_workers(sources, settings, workers, shard_bytes(shard_mb), config, restart=restart))
+        report = execute(run_with_workers(sources, settings, workers, shard_mb, config, restart=restart))
     else:
         report = execute(_run(sources, settings, restart=restart))
     with output():

@@ -19,7 +19,9 @@ NO_RAY = "--on ray:// needs an extra; install it with: pip install 'ingest-servi
 _DRAIN_S = 10.0  # a worker has 7 s for what is in flight
 
 
-def run_on_ray(address: str, n: int, sources: Sequence[str], settings: dict[str, Any], shard_mb: int) -> "Report":
+def run_on_ray(
+    address: str, n: int, sources: Sequence[str], settings: dict[str, Any], shard_mb: int | None
+) -> "Report":
     """Let `n` tasks of Ray load the sources. Blocks.
 
     address: ray://HOST:PORT, or ray://local for one that is started here and ends with this. settings: by their names;
@@ -60,7 +62,7 @@ def run_on_ray(address: str, n: int, sources: Sequence[str], settings: dict[str,
     return report.with_more([other for _, other in ended[1:]])
 
 
-def _work(sources: list[str], settings: dict[str, Any], share: int, shard_mb: int) -> tuple[int, Any]:
+def _work(sources: list[str], settings: dict[str, Any], share: int, shard_mb: int | None) -> tuple[int, Any]:
     """In a worker of Ray: an exit code with its reason, or 0 with the report."""
     with ThreadPoolExecutor(1) as thread:
         loop, stop = asyncio.new_event_loop(), asyncio.Event()
@@ -73,7 +75,7 @@ def _work(sources: list[str], settings: dict[str, Any], share: int, shard_mb: in
 
 
 async def _one(
-    sources: list[str], settings: dict[str, Any], share: int, shard_mb: int, stop: asyncio.Event
+    sources: list[str], settings: dict[str, Any], share: int, shard_mb: int | None, stop: asyncio.Event
 ) -> tuple[int, Any]:
     from ingest_service.pipeline.run import work
 

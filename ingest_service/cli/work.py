@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 ShardMb = Annotated[
     int | None,
-    typer.Option(
-        "--shard-mb", metavar="MB", min=1, help="How long a shard is, where the source is not divided yet; 64."
-    ),
+    typer.Option("--shard-mb", metavar="MB", min=1, help="How long a shard is, where the source is not divided yet."),
 ]
 _OWN_MB = 80  # of the process that starts workers and shows what they do
 
@@ -75,18 +73,12 @@ def work(
     }
     settings = settings_of(flags, config)
     refuse_what_is_not_shared(sources, settings)
-    report = execute(_work(sources, settings, share, shard_bytes(shard_mb)))
+    report = execute(_work(sources, settings, share, shard_mb))
     with output():
         if as_json:
             typer.echo(json.dumps(report.as_json()))
         else:
             print_report(report)
-
-
-def shard_bytes(shard_mb: int | None) -> int:
-    from ingest_service.pipeline.plan import SHARD_BYTES
-
-    return SHARD_BYTES if shard_mb is None else shard_mb << 20
 
 
 def refuse_what_is_not_shared(sources: Sequence[str], settings: "Settings") -> None:
@@ -96,27 +88,28 @@ def refuse_what_is_not_shared(sources: Sequence[str], settings: "Settings") -> N
         raise UsageError("A limit is for one run; leave it out, or the workers.")
 
 
-async def _work(sources: Sequence[str], settings: "Settings", share: int, length: int) -> "Report":
+async def _work(sources: Sequence[str], settings: "Settings", share: int, shard_mb: int | None) -> "Report":
     from ingest_service.pipeline.run import jobs_of, sinks_of, work_on
     from ingest_service.sinks.urls import shared_by
 
     jobs = jobs_of(sources, settings)
     sinks = sinks_of([shared_by(url, share) for url in settings.sink_urls()], settings.dataset_named())
     with observed("work", settings, len(jobs)) as observer:
-        return await work_on(jobs, sinks, stop_on_signals(), observer, length)
+        return await work_on(jobs, sinks, stop_on_signals(), observer, shard_mb)
 
 
 async def run_with_workers(
-    sources: Sequence[str], settings: "Settings", n: int, length: int, config: Path | None, *, restart: bool
+    sources: Sequence[str], settings: "Settings", n: int, shard_mb: int | None, config: Path | None, *, restart: bool
 ) -> "Report":
     """Divide the sources, let `n` processes load them, and load what these left."""
     from ingest_service.cli.team import Team
     from ingest_service.pipeline.run import divide_all, jobs_of, run, sinks_of
+    from ingest_service.sinks.urls import split_url
 
     environment = _environment(settings, _memory_of_each(settings, n))
     arguments = [
         f"--share={n}",
-        f"--shard-mb={length >> 20}",
+        *([] if shard_mb is None else [f"--shard-mb={shard_mb}"]),
         *([f"--config={config}"] if config else []),
         "--",
         *sources,
@@ -125,13 +118,14 @@ async def run_with_workers(
     stop = stop_on_signals()
     with observed("run", settings, len(jobs)) as observer:
         sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
-        team = Team(observer, jobs, await divide_all(jobs, sinks, stop, observer, length))
+        schemes = [split_url(url).scheme for url in settings.sink_urls()]
+        team = Team(observer, jobs, await divide_all(jobs, sinks, stop, observer, shard_mb), schemes)
         await team.work(n, arguments, environment, stop)
         sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
         return team.whole(await run([replace(job, restart=False) for job in jobs], sinks, stop, team))
 
 
-def work_on_ray(address: str, n: int, sources: Sequence[str], settings: "Settings", length: int) -> "Report":
+def work_on_ray(address: str, n: int, sources: Sequence[str], settings: "Settings", shard_mb: int | None) -> "Report":
     """The same by Ray's workers, which read the sources and the state folder by the same names."""
     from ingest_service.cli.on_ray import run_on_ray
 
@@ -148,7 +142,7 @@ def work_on_ray(address: str, n: int, sources: Sequence[str], settings: "Setting
         "memory_mb": settings.memory_mb,
     }
     paths = [name if "://" in name else str(Path(name).absolute()) for name in sources]
-    return run_on_ray(address, n, paths, told, length >> 20)
+    return run_on_ray(address, n, paths, told, shard_mb)
 
 
 def _memory_of_each(settings: "Settings", n: int) -> int:

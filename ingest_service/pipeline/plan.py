@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from ingest_service.rows.chunk import Position
 
-SHARD_BYTES: Final = 64 << 20
+_SHARD_BYTES: Final = range(8 << 20, 64 << 20)  # of a short source and of a long one
+_SHARDS: Final = 16  # of one between these: so many workers may share it
 _MAX_SHARDS: Final = 1_000  # their starts are one text, and DynamoDB keeps no more than 400 KB of it
 _TRIES: Final = 8  # places in a shard that are tried for a cut, before it is left as long as it is
 
@@ -50,6 +51,13 @@ class Plan:
     @classmethod
     def of_json(cls, told: dict[str, Any]) -> "Plan":
         return cls(told["id"], tuple(Position(*start) for start in told["starts"]))
+
+
+def shard_bytes_of(size: int, shard_mb: int | None) -> int:
+    """How long the shards of a source are: as the user says, or by its size alone."""
+    if shard_mb is not None:
+        return shard_mb << 20
+    return min(_SHARD_BYTES.stop, max(_SHARD_BYTES.start, size // _SHARDS))
 
 
 def starts_within(

@@ -15,7 +15,6 @@ from ingest_service.errors import GO_ON, ConfigurationError, IngestError, LeaseH
 from ingest_service.formats.memory import block_bytes_within
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import Observer, State, load
-from ingest_service.pipeline.plan import SHARD_BYTES
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
 from ingest_service.pipeline.shards import Found, divide, found_of, load_shards
@@ -155,7 +154,7 @@ async def _loaded(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, obser
 
 
 async def divide_all(
-    jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer, shard_bytes: int
+    jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer, shard_mb: int | None
 ) -> dict[str, Found]:
     """Divide what can be, and say how each stands, by stream. The sinks are opened and closed here."""
     found = {}
@@ -163,7 +162,7 @@ async def divide_all(
         for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
             await survey(sinks, dataset, observer.warning)
         for job in jobs:
-            divided = await divide(job, sinks, stop, shard_bytes)
+            divided = await divide(job, sinks, stop, shard_mb)
             if divided is not None:
                 found[job.stream] = await found_of(replace(job, restart=False), divided)
     return found
@@ -174,7 +173,7 @@ async def work_on(
     sinks: Sequence[AnySink],
     stop: asyncio.Event,
     observer: Observer,
-    shard_bytes: int = SHARD_BYTES,
+    shard_mb: int | None = None,
 ) -> Report:
     """Load the jobs side by side with other workers, which do the same: sources in shards, or whole where they must be.
 
@@ -189,7 +188,7 @@ async def work_on(
         while left:
             job = left.pop(0)
             try:
-                await divide(job, sinks, stop, shard_bytes)
+                await divide(job, sinks, stop, shard_mb)
                 reports[job.stream] = await _loaded(job, sinks, stop, observer)
             except LeaseHeld:
                 left.append(job)
@@ -255,7 +254,7 @@ async def work(
     *,
     to: Sequence[str] | None = None,
     share: int = 1,
-    shard_mb: int = SHARD_BYTES >> 20,
+    shard_mb: int | None = None,
     dataset: str | None = None,
     stop: asyncio.Event | None = None,
     **settings: Any,
@@ -270,7 +269,7 @@ async def work(
     give_back_memory()
     jobs = jobs_of([str(name) for name in names], loaded)
     sinks = sinks_of([shared_by(url, share) for url in loaded.sink_urls()], loaded.dataset_named())
-    return await work_on(jobs, sinks, stop or asyncio.Event(), Silent(), shard_mb << 20)
+    return await work_on(jobs, sinks, stop or asyncio.Event(), Silent(), shard_mb)
 
 
 async def ingest_into(

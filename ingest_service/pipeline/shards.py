@@ -21,7 +21,7 @@ from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.lane import Lane, give_up
 from ingest_service.pipeline.load import Observer, load, open_reader_of, resume
 from ingest_service.pipeline.placed import checkpoints_of
-from ingest_service.pipeline.plan import SHARD_BYTES, Plan, Shard, starts_within
+from ingest_service.pipeline.plan import Plan, Shard, shard_bytes_of, starts_within
 from ingest_service.pipeline.report import StreamReport
 from ingest_service.pipeline.together import bring_together, parts_in
 from ingest_service.runtime.tasks import finish_in_thread
@@ -92,7 +92,7 @@ async def checkpoint_in(stream: str, job: Job, sink: AnySink) -> Checkpoint | No
 
 
 async def divide(
-    job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, shard_bytes: int = SHARD_BYTES
+    job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, shard_mb: int | None = None
 ) -> Divided | None:
     """Divide a source among workers where that is possible, unless it is already. Its plan is stored in the sinks.
 
@@ -104,7 +104,7 @@ async def divide(
         if found is not None or job.limit is not None or not job.source.resumable or job.dataset.features:
             return found
         try:
-            await _store_plan(job, sinks, stop, shard_bytes)
+            await _store_plan(job, sinks, stop, shard_mb)
         except LeaseHeld as error:
             held = error
             await asyncio.sleep(random.uniform(0, _LOOK_EVERY_S))
@@ -113,7 +113,7 @@ async def divide(
     raise held
 
 
-async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, shard_bytes: int) -> None:
+async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, shard_mb: int | None) -> None:
     async with AsyncExitStack() as opened:
         reader = await open_reader_of(job)
         opened.push_async_callback(asyncio.to_thread, reader.close)
@@ -131,7 +131,7 @@ async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, s
         if lowest is not None and lowest.unended is None and reader.is_divisible and reader.length:
             await finish_in_thread(resume, reader, lowest)
             size = max(1, reader.source_size or reader.length)
-            length = max(1, shard_bytes * reader.length // size)  # an offset may be a row
+            length = max(1, shard_bytes_of(size, shard_mb) * reader.length // size)  # an offset may be a row
             starts = await finish_in_thread(starts_within, lowest.position, reader.length, length, reader.cut)
             plan = Plan(secrets.token_hex(4), starts) if len(starts) > 1 else None
             for lane in parted:

@@ -1,7 +1,7 @@
 """This process: how it is asked to stop, its memory, and the service that it may be a run of.
 
-A run of a service ends with it, however that ends. What it tells goes over a pipe of its own, which only this module
-writes to: its log may quote names that others chose.
+A run of a service ends with it, however that ends. What it tells goes over a connection of its own, which only this
+module writes to: its log may quote names that others chose.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PARENT_PID = "INGEST_PARENT_PID"  # in the environment: the service tells its runs whose they are
 WORKER = "INGEST_WORKER"  # likewise: a run that a user started tells its workers that they may read what he may
-EVENTS_FD = "INGEST_EVENTS_FD"  # the pipe's number; not in the environment of what a run starts
+EVENTS_FD = "INGEST_EVENTS_FD"  # the connection's number; not in the environment of what a run starts
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _pipe: list[int] = []  # its descriptor, where there is one
 _SAME_S = 0.1  # timeout(1) and others signal a process, and then its group with the process in it
@@ -141,8 +141,8 @@ def _take_pipe() -> None:
         return
     try:
         fd = int(number)
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-            raise ValueError("no pipe")
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise ValueError("no socket")
         os.set_inheritable(fd, False)
     except (ValueError, OSError):
         raise ConfigurationError(f"{EVENTS_FD} is set by the service for its runs; do not set it.") from None

@@ -17,6 +17,8 @@ class _Part:
     """A shard: the rows read of it, how far it is settled, and what its sinks have."""
 
     rows: int = 0
+    rejected: int = 0
+    filtered: int = 0
     settled_to: int = 0
     sinks: dict[str, SinkProgress] = field(default_factory=dict)
     is_done: bool = False
@@ -46,7 +48,7 @@ class Combined:
         number = bisect_right(self._offsets, event.offset - 1) - 1 if event.offset > self._offsets[0] else 0
         start = self._plan.starts[number]
         part = self._parts[number]
-        part.rows = event.rows_read - start.row
+        part.rows, part.rejected, part.filtered = event.rows_read - start.row, event.rows_rejected, event.rows_filtered
         part.settled_to = max(part.settled_to, min((sink.watermark for sink in event.sinks.values()), default=0))
         part.sinks = dict(event.sinks)
         now = monotonic()
@@ -54,6 +56,7 @@ class Combined:
         per_s = (rows - self._rows_at) / max(now - self._rows_s, 1e-9)
         if now - self._rows_s >= 1:
             self._rows_at, self._rows_s = rows, now
+        parts = self._parts.values()
         left = self._length - self._offsets[0] - settled
         bytes_per_row = settled / rows if rows else 0.0
         return replace(
@@ -61,6 +64,10 @@ class Combined:
             offset=self._offsets[0] + settled,
             percent=round(min(100.0, 100 * settled / max(1, self._length - self._offsets[0])), 1),
             rows_read=self._plan.starts[0].row + rows,
+            rows_rejected=sum(one.rejected for one in parts),
+            rows_filtered=sum(one.filtered for one in parts),
+            shards=len(parts),
+            shards_complete=sum(one.is_done for one in parts),
             rows_per_s=max(0, round(per_s)),
             eta_s=round(left / (per_s * bytes_per_row), 1) if per_s > 0 and bytes_per_row else None,
             queue_depth={name: n + sum(o.queue_depth.get(name, 0) for o in others)
@@ -75,7 +82,8 @@ class Combined:
         if number is None:
             return False
         part = self._parts[number]
-        part.rows = max((sink.counts.read for sink in report.sinks.values()), default=0)
+        counts = [sink.counts for sink in report.sinks.values()]
+        part.rows, part.rejected, part.filtered = _most(counts)
         part.settled_to = self._end_of(number)
         for name, sink in report.sinks.items():
             part.sinks[name] = _settled(part.sinks.get(name), sink.counts)
@@ -84,7 +92,9 @@ class Combined:
 
     def _note(self, number: int, sink: str, checkpoint: Checkpoint) -> None:
         part, mark = self._parts[number], checkpoint.watermark
-        part.rows = max(part.rows, mark.counts.read)
+        part.rows, part.rejected, part.filtered = _most(
+            [Counts(part.rows, 0, part.rejected, filtered=part.filtered), mark.counts]
+        )
         part.settled_to = max(part.settled_to, mark.position.offset)
         part.sinks[sink] = _settled(None, mark.counts)
         part.is_done = checkpoint.complete
@@ -114,6 +124,12 @@ class Combined:
             concurrency=latest.concurrency + sum(sink.concurrency for sink in theirs),
             watermark=self._offsets[0] + self._settled,
         )
+
+
+def _most(counts: Sequence[Counts]) -> tuple[int, int, int]:
+    """Rows read, rejected and filtered, as the sink has them that is the furthest."""
+    furthest = max(counts, key=lambda one: one.read, default=Counts())
+    return furthest.read, furthest.rejected, furthest.filtered
 
 
 def _settled(before: SinkProgress | None, counts: Counts) -> SinkProgress:
