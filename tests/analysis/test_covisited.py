@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from ingest_service.analysis import covisited as module
-from ingest_service.analysis import spill
+from ingest_service.rows import spill
 from ingest_service.sinks.redis.sink import RedisSink
 from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.helpers import HEADER, Cli
