@@ -7,8 +7,8 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -453,9 +453,23 @@ app.command()(serve)
 app.add_typer(movielens)
 
 
+@cache
+def commands() -> Callable[..., Any]:
+    """All of them, as typer makes them."""
+    return typer.main.get_command(app)
+
+
+def prepare() -> None:
+    """Make what every start makes: for a process from which others are forked."""
+    from ingest_service.config import prepare_settings
+
+    prepare_settings()
+    commands()
+
+
 def main() -> None:
     """The console script."""
     open_all()
     gc.disable()  # imports make much and throw little away; a run enables it again
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for algebra that is not done here
-    sys.exit(code_of(lambda: app(standalone_mode=False)))
+    sys.exit(code_of(lambda: commands()(standalone_mode=False)))
