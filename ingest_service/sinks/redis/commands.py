@@ -105,9 +105,10 @@ class Batch:
     @classmethod
     def of(cls, columns: Columns, rows: Ints) -> "Batch":
         """The rows of a chunk's columns, at least one; users in any order, each one's rows in that of the file."""
-        columns = json_safe(columns, but=columns.schema.owner).take(rows)  # who stands in the key, and in no JSON
-        order, starts = columns.by_owner()
-        return cls(columns.take(order), rows[order], starts)
+        order, starts = columns.identity_alone().take(rows).by_owner()
+        rows = rows[order]
+        # Who stands in the key, and in no JSON.
+        return cls(json_safe(columns.take(rows), but=columns.schema.owner), rows, starts)
 
     @property
     def n_users(self) -> int:
