@@ -125,6 +125,14 @@ class Batch:
         users = np.sort(self.users)
         return np.setdiff1d(users, self.only(np.array(dead)).users, assume_unique=True) if dead else users
 
+    def are_among(self, users: Ints) -> Bools:
+        """Which of its users are among these, ascending. To look for them in order takes a tenth of np.isin."""
+        found = np.zeros(self.n_users, np.bool_)
+        order = np.argsort(own := self.users)
+        if len(users):
+            found[order] = users.take(np.searchsorted(users, own[order]), mode="clip") == own[order]
+        return found
+
     @property
     def user_ids(self) -> Texts:
         return self._owners.take(self.starts)
