@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ingest_service.errors import IngestError as IngestError
     from ingest_service.pipeline.report import Report as Report
     from ingest_service.pipeline.run import ingest as ingest
+    from ingest_service.pipeline.run import work as work
     from ingest_service.rows.interaction import Device as Device
     from ingest_service.rows.interaction import EventType as EventType
     from ingest_service.rows.interaction import VideoInteraction as VideoInteraction
@@ -25,6 +26,7 @@ _HOME = {
     "Sink": "sinks.base",
     "VideoInteraction": "rows.interaction",
     "ingest": "pipeline.run",
+    "work": "pipeline.run",
 }
 
 __all__ = [*_HOME]  # noqa: PLE0604 (they are strings)

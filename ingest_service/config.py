@@ -24,7 +24,7 @@ from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError
 from ingest_service.formats.memory import MEMORY_MB, MIN_MEMORY_MB
 from ingest_service.runtime.plugins import registered
-from ingest_service.runtime.process import PARENT_PID
+from ingest_service.runtime.process import PARENT_PID, WORKER
 
 if TYPE_CHECKING:
     from ingest_service.sources.allowed import Allowed
@@ -78,6 +78,7 @@ class ServeSettings(BaseModel):
     port: int = Field(default=8080, ge=0, le=65535)
     token: SecretStr | None = None
     token_file: Path | None = None
+    workers: int = Field(default=1, ge=1, le=64)
     runs_at_once: int = Field(default=1, ge=1, le=64)
     keep_runs: int = Field(default=100_000, ge=100)
     public_url: str = Field(default="", pattern=r"^(https?://[^/?#@\s]+/?)?$")
@@ -250,7 +251,7 @@ def _load_dotenv(path: Path) -> None:
 def _refuse_unknown_variables(known: Sequence[str]) -> None:
     for variable in os.environ:
         name = variable.removeprefix(PREFIX).lower().partition("__")[0]
-        if not variable.startswith(PREFIX) or variable.startswith("INGEST_TEST_") or variable == PARENT_PID:
+        if not variable.startswith(PREFIX) or variable.startswith("INGEST_TEST_") or variable in (PARENT_PID, WORKER):
             continue
         if name not in known:
             raise ConfigurationError(

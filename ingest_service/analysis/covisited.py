@@ -17,11 +17,11 @@ import numpy as np
 import polars as pl
 
 from ingest_service.analysis.interactions import WHEN_STOPPED, Interactions, Kept, Progress, Window, items_of
-from ingest_service.analysis.spill import Spill
 from ingest_service.errors import SinkUnavailable, Stopped
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import opened
 from ingest_service.rows.arrays import Ints
+from ingest_service.rows.spill import Spill
 from ingest_service.sinks.redis.sink import RedisSink
 
 _PAIRS_AT_ONCE = 2_000_000

@@ -15,12 +15,12 @@ from typing import Any
 import polars as pl
 
 from ingest_service.analysis.reading import chunks_of, keys_of
-from ingest_service.analysis.spill import Spill
 from ingest_service.errors import IngestError, UsageError
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import EXAMINE_S, Silent, run, sinks_of
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
+from ingest_service.rows.spill import Spill
 from ingest_service.sinks.abilities import trial_of
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.sizes import Found, Sized, Sizes, Tally

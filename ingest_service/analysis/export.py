@@ -20,7 +20,6 @@ import polars as pl
 
 from ingest_service.analysis.places import ExportPlace
 from ingest_service.analysis.reading import chunks_of
-from ingest_service.analysis.spill import Spill
 from ingest_service.errors import ConfigurationError, Stopped, TooManyRejects, UsageError
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
@@ -29,6 +28,7 @@ from ingest_service.pipeline.tracker import Counts
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
+from ingest_service.rows.spill import Spill
 from ingest_service.sinks.dynamodb import imports
 from ingest_service.sinks.dynamodb.items import key_texts, lines
 from ingest_service.sinks.dynamodb.sink import DynamoDBSink

@@ -12,10 +12,10 @@ import polars as pl
 
 from ingest_service.analysis.interactions import DAY_US, Interactions, Kept, Progress, Window, items_of
 from ingest_service.analysis.reading import keys_of
-from ingest_service.analysis.spill import Spill
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import opened
 from ingest_service.rows.interaction import micros_of
+from ingest_service.rows.spill import Spill
 from ingest_service.sinks.redis.sink import RedisSink
 
 

@@ -20,13 +20,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ingest_service.analysis.reading import chunks_of, keys_of
-from ingest_service.analysis.spill import Spill
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import UsageError
 from ingest_service.pipeline.job import Job
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.schema import Field, FieldKind
+from ingest_service.rows.spill import Spill
 from ingest_service.rows.texts import Texts
 
 PARTS = ("train", "valid", "test")

@@ -25,11 +25,11 @@ from typing import Any
 
 import polars as pl
 
-from ingest_service.analysis.spill import Spill
 from ingest_service.errors import Stopped, UsageError, family_of
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import opened, sinks_of
+from ingest_service.rows.spill import Spill
 from ingest_service.sinks.abilities import read_back_of, trial_of
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.readback import STORED_SCHEMA

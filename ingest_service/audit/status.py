@@ -7,9 +7,12 @@ from typing import Any
 
 from ingest_service.pipeline.checkpoint import Checkpoint, decode
 from ingest_service.pipeline.placed import checkpoints_of
+from ingest_service.pipeline.plan import Plan
 from ingest_service.pipeline.run import opened
+from ingest_service.pipeline.together import parts_in
+from ingest_service.pipeline.tracker import Counts
 from ingest_service.sinks.base import AnySink
-from ingest_service.sinks.checkpoints import EPOCH
+from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore
 
 
 async def status_of(sink: AnySink, folder: Path | None, wanted: Collection[str] | None) -> list[dict[str, Any]]:
@@ -18,10 +21,45 @@ async def status_of(sink: AnySink, folder: Path | None, wanted: Collection[str] 
     async with opened([sink]):
         store = checkpoints_of(sink, folder)
         for stream in await store.streams():
+            if stream == EPOCH or (wanted is not None and stream not in wanted):
+                continue
             text = await store.read(stream)
-            if text is not None and stream != EPOCH and (wanted is None or stream in wanted):
-                lines.append(_line(decode(text, stream, sink.name)))
+            found = None if text is None else decode(text, stream, sink.name)
+            if found is None or found.of_plan:
+                continue  # a shard is told of with its stream, and no more once all are brought together
+            lines.append(_line(found) if found.plan is None else await _divided(found, found.plan, store, sink))
     return lines
+
+
+async def _divided(whole: Checkpoint, plan: Plan, store: CheckpointStore, sink: AnySink) -> dict[str, Any]:
+    """The shards together, and each by itself."""
+    found = list(zip(plan, await parts_in(whole.stream, plan, store, sink.name), strict=True))
+    size = whole.source.size or 0
+    shards = []
+    done, counts, n_complete = plan.starts[0].offset, whole.watermark.counts, 0
+    for shard, part in found:
+        end = shard.end.offset if shard.end else size
+        offset = part.watermark.position.offset if part else shard.start.offset
+        done += offset - shard.start.offset
+        counts += part.watermark.counts if part else Counts()
+        n_complete += part is not None and part.complete
+        percent = round(100 * (offset - shard.start.offset) / max(1, end - shard.start.offset), 1)
+        about = {"complete": part.complete, "holder": _holder(part)} if part else {"complete": False, "holder": None}
+        shards.append({"shard": shard.number, "start": shard.start.offset, "end": end, "percent": percent, **about})
+    return {
+        **_line(whole),
+        "percent": round(min(100.0, 100 * done / size), 1) if size else None,
+        "offset": done,
+        **asdict(counts),
+        "holder": next((shard["holder"] for shard in shards if shard["holder"]), None),
+        "updated_at": max([whole.updated_at, *(part.updated_at for _, part in found if part)]),
+        "shards_complete": n_complete,
+        "shards": shards,
+    }
+
+
+def _holder(checkpoint: Checkpoint) -> str | None:
+    return str(checkpoint.holder) if checkpoint.holder else None
 
 
 def _line(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -35,6 +73,6 @@ def _line(checkpoint: Checkpoint) -> dict[str, Any]:
         "percent": percent,
         "offset": offset,
         **asdict(checkpoint.watermark.counts),
-        "holder": str(checkpoint.holder) if checkpoint.holder else None,
+        "holder": _holder(checkpoint),
         "updated_at": checkpoint.updated_at,
     }

@@ -18,7 +18,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ingest_service.analysis.spill import Spill
 from ingest_service.audit.findings import Difference, Findings, Kind, LetterDifference, LetterFindings, SinkFindings
 from ingest_service.audit.letters import chunk_of_letters
 from ingest_service.errors import ConfigurationError, Stopped, UsageError
@@ -30,6 +29,7 @@ from ingest_service.pipeline.placed import checkpoint_of, checkpoints_of
 from ingest_service.pipeline.tracker import Watermark
 from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.chunk import Chunk
+from ingest_service.rows.spill import Spill
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.abilities import read_back_of
 from ingest_service.sinks.base import AnySink

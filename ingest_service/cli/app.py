@@ -40,6 +40,7 @@ from ingest_service.cli.report import print_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
 from ingest_service.cli.split import split
+from ingest_service.cli.work import ShardMb, refuse_what_is_not_shared, run_with_workers, work, work_on_ray
 from ingest_service.errors import UsageError
 from ingest_service.runtime.process import stop_on_signals
 from ingest_service.telemetry.stderr import open_all
@@ -91,6 +92,14 @@ def run(
         int | None,
         typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here meanwhile."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Divide the sources among so many processes.")
+    ] = None,
+    shard_mb: ShardMb = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="ray://HOST:PORT", help="Let Ray start the workers, on its machines."),
+    ] = None,
     expect: Annotated[
         str | None,
         typer.Option(
@@ -118,7 +127,15 @@ def run(
     settings = settings_of(flags, config)
     if expect and settings.limit:
         raise UsageError("--expect published is for whole files, and not with --limit.")
-    report = execute(_run(sources, settings, restart=restart))
+    if on is not None:
+        if restart:
+            raise UsageError("With --on a load goes on where it stood; begin again with: run --workers 1 --restart.")
+        report = work_on_ray(on, workers or 1, sources, settings, shard_mb)
+    elif workers:
+        refuse_what_is_not_shared(sources, settings)
+        report = execute(run_with_workers(sources, settings, workers, shard_mb, config, restart=restart))
+    else:
+        report = execute(_run(sources, settings, restart=restart))
     with output():
         if as_json:
             typer.echo(json.dumps(report.as_json()))
@@ -236,7 +253,8 @@ def status(
     lines = execute(_status(source, settings))
     with output():
         for line in lines:
-            typer.echo(json.dumps(line)) if as_json else say(_status_text(line))
+            for text in (json.dumps(line),) if as_json else _status_texts(line):
+                say(text)
         if not lines:
             say("No source has a checkpoint in these sinks yet.", err=as_json)
 
@@ -252,12 +270,17 @@ async def _status(source: str | None, settings: "Settings") -> list[dict[str, An
     return [line for sink in sinks for line in await status_of(sink, settings.checkpoint_dir, wanted)]
 
 
-def _status_text(line: dict[str, Any]) -> str:
+def _status_texts(line: dict[str, Any]) -> list[str]:
     state = "complete" if line["complete"] else "in work" if line["holder"] else "stopped"
     percent = "?" if line["percent"] is None else f"{line['percent']}%"
     names = ("read", "rejected", *(("filtered",) if line["filtered"] else ()), "written", "merged", "dead")
     counts = ", ".join(f"{line[name]:,} {name}" for name in names)
-    return f"{line['sink']}  {line['source']}  {state}  {percent}  at offset {line['offset']:,}: {counts}"
+    text = f"{line['sink']}  {line['source']}  {state}  {percent}  at offset {line['offset']:,}: {counts}"
+    if "shards" not in line:
+        return [text]
+    at_work = [f"{one['shard'] + 1} at {one['percent']}% by {one['holder']}" for one in line["shards"] if one["holder"]]
+    shards = f"  {line['shards_complete']} of {len(line['shards'])} shards complete"
+    return [text, f"{shards}; in work: {', '.join(at_work)}" if at_work else shards]
 
 
 @app.command()
@@ -417,6 +440,7 @@ def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], i
     return sources, limit
 
 
+app.command()(work)
 app.command()(show)
 app.command()(infer)
 app.command()(estimate)

@@ -108,6 +108,22 @@ class Reader(ABC, Generic[B]):
         LineContinued if its last row, or with `was_unended` its last record, had no end then, and went on since.
         """
 
+    @property
+    @abstractmethod
+    def is_divisible(self) -> bool:
+        """Whether reading can begin in the middle of the source, without what is before."""
+
+    @abstractmethod
+    def cut(self, offset: int) -> Position | None:
+        """A place at or soon after `offset` where a row begins for certain, or None if none is found near it.
+
+        Its row and line are counted from there, where they cannot be known. Blocks; the reader stays where it is.
+        """
+
+    @abstractmethod
+    def until(self, end: Position) -> None:
+        """Read no row from `end` on, which `cut` has found: the source ends there."""
+
     @abstractmethod
     def next(self) -> B | None:
         """The next block, or None at the end or the limit (`reached_end` tells which)."""

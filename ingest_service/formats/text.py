@@ -5,6 +5,7 @@ for each `ROW_BYTES` of them: where it ends depends on nothing but where it begi
 decompressed bytes, in whatever encoding.
 """
 
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from ingest_service.datasets.base import Dataset
 from ingest_service.errors import ConfigurationError, LineContinued, RowError, SourceChanged
 from ingest_service.formats.base import Reader, Rows, RowValues
 from ingest_service.formats.chunks import Plain, TextBlock, chunk_of
+from ingest_service.formats.cuts import BEFORE_BYTES, certain_start
 from ingest_service.formats.encodings import encoding_of
 from ingest_service.formats.lines import Lines
 from ingest_service.formats.memory import BLOCK_BYTES, MAX_RECORD_BYTES
@@ -49,6 +51,8 @@ class TextReader(Reader[TextBlock]):
         self._dataset = dataset
         self._columns = columns
         self._limit = limit
+        self._end: Position | None = None
+        self._left = sys.maxsize  # bytes that are to be read yet
         self._block_bytes = block_bytes
         self._source = source
         self._stream: Stream = source.open()
@@ -118,7 +122,7 @@ class TextReader(Reader[TextBlock]):
                 head, base = b"", tail_start
             else:
                 base = 0
-            head += self._read_up_to(at.offset - base - len(head))
+            head += _read_up_to(self._stream, at.offset - base - len(head))
         else:
             base = 0
         tail, rest = head[tail_start - base : at.offset - base], head[at.offset - base :]
@@ -135,6 +139,7 @@ class TextReader(Reader[TextBlock]):
         self._buffer = bytearray(rest)
         self._tail = tail
         self.position = at
+        self._end_in_time()
         self._refuse_continued_line(tail, was_unended)
 
     def _refuse_continued_line(self, tail: bytes, was_unended: bool) -> None:
@@ -149,6 +154,39 @@ class TextReader(Reader[TextBlock]):
                 "The source's last line had no line end when it was ingested, and was continued since; "
                 + ("load it again first." if was_unended else "use --restart to start it again.")
             )
+
+    @property
+    def is_divisible(self) -> bool:
+        return self._stream.skips_unread
+
+    def cut(self, offset: int) -> Position | None:
+        offset -= (offset - self.first.offset) % self._encoding.unit
+        start = max(self.first.offset, offset - BEFORE_BYTES)
+        if offset <= start:
+            return None
+        with self._source.open() as stream:
+            stream.skip(start)
+            stored = _read_up_to(stream, offset - start + MAX_RECORD_BYTES + AHEAD_BYTES)
+        text = self._encoding.text(stored)
+        goal = len(self._encoding.text(stored[: offset - start]))
+        found = certain_start(text, goal, self._next_start, begins=start == self.first.offset)
+        if found is None:
+            return None
+        n_bytes = int(self._encoding.places(text, np.array([found]))[0])
+        return Position(start + n_bytes, 0, 0, _tail_hash(self._tail_before(start + n_bytes)))
+
+    def until(self, end: Position) -> None:
+        self._end = end
+        self._end_in_time()
+
+    def _next_start(self, text: bytes, start: int) -> int | None:
+        """Where the row after the one that begins at `start` does; None if the text ends before that is known."""
+        return text.find(b"\n", start) + 1 or None
+
+    def _tail_before(self, offset: int) -> bytes:
+        with self._source.open() as stream:
+            stream.skip(max(0, offset - TAIL_BYTES))
+            return _read_up_to(stream, min(offset, TAIL_BYTES))
 
     def next(self) -> TextBlock | None:
         if self.is_done:
@@ -254,15 +292,17 @@ class TextReader(Reader[TextBlock]):
     def _fill(self, n: int, ahead: int = 0) -> None:
         """Have `n` bytes, if there are as many; up to `ahead` more are taken if they are there at once."""
         while len(self._buffer) < n and not self._at_end:
-            data = self._stream.read(n + ahead - len(self._buffer))
+            data = self._stream.read(min(n + ahead - len(self._buffer), self._left))
             self._buffer += data
+            self._left -= len(data)
             self._at_end = not data
 
-    def _read_up_to(self, n: int) -> bytes:
-        parts = bytearray()
-        while len(parts) < n and (data := self._stream.read(n - len(parts))):
-            parts += data
-        return bytes(parts)
+    def _end_in_time(self) -> None:
+        """What lies beyond the end is not there."""
+        if self._end is not None:
+            n_bytes = self._end.offset - self.position.offset
+            del self._buffer[n_bytes:]
+            self._left = n_bytes - len(self._buffer)
 
     def _take(self, n: int) -> bytes:
         data = bytes(memoryview(self._buffer)[:n])
@@ -273,6 +313,13 @@ class TextReader(Reader[TextBlock]):
         """Go past the first `n` bytes of the buffer, which are those of `data`."""
         del self._buffer[:n]
         self._tail = data[n - TAIL_BYTES : n] if n >= TAIL_BYTES else (self._tail + data[:n])[-TAIL_BYTES:]
+
+
+def _read_up_to(stream: Stream, n: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < n and (data := stream.read(n - len(parts))):
+        parts += data
+    return bytes(parts)
 
 
 def _tail_hash(tail: bytes) -> str:

@@ -12,13 +12,14 @@ import os
 import socket
 import time
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ingest_service.errors import CheckpointDamaged, ConfigurationError, LeaseHeld, RowsGone
+from ingest_service.pipeline.plan import Plan
 from ingest_service.pipeline.tracker import Counts, Watermark
 from ingest_service.rows.chunk import Position
 from ingest_service.runtime import fault
@@ -89,6 +90,8 @@ class Checkpoint:
     epoch: str = ""  # of the place where the rows are, if the checkpoint is kept elsewhere
     place: Place | None = None  # that place; the first versions did not note it
     generation: int = 0  # how many other sources there were by this name before
+    plan: Plan | None = None  # how the source is divided, until all shards are brought together
+    of_plan: str = ""  # of a shard: the plan that it is one of
 
     @property
     def written_as(self) -> str:
@@ -116,6 +119,10 @@ def encode(checkpoint: Checkpoint) -> str:
     }
     if checkpoint.generation:
         content["generation"] = checkpoint.generation
+    if checkpoint.plan is not None:
+        content["plan"] = checkpoint.plan.as_json()
+    if checkpoint.of_plan:
+        content["of_plan"] = checkpoint.of_plan
     if unended is not None:  # whoever does not know it refuses a line that went on, as ever
         content["unended"] = {**asdict(unended.position), "counts": unended.counts.as_json()}
     return json.dumps({**content, "checksum": _checksum(content)}, separators=(",", ":"))
@@ -151,6 +158,8 @@ def decode(text: str, stream: str, sink: str) -> Checkpoint:
         content.get("epoch", ""),  # the first checkpoints had none
         Place(**content["place"]) if content.get("place") else None,
         content.get("generation", 0),
+        Plan.of_json(content["plan"]) if content.get("plan") else None,
+        content.get("of_plan", ""),
     )
 
 
@@ -166,6 +175,14 @@ def _watermark(content: dict[str, Any]) -> Watermark:
 def _checksum(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A checkpoint's text, and since when it was the same, on this process's monotonic clock."""
+
+    text: str | None
+    since: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - as the clock is then
 
 
 class Lease:
@@ -196,32 +213,36 @@ class Lease:
         *,
         restart: bool,
         is_another: bool = False,
+        of_plan: str = "",
         lease_s: float = LEASE_S,
+        seen: Seen | None = None,
     ) -> Checkpoint:
         """Take the lease and return the checkpoint to go on from; `start` is for a stream without one.
 
         is_another: whether the source is another one by the same name, so that what was loaded of it stays.
+        of_plan: of a shard; what is there of another plan's does not count.
+        seen: the checkpoint as it was met before this, whose holder is judged by that, too.
 
         LeaseHeld if another runner is alive. CheckpointDamaged and RowsGone unless `restart`, which begins again at
         `start`.
         """
-        watched: str | None = None
-        watched_since = time.monotonic()
+        watched = seen
         while True:
             text = await self._store.read(self._stream)
             found = self._decode(text, restart=restart)
             holder = found.holder if found else None
-            if holder is not None and not _is_dead(holder):
-                if watched is not None and text != watched:
+            if holder is not None and not is_dead(holder):
+                if watched is not None and text != watched.text:
                     raise LeaseHeld(f"{holder} is loading this source into {self._sink}; wait for it or stop it.")
-                if watched is None:
-                    watched, watched_since = text, time.monotonic()
-                if time.monotonic() - watched_since < lease_s:
+                watched = watched or Seen(text)
+                if time.monotonic() - watched.since < lease_s:
                     await asyncio.sleep(_POLL_S)
                     continue
-            if found is None or restart:
+            if found is None or restart or found.of_plan != of_plan:
                 fence, generation = (found.fence, found.generation + is_another) if found else (0, 0)
-                mine = Checkpoint(self._stream, self._sink, source, start, fence=fence, generation=generation)
+                mine = Checkpoint(
+                    self._stream, self._sink, source, start, fence=fence, generation=generation, of_plan=of_plan
+                )
             else:
                 mine = found
                 if found.epoch:
@@ -230,6 +251,11 @@ class Lease:
             mine = replace(mine, fence=mine.fence + 1, beat=0, holder=_this_process(), epoch=epoch, place=place)
             if await self._swap(text, mine):
                 return mine
+
+    def divide(self, plan: Plan | None) -> None:
+        """What the next save says of the source's division; None once its shards are brought together."""
+        assert self._current is not None, "acquire comes first"
+        self._current = replace(self._current, plan=plan)
 
     def require_epoch(self, epoch: str) -> None:
         """RowsGone if the rows are, or were, in another place than that of this lease."""
@@ -316,7 +342,7 @@ def _this_process() -> Holder:
     return Holder(socket.gethostname(), _boot_id(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex)
 
 
-def _is_dead(holder: Holder) -> bool:
+def is_dead(holder: Holder) -> bool:
     """Surely dead: it ran on this very host since its last boot, and no such process is there any more."""
     here = _this_process()
     if (holder.host, holder.boot) != (here.host, here.boot) or not here.boot:

@@ -8,6 +8,7 @@ from ingest_service.datasets.base import Dataset
 from ingest_service.formats.base import Reader
 from ingest_service.formats.memory import BLOCK_BYTES, block_bytes_without
 from ingest_service.formats.opening import open_reader
+from ingest_service.pipeline.plan import Shard
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.sources.base import Source
 
@@ -26,14 +27,23 @@ class Job:
     max_rejects: RejectLimit = field(default_factory=RejectLimit)
     block_bytes: int = BLOCK_BYTES
     restart: bool = False
+    shard: Shard | None = None
 
     def beside(self, mb: int) -> "Job":
         """The same, where so much of its memory is taken by something else."""
         return replace(self, block_bytes=block_bytes_without(self.block_bytes, mb))
 
+    def part(self, shard: Shard) -> "Job":
+        """The same for one shard: a stream of its own, with its own dead letters."""
+        folder = self.state_dir / self.stream / f"shards-{shard.plan}"
+        return replace(self, stream=shard.stream_of(self.stream), state_dir=folder, shard=shard, restart=False)
+
     def open_reader(self, *, limit: int | None = None) -> Reader[Any]:
-        """A reader of the source, before its first row. Blocks the caller."""
-        return open_reader(self.source, self.dataset, columns=self.columns, limit=limit, block_bytes=self.block_bytes)
+        """A reader of the source, before its first row; of a shard it ends with that. Blocks the caller."""
+        reader = open_reader(self.source, self.dataset, columns=self.columns, limit=limit, block_bytes=self.block_bytes)
+        if self.shard is not None and self.shard.end is not None:
+            reader.until(self.shard.end)
+        return reader
 
     @property
     def starts_again(self) -> bool:

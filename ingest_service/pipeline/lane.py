@@ -9,7 +9,7 @@ from typing import Any
 
 from ingest_service.errors import CheckpointDamaged, IngestError, LineContinued, RowsGone, SourceChanged
 from ingest_service.formats.base import Reader
-from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease, decode
+from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease, Seen, decode
 from ingest_service.pipeline.continued import is_continued
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
@@ -95,15 +95,17 @@ class Lane(Held):
     in_flight_rows: int = 0
 
     @classmethod
-    async def open(cls, job: Job, sink: AnySink, reader: Reader[Any]) -> "Lane":
-        """Take the lease, to go on from the checkpoint."""
+    async def open(cls, job: Job, sink: AnySink, reader: Reader[Any], seen: Seen | None = None) -> "Lane":
+        """Take the lease, to go on from the checkpoint; `seen` is how that was met before."""
         store = checkpoints_of(sink, job.checkpoint_dir)
         epoch, place = (await sink.epoch(), sink.place) if is_apart(sink, job.checkpoint_dir) else ("", None)
         lease = Lease(store, job.stream, sink.name, epoch, place)
         found = await lease.acquire(
             _fingerprint(job, reader),
-            Watermark(reader.first),
+            Watermark(job.shard.start if job.shard else reader.first),
             restart=job.starts_again,
+            of_plan=job.shard.plan if job.shard else "",
+            seen=seen,
             is_another=sink.keeps_spans and job.starts_again and await _is_another(job, sink, store),
         )
         if found.watermark.position.offset < reader.first.offset:
@@ -112,6 +114,11 @@ class Lane(Held):
         row = found.watermark.position.row
         fault.point("lease-taken", sink.name, row, row)
         return cls(sink, lease, found, job, reader, Tracker(found.watermark))
+
+    def require(self, job: Job, reader: Reader[Any]) -> None:
+        """ConfigurationError unless rows mean now what they meant to the runs before, and it is for `load` to write."""
+        self.found.source.require_steps(job.dataset.steps)
+        reader.require(self.found.source.header)
 
     @property
     def is_complete(self) -> bool:

@@ -9,17 +9,19 @@ A stage that fails fails the run: the task group cancels the others, so nothing 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ingest_service.errors import IngestError, LineContinued, SourceChanged, Stopped, TooManyRejects
+from ingest_service.errors import IngestError, LeaseHeld, LineContinued, SourceChanged, Stopped, TooManyRejects
 from ingest_service.formats.base import Block, Reader
 from ingest_service.formats.memory import waiting_bytes_within
+from ingest_service.pipeline.checkpoint import Seen
 from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.keys import KeyFile
 from ingest_service.pipeline.lane import Lane, beat, beating, give_up
 from ingest_service.pipeline.rejects import FIRST_ROWS, Refusals, rejected_among_first
 from ingest_service.pipeline.report import SinkReport, StreamReport
@@ -49,6 +51,7 @@ class State:
     reader: Reader[Any]
     lanes: list[Lane]
     dead_letters: DeadLetters
+    keys: KeyFile
     started: float = field(default_factory=time.monotonic)
     read_to: Position = field(default_factory=Position)
     first_stored: int = 0  # where in the stored bytes this run began, for its ETA
@@ -91,8 +94,12 @@ class Observer(Protocol):
     def report(self, report: StreamReport) -> None: ...
 
 
-async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> StreamReport:
-    """Load one source into open sinks, going on from each sink's checkpoint.
+async def load(
+    job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer, seen: Mapping[str, Seen] | None = None
+) -> StreamReport:
+    """Load one source, or a shard of it, into open sinks, going on from each sink's checkpoint.
+
+    `seen`: how these were met before, by sink.
 
     Stopped if `stop` was set before the end; any other IngestError if a stage failed. In each case what was settled is
     checkpointed, and another call goes on from there.
@@ -100,27 +107,32 @@ async def load(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer
     async with AsyncExitStack() as opened:
         opened.enter_context(span("load", source=job.source.uri, stream=job.stream))
         with span("open source"):
-            reader = await _open_reader(job)
+            reader = await open_reader_of(job)
         opened.push_async_callback(asyncio.to_thread, reader.close)
         lanes: list[Lane] = []
         opened.push_async_callback(give_up, lanes, stop)
         for sink in sinks:
             sink.hold_at_most(waiting_bytes_within(job.block_bytes, len(sinks)))
-            lane = await Lane.open(job, sink, reader)
+            lane = await Lane.open(job, sink, reader, (seen or {}).get(sink.name))
             lanes.append(lane)  # one by one: those that are open are given up if the next one cannot be
         for lane in lanes:
-            lane.found.source.require_steps(job.dataset.steps)
-            reader.require(lane.found.source.header)
+            lane.require(job, reader)
+            if lane.found.plan is not None:
+                raise LeaseHeld("Workers have divided this source by now; run the same command again to join them.")
+        if job.shard is not None and all(lane.found.complete for lane in lanes):
+            raise LeaseHeld("Another worker has loaded this shard by now.")
         await _take_back_continued(lanes, job, reader)
         mark = _lowest(lanes)
         start = mark.position
         dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
         await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
         opened.callback(dead_letters.close)
-        await finish_in_thread(_resume, reader, mark)
+        await finish_in_thread(resume, reader, mark)
         for lane in lanes:
             await lane.begin()
-        state = State(job, reader, lanes, dead_letters, read_to=start, first_stored=reader.stored_position())
+        keys = KeyFile.of(job)
+        opened.callback(keys.close)
+        state = State(job, reader, lanes, dead_letters, keys, read_to=start, first_stored=reader.stored_position())
         state.rejected_first = min(state.rows_rejected, start.row) if start.row < FIRST_ROWS else 0
         await _run_stages(state, stop, observer)
         for lane in lanes:
@@ -152,7 +164,7 @@ async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> 
             helper.cancel()
 
 
-async def _open_reader(job: Job) -> Reader[Any]:
+async def open_reader_of(job: Job) -> Reader[Any]:
     opening = asyncio.create_task(asyncio.to_thread(job.open_reader, limit=job.limit))
     try:
         return await asyncio.shield(opening)
@@ -169,7 +181,7 @@ def _lowest(lanes: Sequence[Lane]) -> Watermark:
     return min((lane.found.watermark for lane in lanes), key=lambda mark: mark.position.offset)
 
 
-def _resume(reader: Reader[Any], mark: Watermark) -> None:
+def resume(reader: Reader[Any], mark: Watermark) -> None:
     try:
         reader.resume(mark.position, was_unended=mark.unended is not None)
     except LineContinued:
@@ -205,6 +217,7 @@ async def _produce(state: State, stop: asyncio.Event) -> None:
     if state.reader.is_done:
         _refuse_too_many(state, at_end=True)
         _refuse_lost_end(state)
+        _refuse_another_end(state)
 
 
 async def _read(reader: Reader[Any]) -> Block | None:
@@ -236,6 +249,7 @@ async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, s
 async def _pass_on(state: State, chunk: Chunk) -> None:
     """Make the refused rows durable, then offer the chunk to every sink; the slowest one sets the pace."""
     await _keep(state, chunk.rejects)
+    await finish_in_thread(state.keys.append, chunk)
     state.rejected_first += await asyncio.to_thread(rejected_among_first, chunk)
     chunk = chunk.without_rejects()
     state.rejected += chunk.rejected
@@ -365,6 +379,16 @@ def _refuse_lost_end(state: State) -> None:
                 f"The source ends before byte {lane.found.watermark.position.offset}, up to which {lane.sink.name} "
                 "has it; use --restart to start it again."
             )
+
+
+def _refuse_another_end(state: State) -> None:
+    """What a shard ends with is what the next one begins after."""
+    end = state.job.shard.end if state.job.shard else None
+    if end is not None and (state.reader.position.offset, state.reader.position.tail_hash) != (
+        end.offset,
+        end.tail_hash,
+    ):
+        raise SourceChanged("The source is not what it was when it was divided; use --restart to start it again.")
 
 
 def _report(state: State) -> StreamReport:

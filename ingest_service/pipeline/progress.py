@@ -55,9 +55,12 @@ class Progress:
     rss_mb: Annotated[Share, Field(description="resident memory of the process, in MB")]
     sinks: Annotated[dict[str, SinkProgress], Field(description="each sink by its name")]
     rows_filtered: Annotated[Count, Field(description="rows that filters of the data set passed over")] = 0
+    shards: Annotated[Count | None, Field(description="of a source that workers have divided: its shards")] = None
+    shards_complete: Annotated[Count | None, Field(description="how many of these are loaded")] = None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Shards only where there are any."""
+        return {name: value for name, value in asdict(self).items() if value is not None or "shards" not in name}
 
 
 @dataclass(frozen=True, slots=True)

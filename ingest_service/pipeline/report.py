@@ -1,7 +1,8 @@
 """What a run did, so that the rows add up: read = accepted + rejected, accepted = written + merged + dead a sink."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ingest_service.pipeline.tracker import Count, Counts
@@ -49,6 +50,11 @@ class StreamReport:
     def rows_per_s(self) -> float:
         return self.rows_now / self.elapsed_s if self.elapsed_s else 0.0
 
+    def with_more(self, rows: Mapping[str, int], elapsed_s: float) -> "StreamReport":
+        """With rows that were settled in its shards, by sink, before this was made."""
+        sinks = {name: replace(sink, rows_now=sink.rows_now + rows.get(name, 0)) for name, sink in self.sinks.items()}
+        return replace(self, elapsed_s=elapsed_s, sinks=sinks)
+
     def as_json(self) -> dict[str, Any]:
         """The `report` event and `run --json`, per source."""
         return {
@@ -90,6 +96,23 @@ class Report:
     def total(self, sink: str) -> Counts:
         """The counts of one sink over all sources."""
         return sum((stream.sinks[sink].counts for stream in self.streams), Counts())
+
+    def with_more(self, others: Sequence["Report"]) -> "Report":
+        """With the rows that other workers have settled of the same sources."""
+        return Report(
+            [
+                stream.with_more(
+                    sum(
+                        (Counter({name: sink.rows_now for name, sink in one.sinks.items()}) for one in theirs),
+                        Counter(),
+                    ),
+                    max(stream.elapsed_s, *(one.elapsed_s for one in theirs)),
+                )
+                for stream, *theirs in zip(self.streams, *(other.streams for other in others), strict=True)
+            ]
+            if others
+            else self.streams
+        )
 
     @property
     def balanced(self) -> bool:

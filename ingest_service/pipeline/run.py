@@ -1,31 +1,36 @@
 """From settings to a run: opens the sinks once and loads one source after the other."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from ingest_service.config import Settings, load_settings, stream_named
 from ingest_service.datasets.base import Dataset
-from ingest_service.errors import GO_ON, ConfigurationError, IngestError, Stopped, UsageError
+from ingest_service.errors import GO_ON, ConfigurationError, IngestError, LeaseHeld, Stopped, UsageError
 from ingest_service.formats.memory import block_bytes_within
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import Observer, State, load
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
-from ingest_service.runtime.process import give_back_memory, is_supervised
+from ingest_service.pipeline.shards import Found, divide, found_of, load_shards
+from ingest_service.runtime.process import give_back_memory, is_confined
 from ingest_service.runtime.tasks import task_group
 from ingest_service.runtime.tracing import span
 from ingest_service.sinks.abilities import Probed
 from ingest_service.sinks.base import AnySink, Finding
 from ingest_service.sinks.items import about_items
-from ingest_service.sinks.urls import sink_at
+from ingest_service.sinks.urls import shared_by, sink_at
 from ingest_service.sources import source_allowed, sources_named
 from ingest_service.sources.base import Source
 
 EXAMINE_S = 5.0
 DRAIN_S = 7.0  # how long a run goes on after a stop, at most; a container has 8 to 10 seconds
+_AGAIN_S = 1.0  # between looks at sources that other workers hold, at most
 _CLOSING_S = 2.0  # how much of that is left for leases and connections once chunks in flight are given up
 
 
@@ -128,7 +133,7 @@ def jobs_of(
 
 def _sources_named(name: str, settings: Settings) -> list[Source]:
     """A run of the service is held to what the service may read."""
-    return [source_allowed(name, settings.allowed())] if is_supervised() else sources_named(name)
+    return [source_allowed(name, settings.allowed())] if is_confined() else sources_named(name)
 
 
 async def run(jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> Report:
@@ -137,7 +142,58 @@ async def run(jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event
         for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
             await survey(sinks, dataset, observer.warning)
         own_mb = sum(sink.own_mb for sink in sinks)
-        return Report([await load(job.beside(own_mb), sinks, stop, observer) for job in jobs])
+        return Report([await _loaded(job.beside(own_mb), sinks, stop, observer) for job in jobs])
+
+
+async def _loaded(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> StreamReport:
+    """One source: in shards, where workers have divided it, and then what they left."""
+    started = monotonic()
+    rows = await load_shards(job, sinks, stop, observer)
+    report = await load(job, sinks, stop, observer)
+    return report.with_more(rows, monotonic() - started) if rows else report
+
+
+async def divide_all(
+    jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer, shard_mb: int | None
+) -> dict[str, Found]:
+    """Divide what can be, and say how each stands, by stream. The sinks are opened and closed here."""
+    found = {}
+    async with ended_in_time(stop), opened(sinks):
+        for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
+            await survey(sinks, dataset, observer.warning)
+        for job in jobs:
+            divided = await divide(job, sinks, stop, shard_mb)
+            if divided is not None:
+                found[job.stream] = await found_of(replace(job, restart=False), divided)
+    return found
+
+
+async def work_on(
+    jobs: Sequence[Job],
+    sinks: Sequence[AnySink],
+    stop: asyncio.Event,
+    observer: Observer,
+    shard_mb: int | None = None,
+) -> Report:
+    """Load the jobs side by side with other workers, which do the same: sources in shards, or whole where they must be.
+
+    Returns once all are loaded, by whomever. The sinks are opened and closed here.
+    """
+    reports: dict[str, StreamReport] = {}
+    async with ended_in_time(stop), opened(sinks):
+        for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
+            await survey(sinks, dataset, observer.warning)
+        own_mb = sum(sink.own_mb for sink in sinks)
+        left = [job.beside(own_mb) for job in random.sample(jobs, len(jobs))]
+        while left:
+            job = left.pop(0)
+            try:
+                await divide(job, sinks, stop, shard_mb)
+                reports[job.stream] = await _loaded(job, sinks, stop, observer)
+            except LeaseHeld:
+                left.append(job)
+                await asyncio.sleep(random.uniform(0, _AGAIN_S))
+    return Report([reports[job.stream] for job in jobs])
 
 
 @asynccontextmanager
@@ -191,6 +247,29 @@ async def ingest(
     flags = {"to": list(to) if to else None, "limit": limit, "dataset": dataset, **settings}
     loaded = load_settings(flags)
     return await ingest_into(sinks_of(loaded.sink_urls(), loaded.dataset_named()), names, loaded, restart=restart)
+
+
+async def work(
+    source: str | Path | Sequence[str | Path],
+    *,
+    to: Sequence[str] | None = None,
+    share: int = 1,
+    shard_mb: int | None = None,
+    dataset: str | None = None,
+    stop: asyncio.Event | None = None,
+    **settings: Any,
+) -> Report:
+    """Load sources side by side with other workers, which call the same; the `work` command as a function.
+
+    Returns once all is loaded, by whomever. share: of how many workers this is one, which divide the sinks' rates among
+    them. shard_mb: how long a shard is where the source is not divided yet. Stopped after `stop` was set.
+    """
+    names = [source] if isinstance(source, str | Path) else list(source)
+    loaded = load_settings({"to": list(to) if to else None, "dataset": dataset, **settings})
+    give_back_memory()
+    jobs = jobs_of([str(name) for name in names], loaded)
+    sinks = sinks_of([shared_by(url, share) for url in loaded.sink_urls()], loaded.dataset_named())
+    return await work_on(jobs, sinks, stop or asyncio.Event(), Silent(), shard_mb)
 
 
 async def ingest_into(

@@ -1,7 +1,7 @@
 """This process: how it is asked to stop, its memory, and the service that it may be a run of.
 
-A run of a service ends with it, however that ends. What it tells goes over a pipe of its own, which only this module
-writes to: its log may quote names that others chose.
+A run of a service ends with it, however that ends. What it tells goes over a connection of its own, which only this
+module writes to: its log may quote names that others chose.
 """
 
 import json
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import asyncio
 
 PARENT_PID = "INGEST_PARENT_PID"  # in the environment: the service tells its runs whose they are
-EVENTS_FD = "INGEST_EVENTS_FD"  # the pipe's number; not in the environment of what a run starts
+WORKER = "INGEST_WORKER"  # likewise: a run that a user started tells its workers that they may read what he may
+EVENTS_FD = "INGEST_EVENTS_FD"  # the connection's number; not in the environment of what a run starts
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _pipe: list[int] = []  # its descriptor, where there is one
 _SAME_S = 0.1  # timeout(1) and others signal a process, and then its group with the process in it
@@ -97,6 +98,11 @@ def is_supervised() -> bool:
     return PARENT_PID in os.environ
 
 
+def is_confined() -> bool:
+    """Whether it may read only what the service may read."""
+    return is_supervised() and WORKER not in os.environ
+
+
 def end_with_parent() -> None:
     """Where a service started this process: get SIGTERM when it dies. Stopped if it is dead already."""
     if not is_supervised():
@@ -135,8 +141,8 @@ def _take_pipe() -> None:
         return
     try:
         fd = int(number)
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-            raise ValueError("no pipe")
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise ValueError("no socket")
         os.set_inheritable(fd, False)
     except (ValueError, OSError):
         raise ConfigurationError(f"{EVENTS_FD} is set by the service for its runs; do not set it.") from None

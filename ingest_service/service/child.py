@@ -2,61 +2,33 @@
 
 import asyncio
 import json
-import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ingest_service.pipeline.run import DRAIN_S
-from ingest_service.runtime.process import EVENTS_FD, Reason
+from ingest_service.runtime.process import Reason
+from ingest_service.service.forks import Forked, Forks
 
 _KILL_S = DRAIN_S + 0.5
-_LINE_BYTES = 1 << 20
-_NICE = 10  # who asks the service, or a store beside it, comes before its runs
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Child:
-    """What is known of a run's process so far. What it tells comes over a pipe of its own, apart from its log."""
+    """What is known of a run's process so far. What it tells comes over a connection of its own, apart from its log."""
 
-    process: Process
-    events: asyncio.StreamReader
-    _pipe: asyncio.ReadTransport
+    process: Forked
     stop_asked: bool = False
     progress: dict[str, Any] | None = None
     reason: Reason | None = None
 
     @classmethod
-    async def start(cls, arguments: Sequence[str], environment: Mapping[str, str]) -> "Child":
-        """OSError if it cannot be started."""
-        readable, writable = os.pipe()
-        events = asyncio.StreamReader(limit=_LINE_BYTES)
-        try:
-            pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(events), os.fdopen(readable, "rb", buffering=0)
-            )
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *arguments,
-                    env={**environment, EVENTS_FD: str(writable)},
-                    stdin=DEVNULL,
-                    stdout=PIPE,
-                    stderr=PIPE,
-                    pass_fds=(writable,),
-                    limit=_LINE_BYTES,
-                    start_new_session=True,  # a Ctrl-C is for the service, which tells its runs itself
-                )
-            except BaseException:
-                pipe.close()
-                raise
-        finally:
-            os.close(writable)
-        with suppress(ProcessLookupError):  # its threads come later, and take this after it
-            os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
-        return cls(process, events, pipe)
+    async def start(
+        cls, forks: Forks, arguments: Sequence[str], environment: Mapping[str, str], *, nice: int = 0
+    ) -> "Child":
+        """OSError if it cannot be started. `nice`: by how much it yields to others."""
+        return cls(await forks.fork(arguments, environment, nice))
 
     def stop(self) -> None:
         """Let it drain; if it does not in time, kill it: what it had not settled is repeated."""
@@ -73,11 +45,10 @@ class Child:
     def close(self) -> None:
         """It is no longer listened to, nor left to itself."""
         self.kill()
-        self._pipe.close()
+        self.process.close()
 
     async def report(self) -> dict[str, Any] | None:
         """What the run printed at its end: its report, where it came to one."""
-        assert self.process.stdout is not None
         text = await self.process.stdout.read()
         try:
             report = json.loads(text)

@@ -3,22 +3,30 @@
 import json
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.runtime.process import PARENT_PID
+from ingest_service.runtime.process import PARENT_PID, WORKER
 from ingest_service.service.runs import LOADS, Run
 
-_NOT_PASSED_ON = ("INGEST_SERVE__TOKEN", "INGEST_SERVE__TOKEN_FILE", "INGEST_TO", "INGEST_DATASET", "INGEST_LIMIT")
+_NOT_PASSED_ON = (
+    "INGEST_SERVE__TOKEN",
+    "INGEST_SERVE__TOKEN_FILE",
+    "INGEST_TO",
+    "INGEST_DATASET",
+    "INGEST_LIMIT",
+    WORKER,
+)
 
 
 class Commands:
     """`urls` are the sinks by name, `config` is the file that the service was given."""
 
-    def __init__(self, urls: Mapping[str, str], config: Path | None) -> None:
+    def __init__(self, urls: Mapping[str, str], config: Path | None, workers: int = 1) -> None:
+        """`workers`: among how many processes a run divides its source."""
         self._urls = urls
+        self._workers = workers
         self._config = [f"--config={config}"] if config else []
         self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
 
@@ -26,10 +34,12 @@ class Commands:
         options = ["--json", *self._config]
         if run.task.kind not in LOADS:
             step, *own = shlex.split(run.task.name)
-            return [*_PROGRAM, run.task.kind, step, *options, *own]
+            return [run.task.kind, step, *options, *own]
         if run.task.restart and run.progress is None:  # else it has begun anew already, and goes on
             options.append("--restart")
-        return [*_PROGRAM, run.task.kind, *options, "--", run.task.name]
+        if self._workers > 1 and run.task.kind == "run" and run.task.limit is None:
+            options.append(f"--workers={self._workers}")
+        return [run.task.kind, *options, "--", run.task.name]
 
     def environment(self, run: Run) -> dict[str, str]:
         """ConfigurationError if a sink that the run needs is configured no more."""
@@ -44,6 +54,3 @@ class Commands:
         if run.task.limit is not None:
             environment["INGEST_LIMIT"] = str(run.task.limit)
         return environment
-
-
-_PROGRAM = (sys.executable, "-m", "ingest_service")

@@ -1,13 +1,15 @@
 """Sinks by URL: its parts, the options in its query, and the class that is registered for its scheme."""
 
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from ingest_service.errors import ConfigurationError
 from ingest_service.runtime.plugins import registered
 from ingest_service.sinks.base import AnySink
+
+_LIMITS = ("rate", "wcu")
 
 
 def split_url(url: str) -> SplitResult:
@@ -40,6 +42,23 @@ def parse_options(url: str, options: type[BaseModel]) -> tuple[SplitResult, Any]
             known = ", ".join(sorted(options.model_fields))
             raise ConfigurationError(f"{parts.scheme}:// has no option {name!r}; it knows: {known}.") from None
         raise ConfigurationError(f"Option {name!r} of {parts.scheme}:// is wrong: {first['msg']}.") from None
+
+
+def shared_by(url: str, n: int) -> str:
+    """The URL for one of `n` workers, which together keep to the limits that it sets: rows and units a second."""
+    parts = split_url(url)
+    query = [
+        (name, repr(float(value) / n) if name in _LIMITS and is_number(value) else value)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    ]
+    return parts._replace(query=urlencode(query)).geturl() if n > 1 and parts.query else url
+
+
+def is_number(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False  # whoever reads it says so
 
 
 def sink_at(url: str) -> AnySink:

@@ -11,6 +11,8 @@ from ingest_service.errors import ConfigurationError
 class Stream(ABC):
     """The decompressed bytes of a source, read from front to back."""
 
+    skips_unread: bool = False  # whether what is passed over costs nothing
+
     @abstractmethod
     def read(self, n: int) -> bytes:
         """Up to `n` bytes, at least one; b"" at the end. LocalIOError if the source is damaged or breaks off."""

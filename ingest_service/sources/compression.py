@@ -165,9 +165,14 @@ class _Stored:
         self.position += len(data)
         return data
 
+    @property
+    def is_seekable(self) -> bool:
+        return isinstance(self._file, io.IOBase) and self._file.seekable()
+
     def skip(self, n: int) -> int | None:
         """Go `n` bytes ahead without reading, at most to the end, and return how far; None where that cannot be."""
-        if isinstance(self._file, io.IOBase) and self._file.seekable():
+        if self.is_seekable:
+            assert isinstance(self._file, io.IOBase)
             target = min(self.position + n, self._file.seek(0, io.SEEK_END))
             self._file.seek(target)
             skipped = target - self.position
@@ -184,6 +189,7 @@ class _Stored:
 class _Plain(Stream):
     def __init__(self, stored: _Stored, name: str) -> None:
         self._stored = stored
+        self.skips_unread = stored.is_seekable
         self._name = name
 
     def read(self, n: int) -> bytes:

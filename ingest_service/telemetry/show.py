@@ -216,7 +216,10 @@ class RunObserver:
         self._meters: dict[str, Meter] = {}
 
     def progress(self, state: State) -> None:
-        event = self._meters.setdefault(state.job.stream, Meter()).measure(state)
+        self.told(self._meters.setdefault(state.job.stream, Meter()).measure(state))
+
+    def told(self, event: Progress) -> None:
+        """An event that was made of a state, here or by a worker."""
         for listener in self._listeners:
             listener(event)
         self._show.progress(event)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from ingest_service.cli.app import app
 from ingest_service.config import load_settings
 from ingest_service.telemetry.prometheus import Exposition
 from tests.servers import ROOT
@@ -64,6 +66,32 @@ def test_the_manifest_asks_for_nothing_that_the_image_does_not_need() -> None:
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert set(container["resources"]) == {"requests", "limits"}
+
+
+@pytest.mark.parametrize("name", ["kubernetes-job.yml", "kuberay-job.yml"])
+def test_the_jobs_run_commands_that_there_are(name: str) -> None:
+    """Their arguments are understood, as many workers as pods, and what waiting cannot mend ends the job.
+
+    By hand: `kubernetes-validate --strict deploy/kubernetes-job.yml`, and KubeRay's own schema of a RayJob.
+    """
+    jobs = {one["kind"]: one["spec"] for one in yaml.safe_load_all((DEPLOY / name).read_text())}
+    if "Job" in jobs:
+        job = jobs["Job"]
+        pod = job["template"]["spec"]
+        (container,) = pod["containers"]
+        arguments, n = container["args"], job["parallelism"]
+        assert arguments[arguments.index("--share") + 1] == str(n) == str(job["completions"])
+        assert pod["securityContext"]["runAsNonRoot"] and container["securityContext"]["readOnlyRootFilesystem"]
+        (rule,) = job["podFailurePolicy"]["rules"]
+        assert rule["onExitCodes"]["values"] == sorted({2, 65, 66, 78})
+    else:
+        program, *arguments = jobs["RayJob"]["entrypoint"].split()
+        (group,) = jobs["RayJob"]["rayClusterSpec"]["workerGroupSpecs"]
+        assert program == "ingest-service"
+        assert arguments[arguments.index("--workers") + 1] == str(group["replicas"])
+    command: Any = typer.main.get_command(app)
+    with command.commands[arguments[0]].make_context(arguments[0], arguments[1:]) as context:
+        assert context.params["sources"] == ["s3://bucket/pairs.csv"]
 
 
 def test_prometheus_takes_its_configuration(promtool: str) -> None:

@@ -247,9 +247,9 @@ def test_a_process_that_cannot_be_seen_is_not_called_dead() -> None:
     """Another host, another boot or another container: only the heartbeat can tell. This very process lives."""
     here = checkpoint._this_process()
     gone = replace(here, started="0")
-    assert checkpoint._is_dead(gone)
+    assert checkpoint.is_dead(gone)
     for holder in (here, replace(gone, host="elsewhere"), replace(gone, boot="another")):
-        assert not checkpoint._is_dead(holder)
+        assert not checkpoint.is_dead(holder)
 
 
 async def test_a_lost_reply_to_a_swap_is_no_failure() -> None:

@@ -30,7 +30,9 @@ def config(folder: Path, redis_url: str, *options: str, more: str = "") -> str:
 
 
 def pids_of_runs(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    """The children of what it has started to fork them."""
+    forks = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for one in forks for pid in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
 
 
 def is_alive(pid: int) -> bool:
@@ -44,6 +46,29 @@ def is_alive(pid: int) -> bool:
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pairs, Pairs]:
     folder = tmp_path_factory.mktemp("two")
     return tuple(write_pairs(folder / f"{seed}.csv", 12_000, blocks=8, seed=seed) for seed in (1, 2))  # type: ignore[return-value]
+
+
+def test_a_run_divides_its_source(
+    service: Service, two: tuple[Pairs, Pairs], redis_db_url: str, tmp_path: Path
+) -> None:
+    """With workers: its progress counts shards, a kill of the service ends them all, and nothing is lost or doubled."""
+    folder = two[0].path.parent
+    service.start(config(folder, redis_db_url, SLOW, more="workers = 2\n"))
+    run = service.submit(two[0].path)
+    service.until_event(
+        run, lambda name, data: name == "progress" and (data.get("shards") or 0) > 2 and data["rows_read"] > 0
+    )
+    (child,) = pids_of_runs(service.pid)
+    workers = pids_of_runs(child)
+    assert len(workers) == 2
+    service.kill()
+    while any(map(is_alive, workers)):
+        time.sleep(0.05)
+    service.start(config(folder, redis_db_url, more="workers = 2\n"))
+    report = service.until(run, "done", "failed")["report"]["sources"][0]
+    assert report["complete"] and report["sinks"]["lite"]["read"] == two[0].rows
+    rows = sqlite_rows(service.folder / "lite.db")
+    assert redis_sets(redis_db_url) == expected_sets(rows) and len(rows) > 10_000
 
 
 def test_a_killed_service_goes_on_by_itself(

@@ -64,6 +64,10 @@ class DelimitedReader(TextReader):
     def _split(self, text: bytes, *, eof: bool) -> Records:
         return split(text, self.rows.dialect, eof=eof)
 
+    def _next_start(self, text: bytes, start: int) -> int | None:
+        record = scan_record(text, start, self.rows.dialect, eof=False)
+        return None if record is None else record.next_start
+
     def _plain(self, block: TextBlock) -> Plain | None:
         records = cast(Records, block.lines)
         if not len(records.plain):

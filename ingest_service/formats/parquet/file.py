@@ -56,6 +56,12 @@ class ParquetFile:
         self._parquet.close()
         self._file.close()
 
+    def group_from(self, row: int) -> int | None:
+        """The first row of the first row group that begins at `row` or after it, if there is one."""
+        starts = np.append(0, self._ends[:-1])
+        starts = starts[starts >= row]
+        return int(starts[0]) if len(starts) else None
+
     def group_of(self, row: int) -> tuple[int, int]:
         """The row group in which a row is, and its first row."""
         number = int(np.searchsorted(self._ends, row, side="right"))

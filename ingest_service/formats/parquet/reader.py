@@ -78,6 +78,7 @@ class ParquetReader(Reader[ParquetBlock]):
                                          for path, inner in zip(paths.of, paths.is_inner, strict=True)))  # fmt: skip
         self._columns = ArrowColumns(self.rows.dataset.columns, paths)
         self._limit = limit
+        self._end_row = self._file.n_rows
         self._block_bytes = block_bytes
         self._batches: Iterator[tuple[int, RecordBatch]] | None = None
         self.source_size = self._file.size
@@ -113,18 +114,30 @@ class ParquetReader(Reader[ParquetBlock]):
         self.position = at
         self._batches = None
 
+    @property
+    def is_divisible(self) -> bool:
+        return True
+
+    def cut(self, offset: int) -> Position | None:
+        first = self._file.group_from(offset)
+        return None if first is None or first == 0 else self._at(first)
+
+    def until(self, end: Position) -> None:
+        self._end_row = end.row
+
     def next(self) -> ParquetBlock | None:
         if self.is_done:
             return None
         if self._batches is None:
             self._batches = self._file.batches(self.position.row, self._names, self._block_bytes)
-        _, batch = next(self._batches, (0, None))
+        start = self.position
+        _, batch = (0, None) if start.row == self._end_row else next(self._batches, (0, None))
         if batch is None:
             self.reached_end = True
             return None
-        start = self.position
-        if self._limit is not None and start.row + batch.num_rows > self._limit:
-            batch = batch.slice(0, self._limit - start.row)
+        last = min(self._end_row, self._end_row if self._limit is None else self._limit)
+        if start.row + batch.num_rows > last:
+            batch = batch.slice(0, last - start.row)
         self.position = self._at(start.row + batch.num_rows)
         return ParquetBlock(start, self.position, False, batch)
 

@@ -30,6 +30,7 @@ const FIGURES = [
   { name: "Read/s", value: (event) => count(event.rows_per_s) },
   { name: "Refused", value: (event) => count(event.rows_rejected) },
   { name: "File", value: (event) => size(event.size) },
+  { name: "Shards", value: (event) => (event.shards ? `${event.shards_complete} of ${event.shards}` : "") },
 ];
 
 /** `changed(run)` and `progressed(event)` keep the panels in `section` true; `keep(runs)` says which ones still run. */
@@ -115,7 +116,10 @@ function panel(run) {
     if (!event.sinks) return; // a step of MovieLens that counts something else
     beside.hidden = false;
     history.add(event);
-    for (const { value, shown } of figures) setText(shown, value(event));
+    for (const { value, shown } of figures) {
+      setText(shown, value(event));
+      shown.parentElement.hidden = !shown.textContent;
+    }
     if (event.percent === null) bar.removeAttribute("value");
     else bar.value = event.percent;
     const sinks = sinksOf(event, history);

@@ -48,6 +48,7 @@ class ParquetSink(Sink[Rows]):
     most_waiting: ClassVar[int] = 1 << 21
     own_mb: ClassVar[int] = 140  # Arrow itself, and a row group as it is encoded
     keeps_spans: ClassVar[bool] = True
+    takes_parts: ClassVar[bool] = False  # its files are named by the stream, and one run's follow each other
     options: ParquetOptions
 
     def __init__(self, url: str) -> None:

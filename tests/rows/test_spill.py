@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from ingest_service.analysis.spill import MAX_PARTITIONS, PARTITION_ROWS, Spill
 from ingest_service.errors import LocalIOError
+from ingest_service.rows.spill import MAX_PARTITIONS, PARTITION_ROWS, Spill
 
 FRAMES = [
     pl.DataFrame({"user_id": [f"user {(i * 7 + n) % 50}" for i in range(200)], "row": range(n * 200, n * 200 + 200)})

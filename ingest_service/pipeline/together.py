@@ -1,0 +1,226 @@
+"""The end of a divided load: what the shards' checkpoints and dead letters say becomes that of the whole source.
+
+After it nothing tells the load from one by a single run: one checkpoint a sink, and one file of dead letters in the
+order of the source. Whatever is done here can be done again after a crash.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import numpy as np
+
+from ingest_service.errors import IngestError, LeaseHeld, LocalIOError, Stopped
+from ingest_service.pipeline import dead_letter
+from ingest_service.pipeline.checkpoint import Checkpoint, decode
+from ingest_service.pipeline.dead_letter import DeadLetters
+from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.keys import FILE_NAME as KEYS
+from ingest_service.pipeline.keys import Keys, keys_in
+from ingest_service.pipeline.lane import Lane, beating, give_up
+from ingest_service.pipeline.load import open_reader_of
+from ingest_service.pipeline.placed import checkpoints_of
+from ingest_service.pipeline.plan import Plan, Shard
+from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
+from ingest_service.rows.arrays import Ints
+from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.runtime import fault
+from ingest_service.runtime.tasks import finish_in_thread
+from ingest_service.sinks.base import AnySink
+from ingest_service.sinks.checkpoints import CheckpointStore
+
+fault.declare(
+    {
+        "shards-repeated": "rows whose key is in two shards are written again, the checkpoint does not know",
+        "shards-letters": "the shards' dead letters are in the stream's file, the checkpoint does not know",
+    }
+)
+
+_LOOK_EVERY_S = 0.5
+
+
+async def bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: asyncio.Event) -> None:
+    """All shards of a plan are loaded: returns once the streams' checkpoints say so, by this or by another worker."""
+    while not stop.is_set():
+        try:
+            await _bring_together(job, plan, sinks, stop)
+            return
+        except LeaseHeld:
+            await asyncio.sleep(_LOOK_EVERY_S)
+    raise Stopped.on_request()
+
+
+async def _bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: asyncio.Event) -> None:
+    async with AsyncExitStack() as opened:
+        reader = await open_reader_of(job)
+        opened.push_async_callback(asyncio.to_thread, reader.close)
+        lanes: list[Lane] = []
+        opened.push_async_callback(give_up, lanes, stop)
+        for sink in sinks:
+            lane = await Lane.open(job, sink, reader)
+            lanes.append(lane)  # one by one, as in `load`
+        undone = [lane for lane in lanes if lane.found.plan == plan]
+        if not undone:
+            return  # another was faster
+        async with beating(*lanes):
+            parts = {lane.sink.name: _complete(await _parts_in(job, plan, lane.sink)) for lane in undone}
+            first = parts[undone[0].sink.name]
+            if not job.dataset.schema.follows_from_key:
+                await _write_repeated(job, plan, [lane.sink for lane in undone])
+            fault.point("shards-repeated")
+            letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
+            await finish_in_thread(_gather_letters, job, plan, first, letters)
+            fault.point("shards-letters")
+        for lane in undone:
+            lane.tracker = Tracker(_whole(lane.found.watermark, plan, parts[lane.sink.name]))
+            lane.lease.divide(None)
+            await lane.save(release=True)
+        await asyncio.to_thread(shutil.rmtree, job.part(next(iter(plan))).state_dir, ignore_errors=True)
+
+
+async def parts_in(stream: str, plan: Plan, store: CheckpointStore, sink: str) -> list[Checkpoint | None]:
+    """The checkpoints of all shards of a stream in a sink, None where one was not begun."""
+    found = []
+    for shard in plan:
+        name = shard.stream_of(stream)
+        text = await store.read(name)
+        part = None if text is None else decode(text, name, sink)
+        found.append(part if part is not None and part.of_plan == plan.id else None)
+    return found
+
+
+async def _parts_in(job: Job, plan: Plan, sink: AnySink) -> list[Checkpoint | None]:
+    return await parts_in(job.stream, plan, checkpoints_of(sink, job.checkpoint_dir), sink.name)
+
+
+def _complete(parts: Sequence[Checkpoint | None]) -> list[Checkpoint]:
+    """IngestError if one is not: then nothing may be said of the whole."""
+    for number, part in enumerate(parts, 1):
+        if part is None or not part.complete:
+            raise IngestError(f"Shard {number} of {len(parts)} is not complete; run the same command again.")
+    return [part for part in parts if part is not None]
+
+
+def _whole(base: Watermark, plan: Plan, parts: Sequence[Checkpoint]) -> Watermark:
+    """The watermark of the whole source, which a run had loaded up to `base` before it was divided."""
+    counts, row, line = base.counts, 0, 0
+    for shard, part in zip(plan, parts[:-1], strict=False):
+        counts += part.watermark.counts
+        row += part.watermark.position.row - shard.start.row
+        line += part.watermark.position.line - shard.start.line
+    return _after(parts[-1].watermark, counts, *_counted_from(plan, row, line))
+
+
+def _counted_from(plan: Plan, row: int, line: int) -> tuple[int, int]:
+    """What to add to the last shard's rows and lines, where so many are before it: it may count from the beginning."""
+    first, last = plan.starts[0], plan.starts[-1]
+    return first.row + row - last.row, first.line + line - last.line
+
+
+def _after(mark: Watermark, counts: Counts, row: int, line: int) -> Watermark:
+    at = mark.position
+    unended = None if mark.unended is None else _after(mark.unended, counts, row, line)
+    position = Position(at.offset, at.row + row, at.line + line, at.tail_hash)
+    return Watermark(position, counts + mark.counts, unended)
+
+
+# --- dead letters -----------------------------------------------------------------------------------
+
+
+def _gather_letters(job: Job, plan: Plan, parts: Sequence[Checkpoint], letters: DeadLetters) -> None:
+    """Put the shards' letters into the stream's file, with their lines counted from its beginning. Blocks."""
+    letters.open(resume_offset=plan.starts[0].offset)
+    try:
+        line = plan.starts[0].line
+        for shard, part in zip(plan, parts, strict=True):
+            mine = job.part(shard)
+            path = mine.state_dir / mine.stream / dead_letter.FILE_NAME
+            n_refused = part.watermark.counts.rejected + part.watermark.counts.dead
+            if n_refused and not path.exists():
+                raise LocalIOError(
+                    f"{n_refused:,} refused rows of shard {shard.number + 1} are not in {mine.state_dir}; "
+                    "workers must share --state-dir: bring it here, and run the same command again."
+                )
+            before = line - shard.start.line
+            for some in dead_letter.in_slices(dead_letter.read(path, missing_ok=True)):
+                letters.append([_row(letter, before) for letter in some])
+            line += part.watermark.position.line - shard.start.line
+    finally:
+        letters.close()
+
+
+def _row(letter: dict[str, Any], before: int) -> DeadRow:
+    raw = dead_letter.raw_of(letter)
+    return DeadRow(
+        letter["offset"], letter["line"] + before, raw, letter["stage"], letter["code"], letter.get("reason", "")
+    )
+
+
+# --- keys in two shards -----------------------------------------------------------------------------
+
+
+async def _write_repeated(job: Job, plan: Plan, sinks: Sequence[AnySink]) -> None:
+    """Write the rows again whose key is in more than one shard, in their order: the last one wins, as in one run."""
+    offsets = await finish_in_thread(_repeated, job, plan)
+    if not len(offsets):
+        return
+    for shard in plan:
+        chunks = _chunks_with(job, offsets, _keys_of(job, shard))
+        while (chunk := await finish_in_thread(next, chunks, None)) is not None:
+            for sink in sinks:
+                await sink.store(chunk)
+
+
+def _repeated(job: Job, plan: Plan) -> Ints:
+    """Where the rows stand whose key is in more than one shard, ascending. Blocks."""
+    import polars as pl
+
+    from ingest_service.rows.spill import Spill
+
+    n_rows = 0
+    for shard in plan:
+        parts = {keys.start.offset: keys.end for keys in _keys_of(job, shard)}
+        n_rows += sum(len(keys.offsets) for keys in _keys_of(job, shard))
+        at = shard.start.offset
+        while at in parts and at != (end := parts[at]):
+            at = end
+        if shard.end is not None and at < shard.end.offset:
+            folder = job.part(shard).state_dir
+            raise LocalIOError(
+                f"What was noted of shard {shard.number + 1} is not in {folder}; "
+                "workers must share --state-dir: bring it here, and run the same command again."
+            )
+    found = []
+    with Spill(n_rows, by=pl.col("key")) as spill:
+        for shard in plan:
+            for keys in _keys_of(job, shard):
+                columns = {"key": keys.hashes, "offset": keys.offsets}
+                spill.add(pl.DataFrame(columns).with_columns(pl.lit(shard.number).alias("shard")))
+        for frame in spill:
+            twice = frame.filter(pl.col("shard").n_unique().over("key") > 1)
+            found.append(twice["offset"].unique().to_numpy())
+    return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
+
+
+def _keys_of(job: Job, shard: Shard) -> Iterator[Keys]:
+    part = job.part(shard)
+    return keys_in(part.state_dir / part.stream / KEYS)
+
+
+def _chunks_with(job: Job, offsets: Ints, parts: Iterator[Keys]) -> Iterator[Chunk]:
+    """The rows at these offsets, a chunk at a time, in the order of the source. Blocks."""
+    starts = {keys.start.offset: keys for keys in parts}
+    for _, keys in sorted(starts.items()):
+        first, last = np.searchsorted(offsets, (keys.start.offset, keys.end))
+        if first == last:
+            continue
+        reader = job.open_reader()
+        try:
+            reader.resume(keys.start)
+            while reader.position.offset < keys.end and (block := reader.next()) is not None:
+                chunk = reader.chunk(block)
+                yield chunk.only(np.isin(chunk.offsets, offsets[first:last]))
+        finally:
+            reader.close()
