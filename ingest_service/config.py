@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     datasets: dict[Annotated[str, Field(pattern=_NAME)], Path] = {}  # schema files
     columns: dict[str, str] = {}
     transform: list[dict[str, Any]] = []  # steps; read with the data set that they are taken with
+    feature: list[dict[str, Any]] = []  # likewise
     checkpoint: str = Field("sink", pattern=r"^(sink|file:.+)$")
     state_dir: Path = Path(".ingest")
     limit: int | None = Field(None, ge=1)
@@ -135,11 +136,11 @@ class Settings(BaseSettings):
     def dataset_named(self, name: str = "") -> Dataset:
         """A data set by its name, here or in a package, or by the path of its schema file; by default `dataset`.
 
-        Its records are those after the steps of `transform`. Blocks where it is described by a file.
+        Its records are those after the steps of `transform`, with `feature`. Blocks where it is described by a file.
         """
         name = name or self.dataset
         found = dataset_described_by(self.datasets[name]) if name in self.datasets else dataset_named(name)
-        return dataset_after(found, self.transform)
+        return dataset_after(found, self.transform, self.feature)
 
     @property
     def checkpoint_dir(self) -> Path | None:

@@ -18,6 +18,7 @@ from ingest_service.audit.letters import chunk_of_letters
 from ingest_service.config import stream_named
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import (
+    ConfigurationError,
     IngestError,
     RowError,
     SourceNotFound,
@@ -79,6 +80,12 @@ async def replay(
     SourceNotFound, or LocalIOError for a line that is no letter, before anything is written; LeaseHeld if a run has
     the stream; after an IngestError in between the file lacks what had landed by then.
     """
+    if dataset.features:
+        names = ", ".join(one.name for one in dataset.features)
+        raise ConfigurationError(
+            f"The features of the data set ({names}) depend on all rows before a record's, which a dead letter by "
+            "itself does not tell: mend the row in the source, and load that with --restart."
+        )
     source, stages = await asyncio.to_thread(_look_through, path)
     wanted = [sink for sink in sinks if sink.name in stages or stages & set(dead_letter.ROW_STAGES)]
     report = ReplayReport()

@@ -41,10 +41,12 @@ def dataset_named(name: str) -> Dataset:
     return dataset
 
 
-def dataset_after(dataset: Dataset, transform: Sequence[Mapping[str, Any]]) -> Dataset:
-    """The data set after the steps of a configuration. ConfigurationError says what is wrong with one."""
-    if not transform:
+def dataset_after(
+    dataset: Dataset, transform: Sequence[Mapping[str, Any]], feature: Sequence[Mapping[str, Any]]
+) -> Dataset:
+    """The data set after the steps of a configuration, with its features. ConfigurationError says what is wrong."""
+    if not transform and not feature:
         return dataset
-    from ingest_service.datasets.schema_file import transformed
+    from ingest_service.datasets.schema_file import as_configured
 
-    return transformed(dataset, transform)
+    return as_configured(dataset, transform, feature)

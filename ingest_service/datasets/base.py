@@ -1,16 +1,19 @@
 """What a data set is: its columns by role, and how a row's values become a record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import numpy as np
 
+from ingest_service.datasets.feature_model import Feature
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import Kind
+from ingest_service.datasets.seen import AllSeen
 from ingest_service.errors import RowError, UsageError
 from ingest_service.rows.arrays import Bools
+from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.rows.columns import Columns, Values
 from ingest_service.rows.interaction import WHITESPACE, VideoInteraction
 from ingest_service.rows.schema import Schema
@@ -32,7 +35,7 @@ def is_uuid(text: str) -> bool:
         return False
 
 
-def _nothing(kind: Kind) -> Values:
+def nothing(kind: Kind) -> Values:
     """A column with one value that says nothing."""
     empty = kind.gathered([])
     return Texts.of([""]) if isinstance(empty, Texts) else np.zeros(1, empty.dtype)
@@ -77,14 +80,33 @@ class About:
     sha256: Mapping[str, str] = field(default_factory=dict)
 
 
+class Past(Protocol):
+    """What features need of the rows before, along one reading of a source."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What is to be said of the rows so far."""
+
+    def told(self, chunk: Chunk) -> Chunk:
+        """The chunk with the features of its records, which are then past, too."""
+
+    def recall(self, at: Position) -> bool:
+        """A step towards knowing all before `at`, where the next chunk begins; false where it is known."""
+
+    def keep(self) -> None:
+        """Where that is wanted, keep what is known now for another run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A shape of file, and the one way its rows become records.
 
-    columns: the first has the owners of records.
+    columns: the first has the owners of records; the second, where they are interactions, the items.
     records: columns of values, by role, to records as columns.
     interaction: the same for one row, as the specification; None where a record is none.
-    chosen: where it has steps, its records and which of them its filters keep; `steps` names the steps.
+    chosen: where it has steps, its records and which of them its filters keep; `steps` names the steps and features.
+    features: what records have beside `records`, by those before them; `bare` is the data set without these. `past`:
+    of one that is being read, what finds them.
     """
 
     name: str
@@ -97,11 +119,16 @@ class Dataset:
     has_many_a_row: bool = False  # whether a row may be several records, or none
     chosen: Callable[[Mapping[str, Any]], tuple[Columns, Bools]] | None = None
     steps: str = ""
+    has_times: bool = True  # of each record, and not one for all
+    features: tuple[Feature, ...] = ()
+    bare: "Dataset | None" = None
+    past: Past | None = None
 
     @property
     def shape(self) -> Columns:
         """Its records' columns without a row."""
-        return self.records({column.role: column.kind.gathered([]) for column in self.columns})
+        columns = self.records({column.role: column.kind.gathered([]) for column in self.columns})
+        return AllSeen(self.features, self.schema).told(columns) if self.features else columns
 
     def stored_id(self, raw: str) -> str:
         """The id under which stores have an owner, by his id in the files or by itself: a UUID. UsageError if neither.
@@ -120,7 +147,7 @@ class Dataset:
             value = owner.kind.one(raw, owner.role)
         except RowError as error:
             raise UsageError(f"No {owner.role} of the data set {self.name} has such an id: {error.reason}") from None
-        values = {column.role: _nothing(column.kind) for column in self.columns}
+        values = {column.role: nothing(column.kind) for column in self.columns}
         record = self.records({**values, owner.role: owner.kind.gathered([value])})
         return record.texts[self.schema.owner].to_list()[0]
 

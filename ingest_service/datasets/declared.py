@@ -129,13 +129,27 @@ def dataset_of(declared: Declaration) -> Dataset:
             parts = (*parts, *numbers_of(texts[one.field.name]))
         return Columns(schema, owner_numbers, parts, micros, texts, numbers)
 
-    return _dataset(declared, schema, records)
+    return _dataset(declared, schema, records, has_times=not isinstance(declared.time, int))
 
 
-def _dataset(declared: Declaration | ItemDeclaration, schema: Schema, records: Callable[[Read], Columns]) -> Dataset:
+def _dataset(
+    declared: Declaration | ItemDeclaration,
+    schema: Schema,
+    records: Callable[[Read], Columns],
+    *,
+    has_times: bool = False,
+) -> Dataset:
     has_many_a_row = any(one.split or any(name.endswith(EACH) for name in one.path) for one in declared.columns)
     return Dataset(
-        declared.name, declared.columns, schema, records, None, declared.form, declared.about, has_many_a_row
+        declared.name,
+        declared.columns,
+        schema,
+        records,
+        None,
+        declared.form,
+        declared.about,
+        has_many_a_row,
+        has_times=has_times,
     )
 
 

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from ingest_service.datasets.base import About, Column, Dataset, bare_name
 from ingest_service.datasets.declared import Declaration, IdColumn, ItemDeclaration, OwnField, dataset_of, items_of
+from ingest_service.datasets.feature_model import Feature, FeaturesOfSettings
+from ingest_service.datasets.features import after
 from ingest_service.datasets.forms import Delimited, Form
 from ingest_service.datasets.kinds import (
     ID,
@@ -31,7 +33,6 @@ from ingest_service.datasets.kinds import (
 )
 from ingest_service.datasets.schema_model import DatasetFile, FieldOfFile, kept_name
 from ingest_service.datasets.step_model import Step, StepsOfSettings
-from ingest_service.datasets.steps import with_steps
 from ingest_service.errors import ConfigurationError, RowError
 from ingest_service.rows import schema
 from ingest_service.rows.interaction import micros_of, parse_timestamp
@@ -48,27 +49,32 @@ def load_dataset(path: Path) -> Dataset:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError(f"The schema file {path} cannot be read: {reason}.") from None
-    dataset, steps = _read(text, str(path))
+    dataset, steps, features = _read(text, str(path))
     try:
-        return with_steps(dataset, steps)
+        return after(dataset, steps, features)
     except RowError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}.") from None
 
 
-def transformed(dataset: Dataset, transform: Sequence[Mapping[str, Any]]) -> Dataset:
-    """The data set after the steps of a configuration. ConfigurationError says what is wrong with one."""
+def as_configured(
+    dataset: Dataset, transform: Sequence[Mapping[str, Any]], feature: Sequence[Mapping[str, Any]]
+) -> Dataset:
+    """The data set after the steps of a configuration, with its features. ConfigurationError says what is wrong."""
     try:
-        return with_steps(dataset, StepsOfSettings.model_validate({"transform": transform}).transform)
+        steps = StepsOfSettings.model_validate({"transform": transform}).transform
+        features = FeaturesOfSettings.model_validate({"feature": feature}).feature
+        return after(dataset, steps, features)
     except ValidationError as error:
         raise ConfigurationError(f"A setting is wrong: {_first(error)}") from None
     except RowError as error:
-        reason = f"Setting 'transform' is wrong for the data set {dataset.name}: {error.reason}."
+        names = " or ".join(f"{name!r}" for name, given in (("transform", transform), ("feature", feature)) if given)
+        reason = f"Setting {names} is wrong for the data set {dataset.name}: {error.reason}."
         raise ConfigurationError(reason) from None
 
 
 @lru_cache(maxsize=32)  # a command asks for its data set in several places
-def _read(text: str, path: str) -> tuple[Dataset, tuple[Step, ...]]:
-    """The data set before its steps, and these."""
+def _read(text: str, path: str) -> tuple[Dataset, tuple[Step, ...], tuple[Feature, ...]]:
+    """The data set before its steps and features, and these."""
     import yaml
 
     try:
@@ -86,7 +92,7 @@ def _read(text: str, path: str) -> tuple[Dataset, tuple[Step, ...]]:
     try:
         declared = _declaration(file)
         dataset = items_of(declared) if isinstance(declared, ItemDeclaration) else dataset_of(declared)
-        return dataset, file.transform
+        return dataset, file.transform, file.features
     except RowError as error:
         raise ConfigurationError(f"The schema file {path} is wrong: {error.reason}") from None
 

@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ingest_service.datasets.base import Split, bare_name
+from ingest_service.datasets.feature_model import Feature
 from ingest_service.datasets.forms import codec_name
 from ingest_service.datasets.names import NAME, TAKEN, known_zone
 from ingest_service.datasets.step_model import Step
@@ -173,6 +174,7 @@ class DatasetFile(_Part):
     sha256: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict, alias="x-sha256")
     namespace: UUID = Field(NAMESPACE, alias="x-namespace")
     transform: tuple[Step, ...] = Field((), alias="x-transform", max_length=100)
+    features: tuple[Feature, ...] = Field((), alias="x-features", max_length=100)
 
     @property
     def flat(self) -> "list[tuple[FieldOfFile, Split | None]]":

@@ -6,15 +6,19 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, StrictBool, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    StrictBool,
+    StrictInt,
+    Tag,
+)
 
-from ingest_service.datasets.names import NAME, TAKEN, known_zone
-
-
-def _free_name(name: str) -> str:
-    if name.lower() in TAKEN:
-        raise ValueError(f"{name!r} is a field of every record; choose another name")
-    return name
+from ingest_service.datasets.names import NewName, known_zone
 
 
 def _ascending(edges: tuple[int | float, ...]) -> tuple[int | float, ...]:
@@ -23,7 +27,6 @@ def _ascending(edges: tuple[int | float, ...]) -> tuple[int | float, ...]:
     return edges
 
 
-_NewName: TypeAlias = Annotated[str, Field(pattern=NAME), AfterValidator(_free_name)]
 _Edge: TypeAlias = Annotated[int, Field(strict=True, ge=-(1 << 53), le=1 << 53)] | FiniteFloat
 _Zone: TypeAlias = Annotated[str, AfterValidator(known_zone)]
 
@@ -37,7 +40,7 @@ class FilterStep(_Step):
 
 
 class ExpressionStep(_Step):
-    derive: _NewName
+    derive: NewName
     expression: str = Field(alias="as", min_length=1)
     otherwise: StrictBool | Annotated[int, Field(strict=True, ge=-(1 << 63), lt=1 << 63)] | FiniteFloat | str | None = (
         None
@@ -45,15 +48,26 @@ class ExpressionStep(_Step):
 
 
 class PartStep(_Step):
-    derive: _NewName
+    derive: NewName
     part: Literal["hour", "weekday", "day", "month", "date"]
     zone: _Zone = "UTC"
 
 
 class BucketStep(_Step):
-    derive: _NewName
+    derive: NewName
     bucket: str
     edges: Annotated[tuple[_Edge, ...], Field(min_length=1, max_length=1000), AfterValidator(_ascending)]
+
+
+class LookupStep(_Step):
+    """A value by the record's item, out of a CSV file. `otherwise`: of an item that is not there."""
+
+    derive: NewName
+    lookup: str = Field(min_length=1)
+    take: str = Field(min_length=1)
+    item: str = "item"  # the column of ids
+    kind: Literal["text", "integer", "number"] = "text"
+    otherwise: str | StrictInt | FiniteFloat
 
 
 class HashStep(_Step):
@@ -67,7 +81,7 @@ class DropStep(_Step):
 
 class RenameStep(_Step):
     rename: str
-    to: _NewName
+    to: NewName
 
 
 class TruncateStep(_Step):
@@ -82,7 +96,7 @@ class TruncateTimeStep(_Step):
 
 
 def _kind(step: Any) -> str:
-    known = ("filter", "as", "part", "bucket", "hash", "drop", "rename", "truncate")
+    known = ("filter", "as", "part", "bucket", "lookup", "hash", "drop", "rename", "truncate")
     said = step if isinstance(step, dict) else {}
     if "truncate" in said and isinstance(said.get("to"), str):
         return "truncate time"
@@ -94,6 +108,7 @@ Step: TypeAlias = Annotated[
     | Annotated[ExpressionStep, Tag("as")]
     | Annotated[PartStep, Tag("part")]
     | Annotated[BucketStep, Tag("bucket")]
+    | Annotated[LookupStep, Tag("lookup")]
     | Annotated[HashStep, Tag("hash")]
     | Annotated[DropStep, Tag("drop")]
     | Annotated[RenameStep, Tag("rename")]

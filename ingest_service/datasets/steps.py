@@ -13,12 +13,14 @@ from ingest_service.datasets.base import Dataset
 from ingest_service.datasets.expressions import Sort, condition_of, expression_of, field_of, wrong
 from ingest_service.datasets.hashing import check_of, hashed_texts, key_of
 from ingest_service.datasets.local_times import begin_of, dates_of, part_of
+from ingest_service.datasets.lookup import lookup_of
 from ingest_service.datasets.step_model import (
     BucketStep,
     DropStep,
     ExpressionStep,
     FilterStep,
     HashStep,
+    LookupStep,
     PartStep,
     RenameStep,
     Step,
@@ -58,7 +60,7 @@ class _Bound:
     schema: Schema
     change: _Change | None = None
     keeps: Callable[[Columns], Bools] | None = None
-    key_check: str = ""  # what tells its key from others
+    check: str = ""  # what tells its key, or its file, from others
 
 
 def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
@@ -74,7 +76,7 @@ def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
         if isinstance(step, FilterStep) and dataset.has_many_a_row:
             raise wrong("a filter is for data sets of which each row is one record")
         try:
-            bound.append(_bind(step, schema))
+            bound.append(_bind(step, dataset, schema))
         except RowError as error:
             raise wrong(f"in step {number} {error.reason}") from None
         schema = bound[-1].schema
@@ -91,12 +93,13 @@ def with_steps(dataset: Dataset, steps: Sequence[Step]) -> Dataset:
 
     told = zip(steps, bound, strict=True)
     all_told = [dataset.steps] if dataset.steps else []
-    all_told += [step.model_dump_json(by_alias=True) + one.key_check for step, one in told]
+    all_told += [step.model_dump_json(by_alias=True) + one.check for step, one in told]
     named = "; ".join(all_told)
     return replace(dataset, schema=schema, records=lambda values: chosen(values)[0], chosen=chosen, steps=named)
 
 
-def _bind(step: Step, schema: Schema) -> _Bound:
+def _bind(step: Step, dataset: Dataset, schema: Schema) -> _Bound:
+    """`schema` is that of the data set's records after the steps before this one."""
     if isinstance(step, FilterStep):
         return _Bound(schema, keeps=condition_of(step.filter, schema))
     if isinstance(step, ExpressionStep):
@@ -111,6 +114,8 @@ def _bind(step: Step, schema: Schema) -> _Bound:
         return _truncate_time(step, schema)
     if isinstance(step, HashStep):
         return _hash(step, schema)
+    if isinstance(step, LookupStep):
+        return _look_up(step, dataset, schema)
     return _drop(step, schema) if isinstance(step, DropStep) else _rename(step, schema)
 
 
@@ -180,6 +185,11 @@ def _bucket(step: BucketStep, schema: Schema) -> _Bound:
     return _derived(step.derive, schema, bucket, FieldKind.INT)
 
 
+def _look_up(step: LookupStep, dataset: Dataset, schema: Schema) -> _Bound:
+    table = lookup_of(step, dataset)
+    return replace(_derived(step.derive, schema, table.found, table.kind), check=f" in the file {table.digest}")
+
+
 def _truncate(step: TruncateStep, schema: Schema) -> _Bound:
     name = step.truncate
     if _own_field(name, schema).kind is not FieldKind.TEXT:
@@ -218,7 +228,7 @@ def _hash(step: HashStep, schema: Schema) -> _Bound:
         numbers = {other: numbers for other, numbers in columns.numbers.items() if other != name}
         return replace(columns, schema=after, texts={**columns.texts, name: hashed_texts(plain, key)}, numbers=numbers)
 
-    return _Bound(after, hashed, key_check=f" with the key {check_of(key)}")
+    return _Bound(after, hashed, check=f" with the key {check_of(key)}")
 
 
 def _drop(step: DropStep, schema: Schema) -> _Bound:

@@ -100,7 +100,8 @@ def chunk_of(
         is_unended=block.is_unended,
         row_offsets=places.offsets[is_right] if dataset.has_many_a_row else None,
     )
-    return chunk if wanted is None or wanted.all() else chunk.filtered_to(wanted)
+    chunk = chunk if wanted is None or wanted.all() else chunk.filtered_to(wanted)
+    return chunk if dataset.past is None else dataset.past.told(chunk)
 
 
 def _in_order(parts: Sequence[tuple[Ints, list[Values]]]) -> tuple[Ints, list[Values]]:

@@ -53,7 +53,8 @@ class Fingerprint:
         if steps != self.steps:
             raise ConfigurationError(
                 f"The rows so far were loaded with {_named(self.steps)}, and the data set has {_named(steps)} now; "
-                "put back what stood under x-transform or [[transform]], or use --restart to load all rows again."
+                "put back what stood under x-transform and x-features, or [[transform]] and [[feature]], "
+                "or use --restart to load all rows again."
             )
 
     def as_json(self) -> dict[str, Any]:

@@ -38,9 +38,15 @@ class Job:
         folder = self.state_dir / self.stream / f"shards-{shard.plan}"
         return replace(self, stream=shard.stream_of(self.stream), state_dir=folder, shard=shard, restart=False)
 
-    def open_reader(self, *, limit: int | None = None) -> Reader[Any]:
-        """A reader of the source, before its first row; of a shard it ends with that. Blocks the caller."""
-        reader = open_reader(self.source, self.dataset, columns=self.columns, limit=limit, block_bytes=self.block_bytes)
+    def open_reader(self, *, limit: int | None = None, keeps_past: bool = False) -> Reader[Any]:
+        """A reader of the source, before its first row; of a shard it ends with that. Blocks the caller.
+
+        keeps_past: beside the dead letters, what features need of the rows before.
+        """
+        past = self.state_dir / self.stream if keeps_past and self.source.resumable else None
+        reader = open_reader(
+            self.source, self.dataset, columns=self.columns, limit=limit, block_bytes=self.block_bytes, past=past
+        )
         if self.shard is not None and self.shard.end is not None:
             reader.until(self.shard.end)
         return reader

@@ -128,6 +128,7 @@ async def load(
         await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
         opened.callback(dead_letters.close)
         await finish_in_thread(resume, reader, mark)
+        await _recall(reader, start, lanes, stop)
         for lane in lanes:
             await lane.begin()
         keys = KeyFile.of(job)
@@ -160,12 +161,14 @@ async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> 
         for lane in state.lanes:
             await lane.queue.close()
         await asyncio.wait(consumers)
+        if past := state.reader.rows.dataset.past:
+            await finish_in_thread(past.keep)
         for helper in helpers:
             helper.cancel()
 
 
 async def open_reader_of(job: Job) -> Reader[Any]:
-    opening = asyncio.create_task(asyncio.to_thread(job.open_reader, limit=job.limit))
+    opening = asyncio.create_task(asyncio.to_thread(job.open_reader, limit=job.limit, keeps_past=True))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -188,6 +191,15 @@ def resume(reader: Reader[Any], mark: Watermark) -> None:
         if mark.unended is None:
             raise
         raise Stopped("The source went on while it was opened; run the same command again to go on.") from None
+
+
+async def _recall(reader: Reader[Any], start: Position, lanes: Sequence[Lane], stop: asyncio.Event) -> None:
+    """Know what features need of the rows before the first one."""
+    past = reader.rows.dataset.past
+    if past is not None:
+        async with beating(*lanes):
+            while not stop.is_set() and await finish_in_thread(past.recall, start):
+                pass  # a block at a time, so that a stop need not wait
 
 
 async def _take_back_continued(lanes: Sequence[Lane], job: Job, reader: Reader[Any]) -> None:
@@ -411,5 +423,5 @@ def _report(state: State) -> StreamReport:
         elapsed_s,
         str(state.dead_letters.path),
         reports,
-        list(state.reader.warnings),
+        [*state.reader.warnings, *(past.warnings if (past := state.reader.rows.dataset.past) else ())],
     )

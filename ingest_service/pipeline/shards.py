@@ -100,7 +100,8 @@ async def divide(
     """
     for _ in range(_PLANNERS):
         found = await division_of(job, sinks)
-        if found is not None or job.limit is not None or not job.source.resumable:
+        # Features of a row depend on all rows before it, which each shard would have to read.
+        if found is not None or job.limit is not None or not job.source.resumable or job.dataset.features:
             return found
         try:
             await _store_plan(job, sinks, stop, shard_mb)

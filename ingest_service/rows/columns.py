@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest_service.rows.arrays import Bools, Ints, hashed
+from ingest_service.rows.interaction import INTERACTION
 from ingest_service.rows.schema import Schema
 from ingest_service.rows.texts import Texts
 
@@ -47,6 +48,11 @@ class Columns:
     def owner_hashes(self) -> NDArray[np.uint64]:
         """The same of whose it is."""
         return hashed((part.view(np.uint64) for part in self.owner), len(self))
+
+    @property
+    def item(self) -> tuple[Ints, ...]:
+        """What of an interaction's `parts` is its item: what else is in the key are texts, of two numbers each."""
+        return self.parts[: len(self.parts) - 2 * (len(self.schema.key) - len(INTERACTION.key))]
 
     @property
     def epoch_ms(self) -> Ints:
@@ -107,9 +113,10 @@ def stable_order(values: NDArray[Any]) -> Ints:
     """np.argsort(values, kind="stable") of integers, five times as fast where each fits into a word with its index."""
     n = len(values)
     low, high = (int(values.min()), int(values.max())) if n else (0, 0)
-    if low < 0 or (high + 1) * n > 1 << 62:
+    bits = n.bit_length()
+    if low < 0 or high >> (62 - bits):
         return np.argsort(values, kind="stable")
-    tagged = values.astype(np.int64) * n + np.arange(n)
+    tagged = (values.astype(np.int64) << bits) | np.arange(n)
     tagged.sort()
-    order: Ints = tagged % n
+    order: Ints = tagged & ((1 << bits) - 1)
     return order
