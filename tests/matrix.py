@@ -233,4 +233,9 @@ MATRIX: dict[int, Fault] = {
         "no key, other columns and types, views, rules, partitions, unique indexes",
         "exit 78 before a row is sent, a warning, or all rows",
     ),
+    80: Fault(
+        "workers, or who started them, are killed",
+        "kill -9 of one, two, all, of the driver alone; at each place of the end of shards",
+        "others take over what they had; as after one run that was not divided",
+    ),
 }
