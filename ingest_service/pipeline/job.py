@@ -44,9 +44,9 @@ class Job:
         """Where the shards of a plan keep their dead letters, and what else they note."""
         return self.state_dir / self.stream / f"{_SHARDS}{plan}"
 
-    def has_shards_folders(self) -> bool:
-        """Whether there is any of them here. Blocks the caller."""
-        return any((self.state_dir / self.stream).glob(f"{_SHARDS}*"))
+    def shards_folders(self) -> list[Path]:
+        """Those of all plans that are here. Blocks the caller."""
+        return list((self.state_dir / self.stream).glob(f"{_SHARDS}*"))
 
     def open_reader(self, *, limit: int | None = None) -> Reader[Any]:
         """A reader of the source, before its first row; of a shard it ends with that. Blocks the caller."""

@@ -131,13 +131,15 @@ class Lane(Held):
         return self.reader.reached_end and position.offset == self.reader.position.offset
 
     async def forget_shards(self) -> None:
-        """Of an undivided stream: remove what shards had here, once it was brought together."""
-        if not await asyncio.to_thread(self.job.has_shards_folders):
-            return
-        stream = part_of(self.job.stream, 0)
-        text = await checkpoints_of(self.sink, self.job.checkpoint_dir).read(stream)
-        if text is not None and (plan := decode(text, stream, self.sink.name).of_plan):
-            await asyncio.to_thread(shutil.rmtree, self.job.shards_folder(plan), ignore_errors=True)
+        """Of a stream that is not divided, or begins again: remove what shards had noted here."""
+        folders = await asyncio.to_thread(self.job.shards_folders)
+        if folders and not self.job.starts_again:
+            stream = part_of(self.job.stream, 0)
+            text = await checkpoints_of(self.sink, self.job.checkpoint_dir).read(stream)
+            plan = decode(text, stream, self.sink.name).of_plan if text is not None else ""
+            folders = [self.job.shards_folder(plan)] if plan else []  # others may be at work for other sinks
+        for folder in folders:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def begin(self) -> None:
         """Before a row is sent: the sink learns where they go on."""

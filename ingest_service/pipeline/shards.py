@@ -125,6 +125,7 @@ async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, s
             lanes.append(await Lane.open(job, sink, reader))  # one by one, as in `load`
             lanes[-1].require(job, reader)
         if job.restart:
+            await lanes[0].forget_shards()
             letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
             await finish_in_thread(letters.open, resume_offset=0, anew=True)
             letters.close()
