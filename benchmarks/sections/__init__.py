@@ -27,6 +27,7 @@ from benchmarks.sections import (
     startup,
     transforms,
     versions,
+    workers,
 )
 
 SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
@@ -53,5 +54,6 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "schemas": schemas.figures,
     "transforms": transforms.figures,
     "versions": versions.figures,
+    "workers": workers.figures,
     "quick": versions.since_release,
 }

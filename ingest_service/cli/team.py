@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from time import monotonic
@@ -18,17 +17,20 @@ from ingest_service.pipeline.shards import Found
 from ingest_service.runtime.process import Reason
 from ingest_service.runtime.tasks import task_group
 from ingest_service.service.child import Child, lines
+from ingest_service.service.forks import Forks
 from ingest_service.service.heard import understood
 from ingest_service.telemetry.combined import Combined
 from ingest_service.telemetry.show import RunObserver
-
-_PROGRAM = (sys.executable, "-m", "ingest_service", "work", "--json")
 
 
 class Team:
     """Workers on the same sources. To the run that comes after them it is the observer, and adds what they did."""
 
-    def __init__(self, observer: RunObserver, jobs: Sequence[Job], divided: Mapping[str, Found]) -> None:
+    def __init__(
+        self, observer: RunObserver, jobs: Sequence[Job], divided: Mapping[str, Found], schemes: Sequence[str]
+    ) -> None:
+        """schemes: of the sinks."""
+        self._schemes = schemes
         self.every_s = observer.every_s
         self.warning = observer.warning
         self._observer = observer
@@ -45,7 +47,14 @@ class Team:
 
         Stopped on request. The error of one that failed, once the others have done what could be done.
         """
-        team = [await Child.start([*_PROGRAM, *arguments], environment) for _ in range(n)]
+        async with Forks(self._schemes) as forks:
+            team = [await Child.start(forks, ["work", "--json", *arguments], environment) for _ in range(n)]
+            codes = await self._see_through(team, stop)
+        if stop.is_set():
+            raise Stopped.on_request()
+        self._raise_first(team, codes)
+
+    async def _see_through(self, team: Sequence[Child], stop: asyncio.Event) -> list[int]:
         try:
             stopping = asyncio.create_task(_stop_all(team, stop))
             async with task_group() as tasks:
@@ -53,14 +62,11 @@ class Team:
                     tasks.create_task(self._listen(child))
                     tasks.create_task(self._log_of(child))
                     tasks.create_task(child.report())
-            codes = [await child.process.wait() for child in team]
             stopping.cancel()
+            return [await child.process.wait() for child in team]
         finally:
             for child in team:
                 child.close()
-        if stop.is_set():
-            raise Stopped.on_request()
-        self._raise_first(team, codes)
 
     def progress(self, state: State) -> None:
         self._observer.progress(state)
@@ -88,7 +94,7 @@ class Team:
             raise family_of(code)(reason.reason)
 
     async def _listen(self, child: Child) -> None:
-        async for line in lines(child.events):
+        async for line in lines(child.process.events):
             event = understood(line).event
             if isinstance(event, Progress):
                 self._latest[child] = event
@@ -107,7 +113,6 @@ class Team:
         self._rows[stream].update({name: sink.rows_now for name, sink in report.sinks.items()})
 
     async def _log_of(self, child: Child) -> None:
-        assert child.process.stderr is not None
         async for line in lines(child.process.stderr):
             self._log.warning("worker says", pid=child.process.pid, line=line.decode(errors="replace").rstrip())
 

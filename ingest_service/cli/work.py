@@ -104,6 +104,7 @@ async def run_with_workers(
     """Divide the sources, let `n` processes load them, and load what these left."""
     from ingest_service.cli.team import Team
     from ingest_service.pipeline.run import divide_all, jobs_of, run, sinks_of
+    from ingest_service.sinks.urls import split_url
 
     environment = _environment(settings, _memory_of_each(settings, n))
     arguments = [
@@ -117,7 +118,8 @@ async def run_with_workers(
     stop = stop_on_signals()
     with observed("run", settings, len(jobs)) as observer:
         sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
-        team = Team(observer, jobs, await divide_all(jobs, sinks, stop, observer, shard_mb))
+        schemes = [split_url(url).scheme for url in settings.sink_urls()]
+        team = Team(observer, jobs, await divide_all(jobs, sinks, stop, observer, shard_mb), schemes)
         await team.work(n, arguments, environment, stop)
         sinks = sinks_of(settings.sink_urls(), settings.dataset_named())
         return team.whole(await run([replace(job, restart=False) for job in jobs], sinks, stop, team))

@@ -182,7 +182,7 @@ class Seen:
     """A checkpoint's text, and since when it was the same, on this process's monotonic clock."""
 
     text: str | None
-    since: float = field(default_factory=lambda: time.monotonic())
+    since: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - as the clock is then
 
 
 class Lease:

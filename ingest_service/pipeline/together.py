@@ -26,7 +26,6 @@ from ingest_service.pipeline.plan import Plan, Shard
 from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
-from ingest_service.rows.spill import Spill
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.base import AnySink
@@ -176,6 +175,8 @@ async def _write_repeated(job: Job, plan: Plan, sinks: Sequence[AnySink]) -> Non
 def _repeated(job: Job, plan: Plan) -> Ints:
     """Where the rows stand whose key is in more than one shard, ascending. Blocks."""
     import polars as pl
+
+    from ingest_service.rows.spill import Spill
 
     n_rows = 0
     for shard in plan:

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,12 +34,12 @@ class Commands:
         options = ["--json", *self._config]
         if run.task.kind not in LOADS:
             step, *own = shlex.split(run.task.name)
-            return [*_PROGRAM, run.task.kind, step, *options, *own]
+            return [run.task.kind, step, *options, *own]
         if run.task.restart and run.progress is None:  # else it has begun anew already, and goes on
             options.append("--restart")
         if self._workers > 1 and run.task.kind == "run" and run.task.limit is None:
             options.append(f"--workers={self._workers}")
-        return [*_PROGRAM, run.task.kind, *options, "--", run.task.name]
+        return [run.task.kind, *options, "--", run.task.name]
 
     def environment(self, run: Run) -> dict[str, str]:
         """ConfigurationError if a sink that the run needs is configured no more."""
@@ -55,6 +54,3 @@ class Commands:
         if run.task.limit is not None:
             environment["INGEST_LIMIT"] = str(run.task.limit)
         return environment
-
-
-_PROGRAM = (sys.executable, "-m", "ingest_service")

@@ -30,6 +30,7 @@ from ingest_service.runtime.tasks import task_group
 from ingest_service.service import schedule
 from ingest_service.service.commands import Commands
 from ingest_service.service.desk import Desk
+from ingest_service.service.forks import Forks
 from ingest_service.service.gauges import ServiceMetrics
 from ingest_service.service.health import Health
 from ingest_service.service.http.api import Parts, api
@@ -43,6 +44,7 @@ from ingest_service.service.lookups import Lookups
 from ingest_service.service.places import place_at
 from ingest_service.service.runs import Runs
 from ingest_service.service.workers import Workers
+from ingest_service.sinks.urls import split_url
 from ingest_service.telemetry.prometheus import Exposition
 
 LOCK_NAME = "service.lock"
@@ -62,13 +64,9 @@ async def serve(settings: Settings, config: Path | None) -> None:
             await asyncio.to_thread(runs.recover)
             live = Live(min(MAX_WATCHERS, room.most // 2))
             exposition = Exposition(settings.memory_mb)
-            workers = Workers(
-                runs,
-                live,
-                exposition,
-                Commands(sinks.urls, config, settings.serve.workers),
-                settings.serve.runs_at_once,
-            )
+            forks = Forks({split_url(url).scheme for url in sinks.urls.values()})
+            commands = Commands(sinks.urls, config, settings.serve.workers)
+            workers = Workers(runs, live, exposition, commands, forks, settings.serve.runs_at_once)
             desk = Desk(settings, runs, live, workers, sinks)
             inboxes = [Inbox(one, desk) for one in settings.serve.inbox]
             health = Health(sinks.urls, settings.checkpoint_dir, runs)
@@ -77,7 +75,7 @@ async def serve(settings: Settings, config: Path | None) -> None:
             app = api(Parts(desk, runs, live, exposition, health, Letters(settings.state_dir), login, lookups))
             server = _Server(app, room)
             interrupted = 0
-            async with task_group() as tasks:
+            async with forks, task_group() as tasks:
                 work = tasks.create_task(workers.work())
                 coming_in = [tasks.create_task(inbox.watch()) for inbox in inboxes]
                 coming_in += [tasks.create_task(schedule.keep(one, desk)) for one in settings.serve.schedule]

@@ -21,6 +21,7 @@ from ingest_service.runtime.process import Reason
 from ingest_service.runtime.tasks import task_group
 from ingest_service.service.child import Child, lines
 from ingest_service.service.commands import Commands
+from ingest_service.service.forks import Forks
 from ingest_service.service.heard import understood
 from ingest_service.service.live import Live
 from ingest_service.service.runs import Run, Runs, at
@@ -40,11 +41,14 @@ P = ParamSpec("P")
 class Workers:
     """Takes the oldest run that may start, and sees it through; `n` at once."""
 
-    def __init__(self, runs: Runs, live: Live, exposition: Exposition, commands: Commands, n: int) -> None:
+    def __init__(
+        self, runs: Runs, live: Live, exposition: Exposition, commands: Commands, forks: Forks, n: int
+    ) -> None:
         self._runs = runs
         self._live = live
         self._exposition = exposition
         self._commands = commands
+        self._forks = forks
         self._n = n
         self._children: dict[int, Child] = {}
         self._wake = asyncio.Event()
@@ -125,7 +129,9 @@ class Workers:
         self._live.changed(run)
         self._log.info("run started", run=run.id, source=run.task.source, attempt=run.attempt)
         try:
-            child = await Child.start(self._commands.arguments(run), self._commands.environment(run), nice=_NICE)
+            child = await Child.start(
+                self._forks, self._commands.arguments(run), self._commands.environment(run), nice=_NICE
+            )
         except IngestError as error:
             await self._fail(run, error.exit_code, str(error))
             return
@@ -150,7 +156,7 @@ class Workers:
 
     async def _listen(self, run: Run, child: Child) -> None:
         """Take in what the run tells, to its end."""
-        async for line in lines(child.events):
+        async for line in lines(child.process.events):
             try:
                 self._hear(run, child, line)
             except Exception as error:  # of what this or another version of the program may say, nothing ends us
@@ -170,7 +176,6 @@ class Workers:
 
     async def _log_of(self, run: Run, child: Child) -> None:
         """Put the run's log into ours: it is text, whatever it looks like."""
-        assert child.process.stderr is not None
         async for line in lines(child.process.stderr):
             text = line.decode(errors="replace").rstrip()
             self._log.warning("run says", run=run.id, line=text[:_MOST_SAID])

@@ -19,6 +19,7 @@ from ingest_service.config import InboxSettings, ServeSettings, load_settings
 from ingest_service.errors import LocalIOError
 from ingest_service.service.commands import Commands
 from ingest_service.service.desk import Desk
+from ingest_service.service.forks import Forks
 from ingest_service.service.inbox import Inbox
 from ingest_service.service.known_sinks import Sinks
 from ingest_service.service.live import Live
@@ -71,7 +72,7 @@ async def staged(tmp_path: Path, url: str, **inbox: Any) -> AsyncIterator[Stage]
     settings = InboxSettings(name="in", url=url, **inbox)
     whole = load_settings({"state_dir": tmp_path / "state", "serve": ServeSettings(inbox=[settings])})
     runs, live, sinks = Runs(tmp_path / "state", keep=1000), Live(), Sinks.of(whole)
-    desk = Desk(whole, runs, live, Workers(runs, live, Exposition(), Commands(sinks.urls, None), 1), sinks)
+    desk = Desk(whole, runs, live, Workers(runs, live, Exposition(), Commands(sinks.urls, None), Forks(), 1), sinks)
     try:
         yield Stage(Path(url), runs, desk, settings, Inbox(settings, desk))
     finally:

@@ -30,7 +30,9 @@ def config(folder: Path, redis_url: str, *options: str, more: str = "") -> str:
 
 
 def pids_of_runs(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    """The children of what it has started to fork them."""
+    forks = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for one in forks for pid in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
 
 
 def is_alive(pid: int) -> bool:

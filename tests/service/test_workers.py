@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ingest_service.pipeline.report import SinkReport, StreamReport
 from ingest_service.pipeline.tracker import Counts
 from ingest_service.runtime.process import EVENTS_FD, Reason
 from ingest_service.service.commands import Commands
+from ingest_service.service.forks import Forks
 from ingest_service.service.heard import understood
 from ingest_service.service.live import Live
 from ingest_service.service.runs import STATES, Run, Runs, Task
@@ -90,7 +90,7 @@ class Scripts(Commands):
         self._script = script
 
     def arguments(self, run: Run) -> list[str]:
-        return [sys.executable, "-c", self._script]
+        return [self._script]
 
 
 @dataclass
@@ -109,14 +109,15 @@ class Floor:
 @asynccontextmanager
 async def working(folder: Path, commands: Commands) -> AsyncIterator[Floor]:
     runs, live = Runs(folder, keep=100), Live()
-    workers = Workers(runs, live, Exposition(), commands, 1)
-    work = asyncio.create_task(workers.work())
-    try:
-        yield Floor(runs, live, workers)
-    finally:
-        workers.stop()
-        await work
-        runs.close()
+    async with Forks(command="tests.service.scripts") as forks:
+        workers = Workers(runs, live, Exposition(), commands, forks, 1)
+        work = asyncio.create_task(workers.work())
+        try:
+            yield Floor(runs, live, workers)
+        finally:
+            workers.stop()
+            await work
+            runs.close()
 
 
 def announced(runs: Runs, name: str) -> Run:
