@@ -34,7 +34,6 @@ from ingest_service.audit.trial_runs import (
     Passing,
     Place,
     run_once,
-    workers_of,
 )
 from ingest_service.errors import IngestError, Stopped, UsageError
 from ingest_service.pipeline import dead_letter
@@ -233,13 +232,11 @@ class _Trial:
     async def run_killed(self, place: Place, kills: int) -> None:
         """Up to so many kills, then to the end; a run that gets there before ends the pass."""
         sinks: dict[str, _Progress] = {}
-        pids = []
         for _ in range(kills):
             began = time.monotonic()
             ended = await self._run_and_kill(place)
             if not ended.killed:
                 break
-            pids.append(ended.pid)
             self.report.cycles += 1
             self.report.killed_at[ended.killed] += 1
             self._judge(place, sinks, began)
@@ -250,7 +247,7 @@ class _Trial:
         self._judge(place, sinks, began)
         self._require(counts)
         if workers:
-            await self._require_end_of_workers(pids)
+            await self._require_end_of_workers(place)
 
     def read_users(self) -> Spill:
         reader = self.job.open_reader()
@@ -341,12 +338,12 @@ class _Trial:
         if counts != self.counts:
             self._complain(f"the counts {counts} are not those of the clean run, {self.counts}.")
 
-    async def _require_end_of_workers(self, pids: Sequence[int]) -> None:
+    async def _require_end_of_workers(self, place: Place) -> None:
         """They end with the run that started them, however that ended."""
         until = time.monotonic() + DRAIN_S + _ENDING_S
-        while left := [worker for pid in pids for worker in workers_of(pid)]:
+        while left := place.processes():
             if time.monotonic() > until:
-                raise IngestError(f"The workers {left} outlive the run that started them.")
+                raise IngestError(f"Workers of a run that was killed do not end: the processes {left}.")
             await asyncio.sleep(0.1)
 
     async def compare(self, clean: Place, place: Place) -> None:

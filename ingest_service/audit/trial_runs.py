@@ -1,6 +1,6 @@
 """The runs of a trial, as processes in places of their own, that are killed from outside or at a named place within.
 
-A run with workers is several processes: the one that was started, and the workers that it started.
+A run with workers is several processes: the driver, which was started, one that forks, and the workers.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from ingest_service.errors import Stopped, family_of
 from ingest_service.runtime import fault
-from ingest_service.runtime.process import PARENT_PID
 
 WHEN_STOPPED = "what the trial had made was removed"
 ALONE = "random time"  # a run without workers
@@ -45,6 +44,16 @@ class Place:
             "INGEST_CHECKPOINT": self.checkpoint,
             "INGEST_TEST_JOURNAL": str(self.folder / "journal"),
         }
+
+    def processes(self) -> list[int]:
+        """Those at work here: they have its environment, or come of one that had it. Linux."""
+        ours = f"INGEST_TEST_JOURNAL={self.folder / 'journal'}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if ours in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
 
     def journal(self) -> list["Passing"]:
         """What the last run noted."""
@@ -82,7 +91,6 @@ class Ended:
 
     killed: str
     output: bytes
-    pid: int
 
 
 async def run_once(arguments: Sequence[str], place: Place, stop: asyncio.Event, kill: Kill | None = None) -> Ended:
@@ -112,7 +120,7 @@ async def run_once(arguments: Sequence[str], place: Place, stop: asyncio.Event, 
         raise _failed(process.returncode, place.folder / "log")
     if kill is not None and any(one.name == fault.KILLED for one in place.journal()):
         killed = kill.name
-    return Ended(killed, output, process.pid)
+    return Ended(killed, output)
 
 
 @asynccontextmanager
@@ -149,24 +157,22 @@ def _strike(pid: int, name: str) -> str:
     if not workers and name != ALONE:
         name = "the driver"
     n_workers, with_driver = WITH_WORKERS.get(name, (0, True))
-    if with_driver:
-        _kill(pid)
-    for worker in random.sample(workers, min(n_workers, len(workers))):
-        _kill(worker)
+    doomed = random.sample(workers, min(n_workers, len(workers)))
+    if with_driver and n_workers:
+        doomed += _children(pid)  # who forks them, too
+    for one in ([pid] if with_driver else []) + doomed:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
     return name
 
 
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
 def workers_of(pid: int) -> list[int]:
-    """The workers of a run that are alive, also where the run itself is not. Linux."""
-    whose = f"{PARENT_PID}={pid}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if whose in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+    """The workers of a run, which are children of who forks them. Linux."""
+    return [worker for forks in _children(pid) for worker in _children(forks)]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
