@@ -221,6 +221,11 @@ def load_settings(flags: Mapping[str, Any] | None = None, file: Path | None = No
     return settings
 
 
+def prepare_settings() -> None:
+    """Make what checks settings, which is else made when they are loaded."""
+    _settings_of_all().model_rebuild()
+
+
 def _settings_of_all() -> type[Settings]:
     """A run's settings, and those of the steps that packages bring (pipeline/steps.py)."""
     own = [entry.load().settings for entry in registered("steps").values()] or [Settings]

@@ -92,6 +92,18 @@ def write_pairs(path: Path, rows: int, *, blocks: int = 0, seed: int = 1) -> Pai
     return pairs
 
 
+def write_changing(path: Path, rows: int) -> Path:
+    """Ratings in the second half that differ from those of the same keys in the first; one row in a thousand is bad."""
+    with path.open("w") as file:
+        file.write("userId,movieId,rating,timestamp,note\n")
+        for number in range(rows):
+            key = number % (rows // 2)
+            rating = 1 + key % 3 + number // (rows // 2)
+            movie = "x" if number % 1_000 == 7 else key
+            file.write(f"{1 + key % 499},{movie},{rating},{1_600_000_000 + key},{'n' * 250}\n")
+    return path
+
+
 def dead_letters(state_dir: Path) -> list[dict[str, Any]]:
     """All dead letters below a state folder, without those of earlier starts."""
     return [letter for path in sorted(state_dir.rglob(dead_letter.FILE_NAME)) for letter in dead_letter.read(path)]

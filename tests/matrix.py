@@ -233,4 +233,23 @@ MATRIX: dict[int, Fault] = {
         "no key, other columns and types, views, rules, partitions, unique indexes",
         "exit 78 before a row is sent, a warning, or all rows",
     ),
+    80: Fault(
+        "workers, or who started them, are killed",
+        "kill -9 of one, two, all, of the driver alone; at each place of the end of shards",
+        "others take over what they had; as after one run that was not divided",
+    ),
+    81: Fault(
+        "workers and runs side by side",
+        "two that begin at once; beside a plain run; SIGSTOP past a shard's lease, SIGCONT",
+        "one plan, each row by one of them; who slept adds nothing",
+    ),
+    82: Fault("a shard that always fails", "bad rows in one", "the others are loaded; exit 65 names the shard"),
+    83: Fault(
+        "a divided source changes", "rewritten or cut off between workers", "exit 78; nothing is brought together"
+    ),
+    84: Fault(
+        "a worker without what the others have",
+        "no source; dead letters or keys of a shard in another state folder",
+        "exit 66, exit 74 with what to bring; then the load goes on",
+    ),
 }

@@ -52,6 +52,7 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "limits": limits.figures,
     "growth": growth.figures,
     "serve": serve.figures,
+    "small-files": serve.small_files,
     "schemas": schemas.figures,
     "transforms": transforms.figures,
     "features": features.figures,

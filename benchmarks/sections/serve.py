@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice, repeat
 from pathlib import Path
@@ -20,7 +20,27 @@ POLL_EVERY_S: Final = 1.0
 
 
 def figures(bench: Bench) -> list[Figure]:
-    return [_throughput(bench), _load(bench), _reading_back(bench)]
+    return [_throughput(bench), _load(bench), _reading_back(bench), *small_files(bench)]
+
+
+def small_files(bench: Bench) -> list[Figure]:
+    """A thousand files of a hundred rows, two at once: what a run costs beside its rows."""
+    folder = bench.work / "serve-small"
+    folder.mkdir()
+    n_files, rows_each = 1_000, 100
+    sources = list(_cut(bench.file(rows=n_files * rows_each), folder, [rows_each] * n_files))
+    bench.redis.clear()
+    with serving(folder, bench.redis.url, runs_at_once=2) as service:
+        bench.say(f"measuring {n_files} files of {rows_each} rows, 2 at once")
+        began = time.monotonic()
+        runs = [service.submit(source) for source in sources]
+        service.idle()
+        run = Run(time.monotonic() - began, 0.0, service.rss_mb)
+        for submitted in runs:
+            _check(service.ended(submitted))
+    side = Side(f"{n_files:,} files of {rows_each} rows", n_files * rows_each, ("ingest-service", "serve"), [run])
+    lost = at_most("rows lost", n_files * rows_each - bench.redis.count(), 0)
+    return [Figure("serve", side, side, (lost, at_most("seconds", run.wall_s, 100)))]
 
 
 def _throughput(bench: Bench) -> Figure:
@@ -48,7 +68,9 @@ def _load(bench: Bench) -> Figure:
     folder = bench.work / "serve-many"
     folder.mkdir()
     total = sum(rows * files for rows, files in FILES.items())
-    sources = list(_cut(bench.file(rows=total), folder))
+    sizes = [rows for rows, files in FILES.items() for _ in range(files)]
+    random.Random(1).shuffle(sizes)
+    sources = list(_cut(bench.file(rows=total), folder, sizes))
     bench.redis.clear()
     with serving(folder, bench.redis.url, runs_at_once=RUNS_AT_ONCE) as service:
         pollers = Pollers(service.url, CLIENTS, POLL_EVERY_S)
@@ -92,10 +114,8 @@ def _reading_back(bench: Bench) -> Figure:
     return Figure("serve", side, side, targets)
 
 
-def _cut(file: Path, folder: Path) -> Iterator[Path]:
-    """The rows of one file as many, small and large ones mixed."""
-    sizes = [rows for rows, files in FILES.items() for _ in range(files)]
-    random.Random(1).shuffle(sizes)
+def _cut(file: Path, folder: Path, sizes: Sequence[int]) -> Iterator[Path]:
+    """The rows of one file as many, of so many rows each."""
     with file.open("rb") as source:
         header = source.readline()
         for number, rows in enumerate(sizes):

@@ -5,14 +5,14 @@
 
 A kill comes at a random time or at a named place (fault.py). Each pass has empty places (`Sink.scratch`), so that
 nothing of an earlier one can stand in for what got lost. The runs are processes, and so is what they leave behind real.
+
+With workers the clean run is one without them, and a pass may be ended by as many, by others, or by none. What a kill
+has to repeat is judged by rows of the source, which shards have not in order: there it is left out.
 """
 
 import asyncio
 import json
-import os
 import random
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,17 +25,29 @@ from typing import Any
 
 import polars as pl
 
-from ingest_service.errors import Stopped, UsageError, family_of
+from ingest_service.audit.trial_runs import (
+    ALONE,
+    WHEN_STOPPED,
+    WITH_WORKERS,
+    Ended,
+    Kill,
+    Passing,
+    Place,
+    run_once,
+)
+from ingest_service.errors import IngestError, Stopped, UsageError
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.run import opened, sinks_of
+from ingest_service.pipeline.run import DRAIN_S, opened, sinks_of
+from ingest_service.pipeline.shards import starts_of
 from ingest_service.rows.spill import Spill
 from ingest_service.sinks.abilities import read_back_of, trial_of
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.readback import STORED_SCHEMA
 
 KILLS_A_PASS = 10  # then a pass may run to its end
-_WHEN_STOPPED = "what the trial had made was removed"
+SHARDS_A_WORKER = 4
+_ENDING_S = 20.0  # for a worker beyond its time to drain, on a busy machine
 _RECORD = list(STORED_SCHEMA)
 Progress = Callable[..., None]
 
@@ -48,9 +60,12 @@ class CrashReport:
     rows_repeated: rows written again after kills, over all sinks; `largest_rework` after one kill.
     window: the most rows of a sink that were at any kill in flight or settled without a checkpoint that said so.
     problems: one sentence each for whatever is not as it must be.
+    workers, shards: among how many each killed run was divided; then nothing is said of what was repeated.
     """
 
     seed: int
+    workers: int = 0
+    shards: int = 0
     cycles: int = 0
     passes: int = 0
     killed_at: Counter[str] = field(default_factory=Counter)
@@ -83,48 +98,21 @@ class CrashReport:
         """For a reader."""
         median_s, longest_s = self._resume_s
         places = ", ".join(f"{name} {n}" for name, n in sorted(self.killed_at.items()))
-        return [
-            f"{self.cycles:,} kills in {self.passes:,} passes over {self.rows:,} rows (seed {self.seed})",
-            f"killed at: {places}",
-            f"rows lost: {self.rows_lost:,}; doubled: {self.rows_doubled:,}",
-            f"dead letters lost: {self.letters_lost:,}; doubled: {self.letters_doubled:,}",
+        divided = f", by {self.workers} workers in {self.shards} shards" if self.workers else ""
+        repeated = [
             f"rows repeated: {self.rows_repeated:,}; after one kill at most {self.largest_rework:,}, "
             f"with up to {self.window:,} in flight",
             f"resumed within {median_s:.2f} s (median), {longest_s:.2f} s (longest)",
+        ]
+        return [
+            f"{self.cycles:,} kills in {self.passes:,} passes over {self.rows:,} rows{divided} (seed {self.seed})",
+            f"killed at: {places}",
+            f"rows lost: {self.rows_lost:,}; doubled: {self.rows_doubled:,}",
+            f"dead letters lost: {self.letters_lost:,}; doubled: {self.letters_doubled:,}",
+            *([] if self.workers else repeated),
             *self.problems,
             "all as after one clean run" if self.lossless else "DIFFERENT",
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where one load goes: scratch sinks, a folder for its state, and a checkpoint setting."""
-
-    urls: tuple[str, ...]
-    folder: Path
-    checkpoint: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The URLs go by the environment: a command line, where passwords show, is for all to see."""
-        return {
-            **os.environ,
-            "INGEST_TO": " ".join(self.urls),
-            "INGEST_STATE_DIR": str(self.folder / "state"),
-            "INGEST_CHECKPOINT": self.checkpoint,
-            "INGEST_TEST_JOURNAL": str(self.folder / "journal"),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """One passing of a place in fault.py."""
-
-    at: float
-    name: str
-    sink: str
-    start: int
-    end: int
 
 
 @dataclass(slots=True)
@@ -150,25 +138,29 @@ async def crash_test(
     *,
     cycles: int,
     seed: int,
+    workers: int,
     stop: asyncio.Event,
     progress: Progress,
 ) -> CrashReport:
     """Kill loads of one source `cycles` times. `arguments` are those of `run` that name the source and its shape.
 
-    `checkpoints` are the kinds to try in turn: "sink", "file". IngestError if a run fails by itself.
+    `checkpoints` are the kinds to try in turn: "sink", "file". `workers`: among how many the loads are divided, 0 for
+    whole ones. IngestError if a run fails by itself.
     """
     if not job.source.resumable:
         raise UsageError("Standard input cannot be read again; name a file.")
-    report = CrashReport(seed)
+    report = CrashReport(seed, workers)
     with TemporaryDirectory(prefix="ingest-trial-") as folder, ExitStack() as stack:
         trial = _Trial(job, urls, arguments, Path(folder), random.Random(seed), report, stop, progress)
+        if workers:
+            report.shards = await asyncio.to_thread(trial.divide)
         async with trial.place("clean", "sink") as clean:
-            await trial.run_clean(clean)
+            await trial.run_clean(clean, 0)
             trial.users = await asyncio.to_thread(trial.read_users)
             stack.enter_context(trial.users)
-            for kind in set(checkpoints) - {"sink"}:
+            for kind in checkpoints if workers else set(checkpoints) - {"sink"}:
                 async with trial.place(f"clean-{kind}", kind) as place:
-                    await trial.run_clean(place)
+                    await trial.run_clean(place, workers)
                     await trial.compare(clean, place)
             while report.cycles < cycles:
                 kind = checkpoints[report.passes % len(checkpoints)]
@@ -190,6 +182,7 @@ class _Trial:
     report: CrashReport
     stop: asyncio.Event
     progress: Progress
+    shard_mb: int = 0
     users: Spill = field(init=False)  # those of the source
     clean_s: float = 0.0
     begin_s: float = 0.0  # from the start of a run to its first lease
@@ -197,7 +190,7 @@ class _Trial:
     counts: dict[str, Any] = field(default_factory=dict)
 
     @asynccontextmanager
-    async def place(self, name: str, checkpoint: str) -> AsyncIterator[_Place]:
+    async def place(self, name: str, checkpoint: str) -> AsyncIterator[Place]:
         folder = self.folder / name
         folder.mkdir()
         async with AsyncExitStack() as stack:
@@ -206,34 +199,55 @@ class _Trial:
                 stack.push_async_callback(sink.close)
                 urls.append(await stack.enter_async_context(trial_of(sink).scratch(url, folder)))
             kind = f"file:{folder / 'checkpoints'}" if checkpoint == "file" else checkpoint
-            yield _Place(tuple(urls), folder, kind)
+            yield Place(tuple(urls), folder, kind)
 
-    async def run_clean(self, place: _Place) -> None:
+    def divide(self) -> int:
+        """Choose how long shards are. Returns how many there will be; UsageError if too few. Blocks."""
+        workers = self.report.workers
+        reader = self.job.open_reader()
+        try:
+            if not reader.is_divisible or not any(sink.takes_parts for sink in sinks_of(self.urls, self.job.dataset)):
+                raise UsageError("Such a file, or sink, is not divided among workers; leave --workers out.")
+            self.shard_mb = max(1, (reader.source_size or 0) // (SHARDS_A_WORKER * workers << 20))
+            shards = len(starts_of(reader, reader.first, self.shard_mb))
+        finally:
+            reader.close()
+        if shards <= workers:
+            raise UsageError(
+                f"The file is too short to be divided among {workers} workers: a shard is a MiB or longer, "
+                f"which makes {shards}; take a longer file, or fewer workers."
+            )
+        return shards
+
+    async def run_clean(self, place: Place, workers: int) -> None:
         began = time.monotonic()
-        self.counts = await self._run_to_the_end(place)
+        counts = await self._run_to_the_end(place, workers)
         self.clean_s = time.monotonic() - began
-        journal = _journal(place)
+        journal = place.journal()
         self.passings[place.checkpoint.partition(":")[0]] = Counter(one.name for one in journal)
         self.begin_s = journal[0].at - began
-        self.report.rows = max(counts["read"] for counts in self.counts.values())
+        self.report.rows = max(numbers["read"] for numbers in counts.values())
+        self._require(counts)
 
-    async def run_killed(self, place: _Place, kills: int) -> None:
+    async def run_killed(self, place: Place, kills: int) -> None:
         """Up to so many kills, then to the end; a run that gets there before ends the pass."""
         sinks: dict[str, _Progress] = {}
         for _ in range(kills):
             began = time.monotonic()
-            at = await self._run_and_kill(place)
-            if at is None:
+            ended = await self._run_and_kill(place)
+            if not ended.killed:
                 break
             self.report.cycles += 1
-            self.report.killed_at[at] += 1
+            self.report.killed_at[ended.killed] += 1
             self._judge(place, sinks, began)
             self.progress(cycles=self.report.cycles, passes=self.report.passes, problems=len(self.report.problems))
         began = time.monotonic()
-        counts = await self._run_to_the_end(place)
+        workers = self.report.workers
+        counts = await self._run_to_the_end(place, self.rng.choice([0, workers, workers + 1]) if workers else 0)
         self._judge(place, sinks, began)
-        if counts != self.counts:
-            self._complain(f"the counts {counts} are not those of the clean run, {self.counts}.")
+        self._require(counts)
+        if workers:
+            await self._require_end_of_workers(place)
 
     def read_users(self) -> Spill:
         reader = self.job.open_reader()
@@ -249,69 +263,45 @@ class _Trial:
 
     # --- one run ----------------------------------------------------------------------------------
 
-    async def _run_and_kill(self, place: _Place) -> str | None:
-        """Where it was killed, or None if it came to its end before."""
-        environment = place.environment
-        limit_s: float | None = None
-        name = "random time"
+    async def _run_and_kill(self, place: Place) -> Ended:
+        workers = self.report.workers
         if self.rng.random() < 0.5:
-            limit_s = self.rng.uniform(self.begin_s if self.rng.random() < 0.9 else 0, self.clean_s)
+            after_s = self.rng.uniform(self.begin_s if self.rng.random() < 0.9 else 0, self.clean_s)
+            kill = Kill(self.rng.choice(list(WITH_WORKERS)) if workers else ALONE, after_s)
         else:
             passings = self.passings[place.checkpoint.partition(":")[0]]
             name = self.rng.choice(sorted(passings))
             # A resumed run has less to do: from all passings of the clean run too few kills would come.
-            environment["INGEST_TEST_FAULT_POINT"] = f"{name}:{self.rng.randint(1, max(1, passings[name] // 2))}"
+            most = passings[name] // (2 * max(1, workers))
+            kill = Kill(name, times=self.rng.randint(1, max(1, most)))
         began = time.monotonic()
-        code, _ = await self._start(environment, place, limit_s)
-        if code == -signal.SIGKILL:
-            return name
-        if limit_s is not None:  # the machine has become faster, or the run had little left to do
+        ended = await run_once(self._arguments(workers), place, self.stop, kill)
+        if not ended.killed and kill.after_s is not None:
+            # The machine has become faster, or the run had little left to do.
             self.clean_s = max(self.begin_s, min(self.clean_s, time.monotonic() - began))
-        return None
+        return ended
 
-    async def _run_to_the_end(self, place: _Place) -> dict[str, Any]:
-        """The counts of its report, by sink."""
-        _, output = await self._start(place.environment, place, None)
+    async def _run_to_the_end(self, place: Place, workers: int) -> dict[str, Any]:
+        """The counts of its report, by sink; with workers those that do not hang on where chunks end."""
+        ended = await run_once(self._arguments(workers), place, self.stop)
         names = ("read", "accepted", "rejected", "filtered", "records", "written", "merged", "dead")
-        (source,) = json.loads(output)["sources"]
-        return {sink: {name: numbers.get(name) for name in names} for sink, numbers in source["sinks"].items()}
+        (source,) = json.loads(ended.output)["sources"]
+        counts = {sink: {name: numbers.get(name) for name in names} for sink, numbers in source["sinks"].items()}
+        if self.report.workers:
+            for numbers in counts.values():
+                numbers["written"] += numbers.pop("merged")
+        return counts
 
-    async def _start(self, environment: dict[str, str], place: _Place, limit_s: float | None) -> tuple[int, bytes]:
-        """Exit status and output of one run. IngestError unless it ended well or was killed; Stopped if we are."""
-        (place.folder / "journal").unlink(missing_ok=True)
-        with (place.folder / "log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "ingest_service", "run", *self.arguments, "--json"),
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # the terminal's Ctrl-C is for us
-            )
-        stopping = asyncio.create_task(self.stop.wait())
-        ending = asyncio.create_task(process.communicate())
-        try:
-            await asyncio.wait((stopping, ending), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not ending.done():
-                process.kill()
-            output, _ = await ending
-            stopping.cancel()
-        if self.stop.is_set():
-            raise Stopped.on_request(_WHEN_STOPPED)
-        assert process.returncode is not None
-        if process.returncode not in (0, -signal.SIGKILL):
-            said = (place.folder / "log").read_text(errors="replace").strip().splitlines()
-            last = said[-1] if said and said[-1].startswith("ingest-service: ") else ""
-            family = family_of(process.returncode)
-            raise family(f"A run ended by itself with exit code {process.returncode}. {last}".strip())
-        return process.returncode, output
+    def _arguments(self, workers: int) -> list[str]:
+        return [*self.arguments, *([f"--workers={workers}", f"--shard-mb={self.shard_mb}"] if workers else [])]
 
     # --- what it left -----------------------------------------------------------------------------
 
-    def _judge(self, place: _Place, sinks: dict[str, _Progress], began: float) -> None:
+    def _judge(self, place: Place, sinks: dict[str, _Progress], began: float) -> None:
         """Read a run's journal: what it repeated of the runs before, and how far it got."""
-        journal = _journal(place)
+        if self.report.workers:
+            return
+        journal = place.journal()
         resumed = False
         for one in journal:
             known = sinks.setdefault(one.sink, _Progress())
@@ -332,7 +322,7 @@ class _Trial:
             elif one.name == "settled":
                 sinks[one.sink].settled = max(sinks[one.sink].settled, one.end)
 
-    def _judge_resume(self, one: _Pass, known: _Progress) -> None:
+    def _judge_resume(self, one: Passing, known: _Progress) -> None:
         sink = next(sink for sink in sinks_of(self.urls, self.job.dataset) if sink.name == one.sink)
         rework, window = max(0, known.touched - one.start), known.window(sink)
         self.report.largest_rework = max(self.report.largest_rework, rework)
@@ -342,14 +332,28 @@ class _Trial:
         if rework > window:
             self._complain(f"{one.sink} repeated {rework} rows, where at most {window} were in flight.")
 
-    async def compare(self, clean: _Place, place: _Place) -> None:
+    def _require(self, counts: dict[str, Any]) -> None:
+        """Those of the clean run."""
+        self.counts = self.counts or counts
+        if counts != self.counts:
+            self._complain(f"the counts {counts} are not those of the clean run, {self.counts}.")
+
+    async def _require_end_of_workers(self, place: Place) -> None:
+        """They end with the run that started them, however that ended."""
+        until = time.monotonic() + DRAIN_S + _ENDING_S
+        while left := place.processes():
+            if time.monotonic() > until:
+                raise IngestError(f"Workers of a run that was killed do not end: the processes {left}.")
+            await asyncio.sleep(0.1)
+
+    async def compare(self, clean: Place, place: Place) -> None:
         """Record by record, for the users of the source; then the dead letters."""
         wanted, found = (sinks_of(one.urls, self.job.dataset) for one in (clean, place))
         async with opened(wanted), opened(found):
             partitions = iter(self.users)
             while (some := await asyncio.to_thread(next, partitions, None)) is not None:
                 if self.stop.is_set():
-                    raise Stopped.on_request(_WHEN_STOPPED)
+                    raise Stopped.on_request(WHEN_STOPPED)
                 for one, other in zip(wanted, found, strict=True):
                     await self._compare_sinks(some["user_id"].unique().to_list(), one, other)
         letters, others = _letters(clean), _letters(place)
@@ -373,16 +377,7 @@ class _Trial:
         self.report.problems.append(f"pass {self.report.passes}: {what}")
 
 
-def _journal(place: _Place) -> list[_Pass]:
-    path = place.folder / "journal"
-    if not path.exists():
-        return []  # killed before it came to any place
-    # The last line may be torn: a kill may come at any moment.
-    lines = [line.split() for line in path.read_text().split("\n")[:-1]]
-    return [_Pass(float(at), name, sink, int(start), int(end)) for at, name, sink, start, end in lines]
-
-
-def _letters(place: _Place) -> Counter[int]:
+def _letters(place: Place) -> Counter[int]:
     found: Counter[int] = Counter()
     for path in (place.folder / "state").rglob(dead_letter.FILE_NAME):
         found.update(dead_letter.identity_of(letter) for letter in dead_letter.read(path))

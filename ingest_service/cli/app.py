@@ -7,8 +7,8 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -379,6 +379,9 @@ def crash_test(
     to: To = None,
     cycles: Annotated[int, typer.Option("--cycles", min=1, help="How often to kill a run.")] = 30,
     seed: Annotated[int | None, typer.Option("--seed", help="Make the same choices as an earlier trial.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Kill runs that so many processes share.")
+    ] = None,
     dataset: Dataset = None,
     columns: Columns = None,
     checkpoint: Annotated[
@@ -396,7 +399,7 @@ def crash_test(
     arguments += [f"--dataset={dataset}"] if dataset else []
     arguments += [f"--config={config}"] if config else []
     kinds = [checkpoint] if checkpoint else ["sink", "file"]
-    report = execute(_crash_test(source, settings, arguments, kinds, cycles, seed))
+    report = execute(_crash_test(source, settings, arguments, kinds, cycles, seed, workers or 0))
     with output():
         for line in (json.dumps(report.as_json()),) if as_json else report.lines():
             say(line)
@@ -405,7 +408,13 @@ def crash_test(
 
 
 async def _crash_test(
-    source: str, settings: "Settings", arguments: list[str], checkpoints: list[str], cycles: int, seed: int | None
+    source: str,
+    settings: "Settings",
+    arguments: list[str],
+    checkpoints: list[str],
+    cycles: int,
+    seed: int | None,
+    workers: int,
 ) -> "CrashReport":
     import secrets
 
@@ -425,6 +434,7 @@ async def _crash_test(
             checkpoints,
             cycles=cycles,
             seed=secrets.randbelow(1 << 32) if seed is None else seed,
+            workers=workers,
             stop=stop,
             progress=show.counter("crash-test"),
         )
@@ -453,9 +463,23 @@ app.command()(serve)
 app.add_typer(movielens)
 
 
+@cache
+def commands() -> Callable[..., Any]:
+    """All of them, as typer makes them."""
+    return typer.main.get_command(app)
+
+
+def prepare() -> None:
+    """Make what every start makes: for a process from which others are forked."""
+    from ingest_service.config import prepare_settings
+
+    prepare_settings()
+    commands()
+
+
 def main() -> None:
     """The console script."""
     open_all()
     gc.disable()  # imports make much and throw little away; a run enables it again
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for algebra that is not done here
-    sys.exit(code_of(lambda: app(standalone_mode=False)))
+    sys.exit(code_of(lambda: commands()(standalone_mode=False)))

@@ -8,12 +8,13 @@ import numpy as np
 
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.interaction import EPOCH
-from ingest_service.rows.parse import Bytes
-from ingest_service.rows.texts import Texts, concatenate
+from ingest_service.rows.parse import SLICE_ROWS, Bytes
+from ingest_service.rows.texts import Piece, Texts, concatenate, fill
 
 _US = timedelta(microseconds=1)
 _MINUTE_US = 60 * 1_000_000
 _DAY_US = 86_400 * 1_000_000
+_TIME_BYTES = len("YYYY-MM-DDTHH:MM:SS.ffffffZ")
 
 
 def texts_and_dates(micros: Ints) -> tuple[Texts, Texts]:
@@ -21,16 +22,29 @@ def texts_and_dates(micros: Ints) -> tuple[Texts, Texts]:
 
     Days and seconds of the day are few, so each is formatted once and shared by its rows.
     """
-    days, of_day = np.divmod(micros, _DAY_US)
-    seconds, fractions = np.divmod(of_day, 1_000_000)
-    first, last = (int(days.min()), int(days.max())) if len(days) else (0, -1)
+    n = len(micros)
+    first, last = (int(micros.min()) // _DAY_US, int(micros.max()) // _DAY_US) if n else (0, -1)
     calendar = np.datetime_as_string(np.arange(first, last + 1).astype("datetime64[D]"), unit="D").astype("S10")
-    dates = Texts(calendar.view(np.uint8), (days - first) * 10, 10)
+    dates = Texts(calendar.view(np.uint8), np.empty(n, np.int64), 10)
+    times = np.empty(n * _TIME_BYTES, np.uint8)
+    for start in range(0, n, SLICE_ROWS):
+        rows = slice(start, start + SLICE_ROWS)
+        days = micros[rows] // _DAY_US
+        np.multiply(days - first, 10, out=dates.starts[rows])
+        clocks = _clocks(micros[rows] - days * _DAY_US)
+        fill(times[start * _TIME_BYTES : (start + SLICE_ROWS) * _TIME_BYTES], [dates.take(rows), *clocks])
+    return Texts(times, np.arange(n) * _TIME_BYTES, _TIME_BYTES), dates
+
+
+def _clocks(micros: Ints) -> list[Piece]:
+    """`THH:MM:SS.ffffffZ`, of microseconds since midnight."""
+    seconds = micros // 1_000_000
     clock = Texts(_clock(), seconds * len("THH:MM:SS."), len("THH:MM:SS."))
+    fractions = micros - seconds * 1_000_000
     if not fractions.any():
-        return concatenate([dates, clock, b"000000Z"]), dates
-    millis, rest = (Texts(_thousand(), part * 3, 3) for part in np.divmod(fractions, 1_000))
-    return concatenate([dates, clock, millis, rest, b"Z"]), dates
+        return [clock, b"000000Z"]
+    millis = fractions // 1_000
+    return [clock, *(Texts(_thousand(), part * 3, 3) for part in (millis, fractions - millis * 1_000)), b"Z"]
 
 
 def micros_of_texts(times: Texts) -> Ints:

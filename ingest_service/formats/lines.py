@@ -52,5 +52,7 @@ def lines_of(buffer: NDArray[np.uint8], *, eof: bool) -> tuple[Ints, Ints, Ints]
         next_starts = np.append(next_starts, buffer.size)
         ends = np.append(ends, buffer.size)
     starts = np.concatenate((np.zeros(1, np.int64), next_starts))[: len(next_starts)]
-    has_cr = (ends > starts) & (buffer[np.maximum(ends - 1, 0)] == CR) if buffer.size else np.zeros(0, np.bool_)
-    return starts, ends - has_cr, next_starts
+    last = buffer.take(ends - 1, mode="clip") if buffer.size else buffer
+    if (last == CR).any():
+        ends = ends - ((last == CR) & (ends > starts))
+    return starts, ends, next_starts

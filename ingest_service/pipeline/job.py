@@ -12,6 +12,8 @@ from ingest_service.pipeline.plan import Shard
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.sources.base import Source
 
+_SHARDS = "shards-"
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -35,8 +37,16 @@ class Job:
 
     def part(self, shard: Shard) -> "Job":
         """The same for one shard: a stream of its own, with its own dead letters."""
-        folder = self.state_dir / self.stream / f"shards-{shard.plan}"
+        folder = self.shards_folder(shard.plan)
         return replace(self, stream=shard.stream_of(self.stream), state_dir=folder, shard=shard, restart=False)
+
+    def shards_folder(self, plan: str) -> Path:
+        """Where the shards of a plan keep their dead letters, and what else they note."""
+        return self.state_dir / self.stream / f"{_SHARDS}{plan}"
+
+    def shards_folders(self) -> list[Path]:
+        """Those of all plans that are here. Blocks the caller."""
+        return list((self.state_dir / self.stream).glob(f"{_SHARDS}*"))
 
     def open_reader(self, *, limit: int | None = None, keeps_past: bool = False) -> Reader[Any]:
         """A reader of the source, before its first row; of a shard it ends with that. Blocks the caller.

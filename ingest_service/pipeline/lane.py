@@ -1,6 +1,7 @@
 """Who writes a stream into a sink, rows or dead letters: its lease is taken, renewed and given back here."""
 
 import asyncio
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,7 @@ from ingest_service.pipeline.continued import is_continued
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
 from ingest_service.pipeline.placed import checkpoints_of, is_apart
+from ingest_service.pipeline.plan import part_of
 from ingest_service.pipeline.tracker import Tracker, Watermark
 from ingest_service.rows.chunk import Chunk
 from ingest_service.runtime import fault
@@ -127,6 +129,17 @@ class Lane(Held):
         if position == self.found.watermark.position and not self.reader.reached_end:
             return self.found.complete
         return self.reader.reached_end and position.offset == self.reader.position.offset
+
+    async def forget_shards(self) -> None:
+        """Of a stream that is not divided, or begins again: remove what shards had noted here."""
+        folders = await asyncio.to_thread(self.job.shards_folders)
+        if folders and not self.job.starts_again:
+            stream = part_of(self.job.stream, 0)
+            text = await checkpoints_of(self.sink, self.job.checkpoint_dir).read(stream)
+            plan = decode(text, stream, self.sink.name).of_plan if text is not None else ""
+            folders = [self.job.shards_folder(plan)] if plan else []  # others may be at work for other sinks
+        for folder in folders:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def begin(self) -> None:
         """Before a row is sent: the sink learns where they go on."""

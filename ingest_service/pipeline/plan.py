@@ -16,6 +16,11 @@ _MAX_SHARDS: Final = 1_000  # their starts are one text, and DynamoDB keeps no m
 _TRIES: Final = 8  # places in a shard that are tried for a cut, before it is left as long as it is
 
 
+def part_of(stream: str, number: int) -> str:
+    """The stream that a shard of this one is."""
+    return f"{stream}.{number:04d}"
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """Rows of a source from `start` on, up to `end`; None for the last one, which ends with the source."""
@@ -27,7 +32,7 @@ class Shard:
 
     def stream_of(self, stream: str) -> str:
         """What it is called in checkpoints, as a shard of this stream."""
-        return f"{stream}.{self.number:04d}"
+        return part_of(stream, self.number)
 
 
 @dataclass(frozen=True, slots=True)

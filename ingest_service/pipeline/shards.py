@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import Any
 
 from ingest_service.errors import IngestError, LeaseHeld, LocalIOError, Stopped, TooManyRejects
+from ingest_service.formats.base import Reader
 from ingest_service.pipeline.checkpoint import LEASE_S, Checkpoint, Seen, decode, is_dead
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
@@ -24,6 +26,7 @@ from ingest_service.pipeline.placed import checkpoints_of
 from ingest_service.pipeline.plan import Plan, Shard, shard_bytes_of, starts_within
 from ingest_service.pipeline.report import StreamReport
 from ingest_service.pipeline.together import bring_together, parts_in
+from ingest_service.rows.chunk import Position
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import CheckpointStore
@@ -123,16 +126,15 @@ async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, s
             lanes.append(await Lane.open(job, sink, reader))  # one by one, as in `load`
             lanes[-1].require(job, reader)
         if job.restart:
+            await lanes[0].forget_shards()
             letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
             await finish_in_thread(letters.open, resume_offset=0, anew=True)
             letters.close()
         parted = [lane for lane in lanes if lane.sink.takes_parts]
         lowest = min((lane.found.watermark for lane in parted), key=lambda mark: mark.position.offset, default=None)
-        if lowest is not None and lowest.unended is None and reader.is_divisible and reader.length:
+        if lowest is not None and lowest.unended is None and reader.is_divisible:
             await finish_in_thread(resume, reader, lowest)
-            size = max(1, reader.source_size or reader.length)
-            length = max(1, shard_bytes_of(size, shard_mb) * reader.length // size)  # an offset may be a row
-            starts = await finish_in_thread(starts_within, lowest.position, reader.length, length, reader.cut)
+            starts = await finish_in_thread(starts_of, reader, lowest.position, shard_mb)
             plan = Plan(secrets.token_hex(4), starts) if len(starts) > 1 else None
             for lane in parted:
                 is_there = lane.found.watermark.position == lowest.position
@@ -140,6 +142,14 @@ async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, s
                     lane.lease.divide(plan)
         for lane in lanes:
             await lane.save(release=True)
+
+
+def starts_of(reader: Reader[Any], first: Position, shard_mb: int | None) -> tuple[Position, ...]:
+    """Where the shards of a source begin, the first one at `first`. Blocks."""
+    end = reader.length or first.offset
+    size = max(1, reader.source_size or end)
+    length = max(1, shard_bytes_of(size, shard_mb) * end // size)  # an offset may be a row
+    return starts_within(first, end, length, reader.cut)
 
 
 async def _require(job: Job, divided: Divided) -> None:

@@ -1,11 +1,11 @@
 """The end of a divided load: what the shards' checkpoints and dead letters say becomes that of the whole source.
 
 After it nothing tells the load from one by a single run: one checkpoint a sink, and one file of dead letters in the
-order of the source. Whatever is done here can be done again after a crash.
+order of the source. Whatever is done here can be done again after a crash, and what the shards had is removed by the
+load that comes next.
 """
 
 import asyncio
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -77,7 +77,6 @@ async def _bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: 
             lane.tracker = Tracker(_whole(lane.found.watermark, plan, parts[lane.sink.name]))
             lane.lease.divide(None)
             await lane.save(release=True)
-        await asyncio.to_thread(shutil.rmtree, job.part(next(iter(plan))).state_dir, ignore_errors=True)
 
 
 async def parts_in(stream: str, plan: Plan, store: CheckpointStore, sink: str) -> list[Checkpoint | None]:

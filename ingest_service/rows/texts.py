@@ -129,7 +129,11 @@ def concatenate(pieces: Sequence[Piece]) -> Texts:
     starts = ends - widths
     for first in range(0, n, SLICE_ROWS):
         rows = slice(first, first + SLICE_ROWS)
-        write(out, starts[rows], [piece if isinstance(piece, bytes) else piece.take(rows) for piece in pieces])
+        parts = [piece if isinstance(piece, bytes) else piece.take(rows) for piece in pieces]
+        if isinstance(widths, int):
+            fill(out[first * widths : (first + SLICE_ROWS) * widths], parts)
+        else:
+            write(out, starts[rows], parts)
     return Texts(out, starts, widths)
 
 
@@ -138,27 +142,32 @@ def write(out: Bytes, at: Ints, pieces: Sequence[Piece]) -> None:
 
     Takes as much memory again as it writes, so many rows are better written in slices.
     """
-    pieces = [_once(piece) for piece in pieces]
     texts = [piece for piece in pieces if isinstance(piece, Texts)]
     for rows in _rows_by_shape(texts, len(at)):
         places = at[rows]
-        if not len(places):
-            continue
         parts = [piece if isinstance(piece, bytes) else piece.take(rows) for piece in pieces]
-        template = b"".join(part if isinstance(part, bytes) else bytes(_width(part)) for part in parts)
-        if not template:
-            continue
-        matrix = np.empty(len(places), _void(len(template)))
-        matrix[:] = np.void(template)
-        column = 0
-        for part in parts:
-            if isinstance(part, bytes):
-                column += len(part)
-            elif width := _width(part):
-                field: NDArray[Any] = np.ndarray(len(places), _void(width), matrix.data, column, matrix.strides)
-                field[:] = _windows(part.buffer, width)[part.starts]
-                column += width
-        _windows(out, len(template))[places] = matrix
+        width = sum(len(part) if isinstance(part, bytes) else _width(part) for part in parts) if len(places) else 0
+        if width:
+            made = np.empty(width * len(places), np.uint8)
+            fill(made, parts)
+            _windows(out, width)[places] = made.view(_void(width))
+
+
+def fill(out: Bytes, pieces: Sequence[Piece]) -> None:
+    """The same of rows one after the other whose texts are, in each piece, of one width."""
+    parts = [_once(piece) for piece in pieces]
+    template = b"".join(part if isinstance(part, bytes) else bytes(_width(part)) for part in parts)
+    if not template:
+        return
+    matrix = out.view(_void(len(template)))
+    matrix[:] = np.void(template)
+    column = 0
+    for part in parts:
+        if isinstance(part, bytes):
+            column += len(part)
+        elif width := _width(part):
+            matrix.getfield(_void(width), column)[:] = _windows(part.buffer, width)[part.starts]
+            column += width
 
 
 def _once(piece: Piece) -> Piece:
@@ -202,32 +211,47 @@ def _void(width: int) -> np.dtype[np.void]:
 _DIGITS = 4  # made at once
 _ZEROS = (np.indices((10,) * _DIGITS, np.uint8).reshape(_DIGITS, -1).T + np.uint8(ord("0"))).copy().view(f"V{_DIGITS}")
 _ZEROS = _ZEROS.reshape(-1)  # `0000` to `9999`
+_PER_GROUP = np.uint64(10**_DIGITS)
 _POWERS = 10 ** np.arange(1, 20, dtype=np.uint64)
 
 
 def decimals(values: Ints) -> Texts:
     """int64[n] as decimal text."""
-    negative = values < 0
-    rest = np.abs(values).view(np.uint64)  # abs(-2**63) overflows to itself, which reads right unsigned
-    low, high = int(rest.min(initial=0)), int(rest.max(initial=0))
-    groups = -(-len(str(high)) // _DIGITS)
-    row_bytes = (groups + 1) * _DIGITS  # room for a sign
-    table = np.empty((len(values), groups + 1), _void(_DIGITS))
-    if len(str(low)) == len(str(high)):
-        widths: Ints | int = len(str(high))
-    else:
-        widths = np.searchsorted(_POWERS, rest, side="right") + 1
-    for group in range(groups, 1, -1):
-        rest, digits = np.divmod(rest, np.uint64(10**_DIGITS))
-        table[:, group] = _ZEROS[digits]
-    table[:, 1] = _ZEROS[rest]
+    is_signed = int(values.min(initial=0)) < 0
+    rest = (np.abs(values) if is_signed else values).view(np.uint64)  # abs(-2**63), itself, reads right unsigned
+    widths = _digits(rest)
+    room = _room(values)
+    table = np.empty((len(values), room // _DIGITS), _void(_DIGITS))
+    for group in range(table.shape[1] - 1, 1, -1):
+        higher = rest // _PER_GROUP  # with what follows a third of what divmod costs
+        table[:, group] = _ZEROS[(rest - higher * _PER_GROUP).view(np.int64)]
+        rest = higher
+    table[:, 1] = _ZEROS[rest.view(np.int64)]
     buffer: Bytes = table.view(np.uint8).reshape(-1)
-    starts = np.arange(1, len(values) + 1) * row_bytes - widths
-    if negative.any():
+    starts = np.arange(1, len(values) + 1) * room - widths
+    if is_signed:
+        negative = values < 0
         buffer[starts[negative] - 1] = ord("-")
         starts = starts - negative
         widths = widths + negative.astype(np.int64)
     return Texts(buffer, starts, widths)
+
+
+def _digits(numbers: NDArray[np.uint64]) -> Ints | int:
+    """How many digits each number has, or all of them."""
+    fewest, most = (len(str(int(edge))) for edge in (numbers.min(), numbers.max())) if len(numbers) else (1, 1)
+    if fewest == most:
+        return most
+    digits = np.full(len(numbers), fewest)
+    for power in _POWERS[fewest - 1 : most - 1]:
+        digits += numbers >= power
+    return digits
+
+
+def _room(values: Ints) -> int:
+    """In how many bytes the text of each has room, in whole groups: the first is for its sign."""
+    most = max(int(values.max(initial=0)), -int(values.min(initial=0)))
+    return (1 - (-len(str(most)) // _DIGITS)) * _DIGITS
 
 
 def numbered(prefix: bytes, numbers: Ints, *rest: Piece) -> Texts:
@@ -235,15 +259,18 @@ def numbered(prefix: bytes, numbers: Ints, *rest: Piece) -> Texts:
 
     Numbers differ in width: here each ends where its row has the rest, and the prefix is put before it.
     """
-    digits = decimals(numbers)
-    room = len(digits.buffer) // max(len(numbers), 1)
-    head, tail = len(prefix) + room, lengths(rest)
+    n, head, tail = len(numbers), len(prefix) + _room(numbers), lengths(rest)
     assert isinstance(tail, int)
-    out = np.empty((len(numbers), head + tail), np.uint8)
-    out[:, len(prefix) : head] = digits.buffer.reshape(len(numbers), room)
+    out = np.empty((n, head + tail), np.uint8)
     buffer = out.reshape(-1)
-    ends = np.arange(1, len(numbers) + 1) * (head + tail)
-    write(buffer, ends - tail, rest)
-    starts = ends - tail - digits.widths - len(prefix)
-    write(buffer, starts, [prefix])
-    return Texts(buffer, starts, digits.widths + len(prefix) + tail)
+    ends = np.arange(1, n + 1) * (head + tail)
+    widths = np.empty(n, np.int64)
+    for first in range(0, n, SLICE_ROWS):
+        rows = slice(first, first + SLICE_ROWS)
+        digits = decimals(numbers[rows])
+        room = len(digits.buffer) // len(digits)
+        out[rows, head - room : head] = digits.buffer.reshape(-1, room)
+        write(buffer, ends[rows] - tail, [piece if isinstance(piece, bytes) else piece.take(rows) for piece in rest])
+        widths[rows] = digits.widths + (len(prefix) + tail)
+        write(buffer, ends[rows] - widths[rows], [prefix])
+    return Texts(buffer, ends - widths, widths)

@@ -23,16 +23,11 @@ from ingest_service.runtime.process import EVENTS_FD, PARENT_PID
 _LENGTH_BYTES = 8
 _STREAMS = ("stdout", "stderr", "events")  # in this order their descriptors are sent
 _LINE_BYTES = 1 << 20
-_NEEDED = (
-    "cli.app",
-    "config",
-    "pipeline.run",
-    "pipeline.steps",
-    "telemetry.listeners",
-    "telemetry.logs",
-    "telemetry.show",
-    "datasets.microlens",
-    "formats.delimited.reader",
+_NEEDED = (  # of ours, and what is imported where it is used
+    *("numpy.ma", "uvloop", "email.parser"),
+    *(f"ingest_service.{name}" for name in ("cli.app", "config", "pipeline.run", "pipeline.steps")),
+    *(f"ingest_service.telemetry.{name}" for name in ("listeners", "logs", "show")),
+    *("ingest_service.datasets.microlens", "ingest_service.formats.delimited.reader"),
 )
 
 
@@ -81,7 +76,10 @@ class Forks:
     """Starts the process that forks, again if it died, and hears from it. Inside `async with`."""
 
     def __init__(self, schemes: Collection[str] = (), command: str = "ingest_service.cli.app") -> None:
-        """schemes: of the sinks whose code is imported beforehand. command: the module whose `main` is run."""
+        """schemes: of the sinks whose code is imported beforehand.
+
+        command: the module whose `main` is run in each, and its `prepare` once in what they are forked from.
+        """
         self._schemes = schemes
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
@@ -179,13 +177,8 @@ def _send(requests: socket.socket, text: bytes, fds: Sequence[int]) -> None:
 # --- the process that forks -------------------------------------------------------------------------
 
 
-def serve(requests: socket.socket, answers: socket.socket, schemes: Sequence[str]) -> None:
+def serve(requests: socket.socket, answers: socket.socket) -> None:
     """Fork on request until the other side is gone. Returns in each child, whose `sys.argv` is set then."""
-    for name in _NEEDED:
-        import_module(f"ingest_service.{name}")
-    for scheme in schemes:
-        if scheme in registered("sinks"):
-            registered("sinks")[scheme].load()
     numbers: dict[int, int] = {}  # of children, by their pid
     woken, wake = socket.socketpair()
     for one in (woken, wake):
@@ -265,8 +258,16 @@ def main() -> NoReturn:
     """`python -m …forks REQUESTS ANSWERS MODULE SCHEME…`, of which the first two are descriptors."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command sets it
     requests, answers, command, *schemes = sys.argv[1:]
-    serve(socket.socket(fileno=int(requests)), socket.socket(fileno=int(answers)), schemes)
-    import_module(command).main()
+    for name in _NEEDED:
+        with suppress(ModuleNotFoundError):  # uvloop is not everywhere
+            import_module(name)
+    for scheme in schemes:
+        if scheme in registered("sinks"):
+            registered("sinks")[scheme].load()
+    program = import_module(command)
+    program.prepare()
+    serve(socket.socket(fileno=int(requests)), socket.socket(fileno=int(answers)))
+    program.main()
     raise AssertionError("the command ends the process")
 
 

@@ -1,6 +1,7 @@
 """`crash-test`: kills real runs, finds nothing lost where nothing is, and finds what a broken program loses."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from tests.helpers import (
     finish,
     import_all,
     wait_for_event,
+    write_changing,
     write_pairs,
 )
 from tests.servers import ROOT, find_redis
@@ -101,6 +103,35 @@ def test_a_broken_program_is_found_out(cli: Cli, program: str, place: str, cycle
     assert any(sentence in problem for problem in outcome.report["problems"]), outcome.report["problems"]
 
 
+REPEATED_KEYS_ARE_LEFT = """
+import sys
+if "run" in sys.argv or "work" in sys.argv:
+    from ingest_service.pipeline import together
+    async def nothing(*_): pass
+    together._write_repeated = nothing
+"""
+A_SHARD_VANISHES = """
+import sys
+if "work" in sys.argv:
+    from ingest_service.sinks.base import Written
+    from ingest_service.sinks.sqlite.sink import SQLiteSink
+    write = SQLiteSink.write
+    async def lossy(self, chunk, prepared):
+        return await write(self, chunk, prepared) if chunk.start.offset < 1 << 20 else Written(chunk.accepted)
+    SQLiteSink.write = lossy
+"""
+
+
+@pytest.mark.parametrize("program", [REPEATED_KEYS_ARE_LEFT, A_SHARD_VANISHES], ids=["repeated keys", "lost shard"])
+def test_broken_workers_are_found_out(cli: Cli, program: str) -> None:
+    """What is lost, or left as an earlier row said it, before any kill even."""
+    path = write_changing(cli.folder / "ratings.csv", 20_000)
+    command = ("crash-test", path, "--dataset", "movielens", "--workers", "2", "--cycles", "1", "--seed", "1", "--json")
+    outcome = cli.run(*command, "--checkpoint", "sink", **sabotage(cli, program))
+    assert outcome.code == 1, outcome.stderr + outcome.stdout
+    assert outcome.report["rows_lost"] > 0
+
+
 # --- mistakes and mishaps -------------------------------------------------------------------------
 
 
@@ -120,9 +151,11 @@ def test_a_redis_without_an_empty_database_is_refused(cli: Cli, tmp_path: Path) 
 
 
 def test_mistakes_are_said_in_a_sentence(cli: Cli) -> None:
-    """No such file, several files, standard input, a folder for checkpoints, a sink that is down."""
+    """No such file, several files, standard input, a folder for checkpoints, a sink that is down; nothing to divide."""
     for name in ("a.csv", "b.csv"):
         cli.file(name, f"{HEADER}\n1,2,{FIRST_MS}\n")
+    cli.file("a.csv.gz", gzip.compress(f"{HEADER}\n1,2,{FIRST_MS}\n".encode()))
+    write_pairs(cli.folder / "long.csv", 4_000, blocks=1)
     down = f"redis://{UNREACHABLE}/0?retry_budget_s=0.2"
     for arguments, code in (
         (("none.csv",), 66),
@@ -130,6 +163,9 @@ def test_mistakes_are_said_in_a_sentence(cli: Cli) -> None:
         (("-",), 2),
         (("a.csv", "--checkpoint", "file:here"), 2),
         (("a.csv", "--to", down), 69),
+        (("a.csv", "--workers", "2"), 2),  # too short
+        (("a.csv.gz", "--workers", "2"), 2),
+        (("long.csv", "--workers", "2", "--to", "parquet:lake"), 2),
     ):
         outcome = cli.here("crash-test", *arguments)
         assert outcome.code == code, arguments
@@ -169,10 +205,14 @@ def test_every_place_is_passed(
     to = dynamodb_at(dynamodb_url, table)
     asyncio.run(create_tables(to))
     cli.file("pairs.csv", f"{HEADER}\nbad\n1,2,{FIRST_MS}\n")
+    write_changing(cli.folder / "ratings.csv", 10_000)
     sinks = (redis_db_url, to, mongodb_db_url, postgresql_schema_url, "sqlite:///rows.db", "parquet:///lake")
     command = ("run", "pairs.csv", *[word for sink in sinks for word in ("--to", sink)], "--json")
+    journal = str(cli.folder / "journal")
     for extra in ((), ("--checkpoint", "file:checkpoints")):
-        assert cli.run(*command, *extra, INGEST_TEST_JOURNAL=str(cli.folder / "journal")).code == 0
+        assert cli.run(*command, *extra, INGEST_TEST_JOURNAL=journal).code == 0
+    divided = ("run", "ratings.csv", "--dataset", "movielens", "--workers", "2", "--shard-mb", "1")
+    assert cli.run(*divided, INGEST_TEST_JOURNAL=journal).code == 0
     passed = {line.split()[1] for line in (cli.folder / "journal").read_text().splitlines()}
     assert passed == fault.POINTS.keys()
     killed = cli.run(*command, "--restart", INGEST_TEST_FAULT_POINT="before-write:2")
@@ -215,4 +255,26 @@ def test_kills_lose_and_double_nothing(cli: Cli, redis_url: str, dynamodb_url: s
     for number in range(16):
         with redis_database(redis_url, number) as client:
             assert not client.exists("ingest:trial")
+    assert not list(cli.folder.glob(".ingest*"))
+
+
+@pytest.mark.long
+@pytest.mark.fault(80)
+@pytest.mark.parametrize("to", ["sqlite", "redis"])
+def test_kills_of_workers_lose_and_double_nothing(cli: Cli, redis_url: str, to: str) -> None:
+    """Of a worker, two, the driver, all: as after one clean run that was not divided, and the later row wins."""
+    arguments: tuple[str, ...]
+    if to == "sqlite":
+        path, arguments = write_pairs(cli.folder / "pairs.csv", 20_000, blocks=1).path, ("--to", "sqlite:///a.db")
+    else:
+        path = write_changing(cli.folder / "ratings.csv", 20_000)
+        arguments = ("--to", redis_url, "--dataset", "movielens")
+    outcome = cli.run("crash-test", path, *arguments, "--workers", "2", "--cycles", "10", "--seed", "5", "--json")
+    assert outcome.code == 0, outcome.stderr + outcome.stdout
+    found = outcome.report
+    assert found["lossless"]
+    assert (found["workers"], found["cycles"], found["rows"]) == (2, 10, 20_000)
+    assert found["shards"] > 4
+    assert sum(found["killed_at"].values()) == 10
+    assert len(found["killed_at"]) > 3
     assert not list(cli.folder.glob(".ingest*"))

@@ -1,15 +1,18 @@
 """Columns of texts: what numpy does with windows and widths is what Python does with strings."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingest_service.datasets.times import texts_and_dates
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.interaction import INT64_MAX, INT64_MIN
+from ingest_service.rows.interaction import END_S, EPOCH, INT64_MAX, INT64_MIN, timestamp_text
+from ingest_service.rows.parse import SLICE_ROWS
 from ingest_service.rows.schema import Field, FieldKind, Schema
-from ingest_service.rows.texts import Piece, Texts, concatenate, decimals, lengths, write
+from ingest_service.rows.texts import Piece, Texts, concatenate, decimals, lengths, numbered, write
 
 WORDS = st.text(max_size=12) | st.sampled_from(["", "a", "é", "session_1_2020-03-05", "x" * 300])
 INTEGERS = st.integers(INT64_MIN, INT64_MAX) | st.integers(-20, 20) | st.sampled_from([10**k for k in range(19)])
@@ -107,3 +110,36 @@ def test_frames_hold_the_same(words: list[str]) -> None:
     schema = Schema("words", (Field("word", FieldKind.TEXT), Field("number", FieldKind.INT)), "word", ("word",))
     frame = Columns(schema, (numbers,), (), numbers, {"word": Texts.of(words)}, {"number": numbers}).frame()
     assert frame.to_dict(as_series=False) == {"word": words, "number": numbers.tolist()}
+
+
+LATER = SLICE_ROWS + 5  # more rows than are made at once
+
+
+def test_rows_of_one_width_are_concatenated_in_slices() -> None:
+    """Those whose texts are all as long, as a stored time is."""
+    numbers = np.arange(LATER) % 90 + 10
+    found = concatenate(
+        [b"<", decimals(numbers), Texts.constant("é", LATER), b"", decimals(numbers[::-1].copy()), b">"]
+    )
+    expected = [f"<{left}é{right}>" for left, right in zip(numbers.tolist(), numbers[::-1].tolist(), strict=True)]
+    assert (found.widths, found.to_list()) == (8, expected)
+
+
+def test_numbers_of_all_widths_stand_between_texts() -> None:
+    """The longest number is in another slice than the first, and negative."""
+    numbers = np.arange(LATER)
+    numbers[-3:] = (INT64_MAX, INT64_MIN, -7)
+    dates = Texts.of(["2020", "1999"]).take(np.arange(LATER) % 2)
+    found = numbered(b"session_", numbers, b"_", Texts(dates.buffer, dates.starts, 4))
+    years = ("2020", "1999")
+    assert found.to_list() == [f"session_{number}_{years[row % 2]}" for row, number in enumerate(numbers.tolist())]
+
+
+def test_times_are_written_in_slices() -> None:
+    """Whole seconds, and in a later slice some that are none."""
+    micros = np.arange(LATER) * 86_399_000_000 % (END_S * 1_000_000)
+    micros[-2:] = (1_583_366_400_000_001, 7_123_456)
+    times, dates = texts_and_dates(micros)
+    expected = [timestamp_text(EPOCH + timedelta(microseconds=each)) for each in micros.tolist()]
+    assert times.to_list() == expected
+    assert dates.to_list() == [text[:10] for text in expected]

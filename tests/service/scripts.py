@@ -3,6 +3,10 @@
 import sys
 
 
+def prepare() -> None:
+    pass
+
+
 def main() -> None:
     exec(compile(sys.argv[1], "script", "exec"), {"__name__": "__main__"})
     sys.exit()

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +16,9 @@ from ingest_service.errors import ConfigurationError, SinkUnavailable
 from ingest_service.pipeline.report import Report
 from ingest_service.sinks.base import AnySink, Written
 from ingest_service.sinks.checkpoints import EPOCH
+from ingest_service.sinks.redis.connection import GATHER_S, Replies
+from ingest_service.sinks.redis.nodes import connection_of
+from ingest_service.sinks.redis.sink import RedisSink
 from ingest_service.sinks.testing.rows import FIRST_MS, chunk_of, interaction, interactions
 from ingest_service.sinks.urls import sink_at
 from tests.faults import TcpProxy
@@ -56,6 +61,28 @@ async def test_sets_expire_after_the_last_write(redis_db_url: str) -> None:
             async with opened(redis_db_url + options) as sink:
                 await sink.store(chunk_of([interaction(1, 1)]))
             assert ttl_s - 60 < client.ttl(key) <= ttl_s
+
+
+async def test_replies_gather_before_they_are_read(redis_db_url: str) -> None:
+    """A few that come by themselves do not wake the loop one by one."""
+    n, wakes = 200_000, 0
+
+    async def commands(replies: Replies) -> AsyncIterator[tuple[memoryview, int]]:
+        yield memoryview(n * b"*2\r\n$6\r\nEXISTS\r\n$1\r\nx\r\n"), n
+
+    def heard() -> None:
+        nonlocal wakes
+        wakes += 1
+
+    async with opened(redis_db_url) as sink:
+        assert isinstance(sink, RedisSink)
+        batch = sink.prepare(chunk_of(interactions(1)))
+        assert batch is not None
+        [(node, _)] = sink.nodes.split(batch)
+        began = time.monotonic()
+        async with connection_of(node) as connection:
+            assert (await connection.exchange(commands, 10, heard)).n == n
+        assert wakes <= 2 + 2 * (time.monotonic() - began) / GATHER_S
 
 
 @pytest.mark.parametrize("url", ["redis://", "redis://host/one", "redis://host/0?recent_limit=0", "redis://h?x=1"])

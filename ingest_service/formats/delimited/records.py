@@ -255,14 +255,17 @@ def split(data: bytes, dialect: Dialect, *, eof: bool) -> Records:
     indices = np.flatnonzero(keep[:n_lines])
     plain_records = np.flatnonzero(plain[indices])
     records_scanned = np.searchsorted(indices, np.array(list(scanned), np.int64)).tolist()
+    # Where every line is a plain record, as in most blocks, nothing need be copied.
+    records: Ints | slice = slice(n_lines) if len(indices) == n_lines else indices
+    plain_lines: Ints | slice = slice(n_lines) if len(plain_records) == n_lines else indices[plain_records]
     return Records(
-        starts[indices],
-        ends[indices],
+        starts[records],
+        ends[records],
         indices,
         consumed,
         data.count(b"\n", 0, consumed) if eof else n_lines,
         plain_records,
-        delimiters[indices[plain_records]],
+        delimiters[plain_lines],
         bool(quotes.size),
         dict(zip(records_scanned, scanned.values(), strict=True)),
         len(dialect.delimiter),
@@ -275,7 +278,8 @@ def _delimiters(buffer: NDArray[np.uint8], delimiter: bytes) -> tuple[Ints, Ints
     for index, byte in enumerate(delimiter[1:], 1):
         found = found[found + index < buffer.size]
         found = found[buffer[found + index] == byte]
-    return found, found[1:][np.diff(found) < len(delimiter)]
+    doubtful = found[1:][np.diff(found) < len(delimiter)] if len(delimiter) > 1 else found[:0]
+    return found, doubtful
 
 
 def _outside_quotes(delimiters: Ints, quotes: Ints, starts: Ints) -> Ints:

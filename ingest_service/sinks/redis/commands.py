@@ -105,9 +105,10 @@ class Batch:
     @classmethod
     def of(cls, columns: Columns, rows: Ints) -> "Batch":
         """The rows of a chunk's columns, at least one; users in any order, each one's rows in that of the file."""
-        columns = json_safe(columns, but=columns.schema.owner).take(rows)  # who stands in the key, and in no JSON
-        order, starts = columns.by_owner()
-        return cls(columns.take(order), rows[order], starts)
+        order, starts = columns.identity_alone().take(rows).by_owner()
+        rows = rows[order]
+        # Who stands in the key, and in no JSON.
+        return cls(json_safe(columns.take(rows), but=columns.schema.owner), rows, starts)
 
     @property
     def n_users(self) -> int:
@@ -123,6 +124,14 @@ class Batch:
         """The users who have a set once this is written, in order; `dead` are the rows that found something else."""
         users = np.sort(self.users)
         return np.setdiff1d(users, self.only(np.array(dead)).users, assume_unique=True) if dead else users
+
+    def are_among(self, users: Ints) -> Bools:
+        """Which of its users are among these, ascending. To look for them in order takes a tenth of np.isin."""
+        found = np.zeros(self.n_users, np.bool_)
+        order = np.argsort(own := self.users)
+        if len(users):
+            found[order] = users.take(np.searchsorted(users, own[order]), mode="clip") == own[order]
+        return found
 
     @property
     def user_ids(self) -> Texts:

@@ -8,7 +8,7 @@ RESP (redis.io, "Redis serialization protocol specification") and counts the rep
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
@@ -24,6 +24,7 @@ fault.declare(
 
 _SLICE_BYTES = 1 << 18  # what is handed to the transport at once: bounds its copy of what waits
 _READ_BYTES = 1 << 18
+GATHER_S = 0.005  # replies are left to come together for so long
 _CLOSE_S = 0.2
 
 
@@ -150,6 +151,18 @@ class _Bulk(AbstractConnection):
                         replies.errors[replies.n + number] = code
             replies.n += data.count(b"\n")
             replies.change()
+            if replies.n < replies.asked:
+                await self._gather()
+
+    async def _gather(self) -> None:
+        """Leave replies in the socket for a moment: to wake up for a few of them costs more than to count many."""
+        assert self._writer is not None, "the pool hands out connected connections"
+        transport = cast(asyncio.Transport, self._writer.transport)
+        with _closed_by_peer():
+            transport.pause_reading()
+        await asyncio.sleep(GATHER_S)
+        with _closed_by_peer():
+            transport.resume_reading()
 
     async def acknowledged(self, replicas: int, timeout_ms: int) -> int:
         """How many replicas have all that was written on this connection, waiting for so many (WAIT)."""

@@ -43,7 +43,7 @@ class Writing:
 
     def __init__(self, batch: Batch, keeping: Keeping, rate: RateLimit, sets: Ints) -> None:
         self._batch = batch
-        self._are_sets: Bools = np.isin(batch.users, sets)
+        self._are_sets: Bools = batch.are_among(sets)
         self._keeping = keeping
         self._rate = rate
         self._sent: list[_Sent] = []
