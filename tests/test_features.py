@@ -284,9 +284,9 @@ def test_features_of_the_configuration_follow_those_of_the_schema_file(cli: Cli)
 
 def test_the_example_of_the_page_is_loaded_as_it_says(cli: Cli) -> None:
     (example,) = re.findall(r"<<'END'\n(.*?)^END$", (ROOT / "docs" / "FEATURES.md").read_text(), re.M | re.S)
-    schema = cli.file("ratings.yaml", example)
-    rows = "1,5,1583366400", "2,5,1583366460", "1,6,1583366461", "1,5,1583971200"
-    path = cli.file("ratings.csv", "\n".join(["user,item,at", *rows]) + "\n")
+    schema = cli.file("clicks.yaml", example)
+    rows = "1,5,1583366400000", "2,5,1583366460000", "1,6,1583366461000", "1,5,1583971200000"
+    path = cli.file("pairs.csv", "\n".join(["user,item,timestamp", *rows]) + "\n")
     cli.load(path, "--dataset", schema)
     found = sorted(
         (row["user_id"], *(float(row[name]) for name in ("position", "gap", "session", "seen_before", "popularity")))

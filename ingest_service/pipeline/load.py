@@ -128,8 +128,7 @@ async def load(
         dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
         await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
         opened.callback(dead_letters.close)
-        await finish_in_thread(resume, reader, mark)
-        await _recall(reader, start, lanes, stop)
+        await _go_on(reader, mark, lanes, stop)
         for lane in lanes:
             await lane.begin()
         keys = KeyFile.of(job)
@@ -194,12 +193,13 @@ def resume(reader: Reader[Any], mark: Watermark) -> None:
         raise Stopped("The source went on while it was opened; run the same command again to go on.") from None
 
 
-async def _recall(reader: Reader[Any], start: Position, lanes: Sequence[Lane], stop: asyncio.Event) -> None:
-    """Know what features need of the rows before the first one."""
+async def _go_on(reader: Reader[Any], mark: Watermark, lanes: Sequence[Lane], stop: asyncio.Event) -> None:
+    """At the watermark, knowing what features need of the rows before."""
+    await finish_in_thread(resume, reader, mark)
     past = reader.rows.dataset.past
     if past is not None:
         async with beating(*lanes):
-            while not stop.is_set() and await finish_in_thread(past.recall, start):
+            while not stop.is_set() and await finish_in_thread(past.recall, mark.position):
                 pass  # a block at a time, so that a stop need not wait
 
 
