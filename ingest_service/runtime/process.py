@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _pipe: list[int] = []  # its descriptor, where there is one
 _SAME_S = 0.1  # timeout(1) and others signal a process, and then its group with the process in it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
-_LARGE_BYTES = 3 << 20
+_LARGE_BYTES = 2 << 20
 _KEPT_BYTES = 4 << 20
 
 
@@ -57,11 +57,11 @@ def stop_on_signals() -> "asyncio.Event":
 
 
 def give_back_memory() -> None:
-    """Large blocks go back to the system at once, and threads share one arena instead of having one each. glibc only.
+    """Large blocks go back to the system at once, and threads share two arenas instead of having one each. glibc only.
 
-    By itself glibc keeps ever larger blocks for later, which costs the peak a third. A column of a block of the usual
-    length, 2 MiB, is smaller than `_LARGE_BYTES`: it is made again and again, and with one arena in what another
-    thread has freed. Where each column is fresh memory, its page faults take a tenth of a load's CPU.
+    By itself glibc keeps ever larger blocks for later, which costs the peak a third. What is worked on in slices stays
+    below `_LARGE_BYTES`, and of these up to `_KEPT_BYTES` are kept by each arena: the page faults of fresh memory are
+    else paid once a slice. Much more would break the bound of `--memory`.
     """
     if sys.platform != "linux":
         return
@@ -69,7 +69,7 @@ def give_back_memory() -> None:
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_ARENA_MAX, 2)
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
