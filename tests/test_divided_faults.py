@@ -17,6 +17,7 @@ from tests.helpers import (
     Outcome,
     finish,
     redis_sets,
+    sqlite_rows,
     until,
     wait_for_event,
     write_changing,
@@ -102,6 +103,23 @@ def test_what_shards_had_goes_with_the_next_load(cli: Cli, changing: Changing) -
     assert len(list((cli.folder / ".ingest").rglob("shards-*"))) == 1
     assert cli.rows == changing.rows
     assert_as_one_run(cli, changing, cli.run_with(*command))
+
+
+@pytest.mark.fault(80)
+def test_sinks_that_are_loaded_together_may_end_apart(cli: Cli, changing: Changing) -> None:
+    """What shards had noted stays until it has served each of the sinks."""
+    command = ("run", changing.path, "--dataset", "movielens")
+    to = {name: ("--to", f"sqlite:///{name}.db?name={name}") for name in ("one", "two")}
+    slow = [option.replace("?", "?rate=2000&") for name in to for option in to[name]]
+    process = cli.start(*command, *WORKERS, *slow)
+    wait_for_event(process, lambda event: event["event"] == "progress" and event["rows_read"] > 0)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process).code == 75
+    for name in to:
+        outcome = cli.run(*command, *to[name])
+        assert outcome.code == 0, outcome.stderr
+        assert sqlite_rows(cli.folder / f"{name}.db") == changing.rows
+    assert letters_of(cli)[: len(changing.letters)] == changing.letters
 
 
 @pytest.mark.fault(80)

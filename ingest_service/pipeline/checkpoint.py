@@ -315,6 +315,12 @@ class Lease:
             self._text = text  # an earlier save of ours, whose reply was lost or not waited for
         fault.point("checkpoint-saved", self._sink, watermark.position.row, watermark.position.row)
 
+    async def assure(self) -> None:
+        """LeaseHeld if another runner has taken over by now."""
+        text = await self._store.read(self._stream)
+        if text is not None and not self._is_mine(text):
+            raise LeaseHeld(f"Another runner has taken this source over in {self._sink}; what was stored is safe.")
+
     async def give_back(self) -> None:
         """End the lease, and leave the checkpoint as it was saved last."""
         assert self._current is not None, "acquire comes first"

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ from ingest_service.pipeline.continued import is_continued
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
 from ingest_service.pipeline.placed import checkpoints_of, is_apart
-from ingest_service.pipeline.plan import part_of
+from ingest_service.pipeline.plan import mark_of, part_of
 from ingest_service.pipeline.tracker import Tracker, Watermark
 from ingest_service.rows.chunk import Chunk
 from ingest_service.runtime import fault
@@ -29,6 +30,7 @@ fault.declare({"lease-taken": "the sink's lease is taken, nothing is read"})
 
 QUEUE_CHUNKS = 1  # a queue only has to bridge the moment between two chunks; more would hide a slow sink
 CHECKPOINT_EVERY_S = 1.0
+_DOUBT_S = 5.0  # without a save; much less than it takes others to judge a holder dead
 _RELEASE_S = 3.0
 _LAST_TRY_S = 1.0  # the same where the end is near already: the sink was given up, or its process is to stop
 
@@ -95,6 +97,7 @@ class Lane(Held):
     queue: BoundedQueue[tuple[Chunk, Any]] = field(default_factory=lambda: BoundedQueue(QUEUE_CHUNKS))
     order: KeyOrder = field(default_factory=KeyOrder)
     in_flight_rows: int = 0
+    _saved_s: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - as the clock is then
 
     @classmethod
     async def open(cls, job: Job, sink: AnySink, reader: Reader[Any], seen: Seen | None = None) -> "Lane":
@@ -115,7 +118,15 @@ class Lane(Held):
             found = replace(found, watermark=Watermark(reader.first))
         row = found.watermark.position.row
         fault.point("lease-taken", sink.name, row, row)
-        return cls(sink, lease, found, job, reader, Tracker(found.watermark))
+        lane = cls(sink, lease, found, job, reader, Tracker(found.watermark))
+        if not sink.is_fenced:
+            sink.rate.guard = lane.assure_lease
+        return lane
+
+    async def assure_lease(self) -> None:
+        """Before rows are sent, where a process that slept may have lost the lease: LeaseHeld if it has."""
+        if time.monotonic() - self._saved_s > _DOUBT_S:
+            await self.lease.assure()
 
     def require(self, job: Job, reader: Reader[Any]) -> None:
         """ConfigurationError unless rows mean now what they meant to the runs before, and it is for `load` to write."""
@@ -130,14 +141,15 @@ class Lane(Held):
             return self.found.complete
         return self.reader.reached_end and position.offset == self.reader.position.offset
 
-    async def forget_shards(self) -> None:
-        """Of a stream that is not divided, or begins again: remove what shards had noted here."""
-        folders = await asyncio.to_thread(self.job.shards_folders)
+    async def forget_shards(self, lanes: "Sequence[Lane]") -> None:
+        """Of a stream that is not divided, or begins again: remove what shards had noted here for just these sinks."""
+        mark = mark_of(lane.sink.name for lane in lanes if lane.sink.takes_parts)
+        folders = [one for one in await asyncio.to_thread(self.job.shards_folders) if one.name.endswith(mark)]
         if folders and not self.job.starts_again:
             stream = part_of(self.job.stream, 0)
             text = await checkpoints_of(self.sink, self.job.checkpoint_dir).read(stream)
             plan = decode(text, stream, self.sink.name).of_plan if text is not None else ""
-            folders = [self.job.shards_folder(plan)] if plan else []  # others may be at work for other sinks
+            folders = [one for one in folders if plan and one == self.job.shards_folder(plan)]
         for folder in folders:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -157,6 +169,9 @@ class Lane(Held):
             now = self.job.source
             source = replace(self.found.source, uri=now.uri, size=self.reader.length, etag=now.etag)
             await self.lease.save(source, watermark, complete=complete, release=release, takes_back=takes_back)
+            self._saved_s = time.monotonic()
+            if release:
+                self.sink.rate.guard = None
 
     async def fall_back(self, to: Watermark) -> None:
         """Rows from there on were taken back."""

@@ -119,7 +119,7 @@ async def load(
             lane.require(job, reader)
             if lane.found.plan is not None:
                 raise LeaseHeld("Workers have divided this source by now; run the same command again to join them.")
-            await lane.forget_shards()
+            await lane.forget_shards(lanes)
         if job.shard is not None and all(lane.found.complete for lane in lanes):
             raise LeaseHeld("Another worker has loaded this shard by now.")
         await _take_back_continued(lanes, job, reader)

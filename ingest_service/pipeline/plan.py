@@ -4,8 +4,9 @@ Where the cuts are depends on the source's bytes and the shard size alone. The p
 stream, and each shard has a checkpoint of its own, so whoever can reach the sinks can take a shard or take one over.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from typing import Any, Final
 
 from ingest_service.rows.chunk import Position
@@ -33,6 +34,11 @@ class Shard:
     def stream_of(self, stream: str) -> str:
         """What it is called in checkpoints, as a shard of this stream."""
         return part_of(stream, self.number)
+
+
+def mark_of(sinks: Iterable[str]) -> str:
+    """How ids of plans end that are for these sinks, by their names: what their shards note serves no others."""
+    return blake2b("\n".join(sorted(sinks)).encode(), digest_size=4).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.lane import Lane, give_up
 from ingest_service.pipeline.load import Observer, load, open_reader_of, resume
 from ingest_service.pipeline.placed import checkpoints_of
-from ingest_service.pipeline.plan import Plan, Shard, shard_bytes_of, starts_within
+from ingest_service.pipeline.plan import Plan, Shard, mark_of, shard_bytes_of, starts_within
 from ingest_service.pipeline.report import StreamReport
 from ingest_service.pipeline.together import bring_together, parts_in
 from ingest_service.rows.chunk import Position
@@ -126,7 +126,7 @@ async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, s
             lanes.append(await Lane.open(job, sink, reader))  # one by one, as in `load`
             lanes[-1].require(job, reader)
         if job.restart:
-            await lanes[0].forget_shards()
+            await lanes[0].forget_shards(lanes)
             letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
             await finish_in_thread(letters.open, resume_offset=0, anew=True)
             letters.close()
@@ -135,11 +135,11 @@ async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, s
         if lowest is not None and lowest.unended is None and reader.is_divisible:
             await finish_in_thread(resume, reader, lowest)
             starts = await finish_in_thread(starts_of, reader, lowest.position, shard_mb)
-            plan = Plan(secrets.token_hex(4), starts) if len(starts) > 1 else None
-            for lane in parted:
-                is_there = lane.found.watermark.position == lowest.position
-                if is_there and lane.found.plan is None:
-                    lane.lease.divide(plan)
+            there = [lane for lane in parted if lane.found.watermark.position == lowest.position]
+            name = f"{secrets.token_hex(4)}-{mark_of(lane.sink.name for lane in there)}"
+            for lane in there:
+                if lane.found.plan is None and len(starts) > 1:
+                    lane.lease.divide(Plan(name, starts))
         for lane in lanes:
             await lane.save(release=True)
 

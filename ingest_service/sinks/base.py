@@ -76,6 +76,7 @@ class Sink(ABC, Generic[P]):
     is_prepared_whole: ClassVar[bool] = False  # whether `write` needs no more of the rows than what `prepare` made
     most_waiting: ClassVar[int] = 0  # rows that may wait to be stored with others, see `Written`
     own_mb: ClassVar[int] = 0  # memory that it takes whatever the length of chunks, for its libraries say
+    is_fenced: ClassVar[bool] = False  # whether rows change with the checkpoint, so that who lost the lease stores none
     takes_parts: ClassVar[bool] = True  # whether parts of a source may be written side by side, in any order
     keeps_spans: ClassVar[bool] = False  # whether rows are kept by where they stood, and `begin` takes them back
     checkpoints: CheckpointStore

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 _BURST_S = 0.1  # how much of a second's allowance may be taken at once
@@ -21,15 +21,17 @@ class RateLimit:
         self.per_s = per_s
         self._now = now
         self._free_at = now()  # when all that was taken so far is paid for
+        self.guard: Callable[[], Awaitable[None]] | None = None  # raises where nothing may pass any more
 
     async def take(self, units: float) -> None:
         """Wait until `units` more may pass."""
-        if self.per_s is None:
-            return
-        now = self._now()
-        self._free_at = max(self._free_at, now - _BURST_S) + units / self.per_s
-        if self._free_at > now:
-            await asyncio.sleep(self._free_at - now)
+        if self.per_s is not None:
+            now = self._now()
+            self._free_at = max(self._free_at, now - _BURST_S) + units / self.per_s
+            if self._free_at > now:
+                await asyncio.sleep(self._free_at - now)
+        if self.guard is not None:
+            await self.guard()
 
     def piece(self, most: int) -> int:
         """How many units to take at once, so that the rate holds from one moment to the next."""

@@ -47,6 +47,7 @@ class ParquetSink(Sink[Rows]):
     is_prepared_whole: ClassVar[bool] = True
     most_waiting: ClassVar[int] = 1 << 21
     own_mb: ClassVar[int] = 140  # Arrow itself, and a row group as it is encoded
+    is_fenced: ClassVar[bool] = True
     keeps_spans: ClassVar[bool] = True
     takes_parts: ClassVar[bool] = False  # its files are named by the stream, and one run's follow each other
     options: ParquetOptions

@@ -45,6 +45,7 @@ class PostgresSink(Sink[list[Ints]]):
     """
 
     scheme: ClassVar[str] = "postgresql"
+    is_fenced: ClassVar[bool] = True
     options: PostgresOptions
 
     def __init__(self, url: str, usual: Schema = INTERACTION) -> None:

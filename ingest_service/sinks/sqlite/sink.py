@@ -68,6 +68,7 @@ class SQLiteSink(Sink[Packed]):
     """`sqlite:///relative.db` or `sqlite:////absolute.db`; the file and its tables are made when missing."""
 
     scheme: ClassVar[str] = "sqlite"
+    is_fenced: ClassVar[bool] = True
     is_prepared_whole: ClassVar[bool] = True
     most_waiting: ClassVar[int] = 1 << 22
 
