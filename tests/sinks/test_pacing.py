@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ingest_service.errors import LeaseHeld
 from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
 
 
@@ -51,6 +52,23 @@ async def test_without_a_rate_nothing_waits() -> None:
     rate = RateLimit(None)
     await rate.take(1e12)
     assert rate.piece(500) == 500
+
+
+@pytest.mark.parametrize("per_s", [None, 5.0])
+async def test_what_may_not_pass_any_more_does_not(per_s: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard is asked after the wait: a process may have slept in it."""
+    clock = Clock(monkeypatch)
+    rate = RateLimit(per_s, clock)
+    asked: list[float] = []
+
+    async def guard() -> None:
+        asked.append(clock.now)
+        raise LeaseHeld("another has it")
+
+    rate.guard = guard
+    with pytest.raises(LeaseHeld):
+        await rate.take(10)
+    assert asked == [100.0 if per_s is None else pytest.approx(101.9)]
 
 
 async def test_no_more_hold_a_slot_than_the_limit_allows() -> None:
