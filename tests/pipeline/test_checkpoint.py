@@ -192,7 +192,7 @@ async def test_a_second_runner_is_turned_away_while_the_first_one_lives(
 async def test_a_silent_runner_is_taken_over_and_fenced(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a heartbeat for the lease's time another takes over; the old one is told so, and its next save refused."""
+    """Without a heartbeat for the lease's time another takes over; the old one is told so, and saves no more."""
     monkeypatch.setattr(checkpoint, "_POLL_S", 0.01)
     first, second = Lease(store, "s", "redis"), Lease(store, "s", "redis")
     await first.acquire(SOURCE, BEGIN, restart=False)
