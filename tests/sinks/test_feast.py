@@ -382,3 +382,14 @@ async def test_a_cluster_is_refused(running: Cluster) -> None:  # noqa: F811
     with pytest.raises(ConfigurationError, match="this one is a cluster"):
         await refused.open()
     await refused.close()
+
+
+def test_workers_load_it_in_order(cli: Cli, redis_db_url: str) -> None:
+    """Of two rows of one time the later one wins, wherever they stand: the source is not divided for it."""
+    rows = [(n % 40, n, 0.5 + n % 9 / 2, 1_600_000_000) for n in range(20_000)]
+    path = ratings(cli.folder / "ratings.csv", rows, note="n" * 120)
+    command = (path, "--dataset", "movielens", "--to", feast(redis_db_url, RATINGS))
+    cli.run_with(*command)
+    before = hashes(redis_db_url)
+    cli.run_with(*command, "--workers", "2", "--shard-mb", "1", "--restart")
+    assert hashes(redis_db_url) == before and len(before) == 40

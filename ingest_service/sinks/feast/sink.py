@@ -43,6 +43,7 @@ class FeastSink(ServerSink[Prepared]):
     """`feast+redis://…?project=P&view=V&entity=user_id:INT64&features=a,b:FLOAT`, the rest as of `redis://`."""
 
     scheme: ClassVar[str] = "feast"
+    takes_parts: ClassVar[bool] = False  # of two rows of one time the later one wins, whatever their keys
     probes = (("HSET", "x", 1), ("HGET", "x"), ("DEL",))
     options: FeastOptions
 
