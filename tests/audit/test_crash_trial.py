@@ -94,8 +94,9 @@ if "run" in sys.argv:
 def test_a_broken_program_is_found_out(cli: Cli, program: str, place: str, cycles: int, says: tuple[str, str]) -> None:
     """Exit code 1, with what is wrong in numbers and in a sentence."""
     file = write_pairs(cli.folder / "pairs.csv", 100_000, blocks=8)
-    # So slow that there are checkpoints to come back to.
-    command = ("crash-test", file.path, "--to", "sqlite:///a.db?rate=30000", "--cycles", str(cycles), "--seed", "3")
+    # So slow that there are checkpoints to come back to, for whoever is noticed by these alone many of them.
+    rate = 10_000 if program == CHECKPOINTS_ARE_NOT_STORED else 30_000
+    command = ("crash-test", file.path, "--to", f"sqlite:///a.db?rate={rate}", "--cycles", str(cycles), "--seed", "3")
     outcome = cli.run(*command, "--checkpoint", place, "--json", **sabotage(cli, program))
     assert outcome.code == 1, outcome.stderr + outcome.stdout
     number, sentence = says
@@ -105,14 +106,14 @@ def test_a_broken_program_is_found_out(cli: Cli, program: str, place: str, cycle
 
 REPEATED_KEYS_ARE_LEFT = """
 import sys
-if "run" in sys.argv or "work" in sys.argv:
+if "run" in sys.argv or "ingest_service.service.forks" in sys.orig_argv:
     from ingest_service.pipeline import together
     async def nothing(*_): pass
     together._write_repeated = nothing
 """
 A_SHARD_VANISHES = """
 import sys
-if "work" in sys.argv:
+if "ingest_service.service.forks" in sys.orig_argv:
     from ingest_service.sinks.base import Written
     from ingest_service.sinks.sqlite.sink import SQLiteSink
     write = SQLiteSink.write
