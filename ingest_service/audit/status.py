@@ -5,14 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ingest_service.pipeline.checkpoint import Checkpoint, decode
-from ingest_service.pipeline.placed import checkpoints_of
+from ingest_service.pipeline.checkpoint import Checkpoint
+from ingest_service.pipeline.placed import checkpoint_if_any, checkpoints_of
 from ingest_service.pipeline.plan import Plan
 from ingest_service.pipeline.run import opened
 from ingest_service.pipeline.together import parts_in
 from ingest_service.pipeline.tracker import Counts
 from ingest_service.sinks.base import AnySink
-from ingest_service.sinks.checkpoints import EPOCH, CheckpointStore
+from ingest_service.sinks.checkpoints import EPOCH
 
 
 async def status_of(sink: AnySink, folder: Path | None, wanted: Collection[str] | None) -> list[dict[str, Any]]:
@@ -23,17 +23,16 @@ async def status_of(sink: AnySink, folder: Path | None, wanted: Collection[str] 
         for stream in await store.streams():
             if stream == EPOCH or (wanted is not None and stream not in wanted):
                 continue
-            text = await store.read(stream)
-            found = None if text is None else decode(text, stream, sink.name)
+            found = await checkpoint_if_any(stream, sink, store)
             if found is None or found.of_plan:
                 continue  # a shard is told of with its stream, and no more once all are brought together
-            lines.append(_line(found) if found.plan is None else await _divided(found, found.plan, store, sink))
+            lines.append(_line(found) if found.plan is None else await _divided(found, found.plan, sink, folder))
     return lines
 
 
-async def _divided(whole: Checkpoint, plan: Plan, store: CheckpointStore, sink: AnySink) -> dict[str, Any]:
+async def _divided(whole: Checkpoint, plan: Plan, sink: AnySink, folder: Path | None) -> dict[str, Any]:
     """The shards together, and each by itself."""
-    found = list(zip(plan, await parts_in(whole.stream, plan, store, sink.name), strict=True))
+    found = list(zip(plan, await parts_in(whole.stream, plan, sink, folder), strict=True))
     size = whole.source.size or 0
     shards = []
     done, counts, n_complete = plan.starts[0].offset, whole.watermark.counts, 0

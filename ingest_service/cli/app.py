@@ -33,10 +33,10 @@ from ingest_service.cli.ending import code_of
 from ingest_service.cli.estimate import estimate
 from ingest_service.cli.export import export_dynamodb
 from ingest_service.cli.infer import infer
-from ingest_service.cli.loading import CheckpointPlace, StateDir, load_jobs
+from ingest_service.cli.loading import CheckpointPlace, Memory, StateDir, load_jobs
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.popular import covisited, popular
-from ingest_service.cli.report import print_report
+from ingest_service.cli.report import show_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
 from ingest_service.cli.split import split
@@ -83,9 +83,7 @@ def run(
         typer.Option("--max-rejects", metavar="N|N%", help="Stop when more are refused; 100% for no limit."),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Load the sources again from their start.")] = False,
-    memory_mb: Annotated[
-        int | None, typer.Option("--memory", metavar="MB", help="The most memory to take; 350 by default.")
-    ] = None,
+    memory_mb: Memory = None,
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
     metrics_port: Annotated[
@@ -136,11 +134,7 @@ def run(
         report = execute(run_with_workers(sources, settings, workers, shard_mb, config, restart=restart))
     else:
         report = execute(_run(sources, settings, restart=restart))
-    with output():
-        if as_json:
-            typer.echo(json.dumps(report.as_json()))
-        else:
-            print_report(report)
+    show_report(report, as_json=as_json)
     if expect:
         _compare(sources, report, settings)
 

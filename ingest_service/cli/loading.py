@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CheckpointPlace = Annotated[
     str | None, typer.Option("--checkpoint", metavar="sink|file:DIR", help="Where checkpoints are kept.")
 ]
+Memory = Annotated[int | None, typer.Option("--memory", metavar="MB", help="The most memory to take; 350 by default.")]
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where dead letters are kept.")]
 
 

@@ -1,10 +1,12 @@
 """What `run` prints at its end."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
+from ingest_service.cli.common import output
 from ingest_service.runtime.escaped import escaped
 
 if TYPE_CHECKING:
@@ -12,6 +14,15 @@ if TYPE_CHECKING:
     from ingest_service.pipeline.tracker import Counts
 
 _SHOWN = 20  # files whose refused rows are named
+
+
+def show_report(report: "Report", *, as_json: bool) -> None:
+    """The report of a load, as one JSON object or for people."""
+    with output():
+        if as_json:
+            typer.echo(json.dumps(report.as_json()))
+        else:
+            print_report(report)
 
 
 def print_report(report: "Report") -> None:

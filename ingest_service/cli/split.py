@@ -1,6 +1,5 @@
 """The command `split`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,11 +15,10 @@ from ingest_service.cli.common import (
     at_work,
     column_names,
     execute,
-    output,
     settings_of,
 )
 from ingest_service.cli.loading import CheckpointPlace, StateDir, load_jobs
-from ingest_service.cli.report import print_report
+from ingest_service.cli.report import show_report
 
 if TYPE_CHECKING:
     from ingest_service.analysis.split import Rule
@@ -55,11 +53,7 @@ def split(
         "state_dir": state_dir,
     }
     report = execute(_split(sources, settings_of(flags, config), rule, field, restart=restart))
-    with output():
-        if as_json:
-            typer.echo(json.dumps(report.as_json()))
-        else:
-            print_report(report)
+    show_report(report, as_json=as_json)
 
 
 async def _split(sources: Sequence[str], settings: "Settings", rule: "Rule", field: str, *, restart: bool) -> "Report":

@@ -17,13 +17,12 @@ from ingest_service.cli.common import (
     To,
     column_names,
     execute,
-    output,
     settings_of,
 )
-from ingest_service.cli.loading import CheckpointPlace, StateDir, observed
-from ingest_service.cli.report import print_report
+from ingest_service.cli.loading import CheckpointPlace, Memory, StateDir, observed
+from ingest_service.cli.report import show_report
 from ingest_service.errors import ConfigurationError, UsageError
-from ingest_service.runtime.process import PARENT_PID, WORKER, is_confined, stop_on_signals
+from ingest_service.runtime.process import WORKER, is_confined, stop_on_signals
 
 if TYPE_CHECKING:
     from ingest_service.config import Settings
@@ -49,9 +48,7 @@ def work(
     max_rejects: Annotated[
         str | None, typer.Option("--max-rejects", metavar="N|N%", help="Stop when more of a shard are refused.")
     ] = None,
-    memory_mb: Annotated[
-        int | None, typer.Option("--memory", metavar="MB", help="The most memory to take; 350 by default.")
-    ] = None,
+    memory_mb: Memory = None,
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
     metrics_port: Annotated[
@@ -74,11 +71,7 @@ def work(
     settings = settings_of(flags, config)
     refuse_what_is_not_shared(sources, settings)
     report = execute(_work(sources, settings, share, shard_mb))
-    with output():
-        if as_json:
-            typer.echo(json.dumps(report.as_json()))
-        else:
-            print_report(report)
+    show_report(report, as_json=as_json)
 
 
 def refuse_what_is_not_shared(sources: Sequence[str], settings: "Settings") -> None:
@@ -164,7 +157,6 @@ def _environment(settings: "Settings", memory_mb: int) -> dict[str, str]:
     """Of a worker: the settings that the flags have set, some of which may hold secrets."""
     environment = {
         **os.environ,
-        PARENT_PID: str(os.getpid()),
         "INGEST_TO": json.dumps(list(settings.to)),
         "INGEST_DATASET": settings.dataset,
         "INGEST_COLUMNS": json.dumps(settings.columns),

@@ -39,21 +39,18 @@ class Keys:
 class KeyFile:
     """Takes the keys of chunks before these are offered to a sink. Blocks the caller; one call at a time."""
 
-    def __init__(self, path: Path | None) -> None:
-        """`path`: None where nothing is to be noted."""
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
 
     @classmethod
-    def of(cls, job: Job) -> Self:
+    def of(cls, job: Job) -> Self | None:
         """That of a shard whose rows can have a key in common with others and say something else."""
         is_needed = job.shard is not None and not job.dataset.schema.follows_from_key
-        return cls(job.state_dir / job.stream / FILE_NAME if is_needed else None)
+        return cls(job.state_dir / job.stream / FILE_NAME) if is_needed else None
 
     def append(self, chunk: Chunk) -> None:
         """Wait until they are on disk. The keys of a chunk may be noted twice."""
-        if self._path is None:
-            return
         try:
             file = self._file = self._file or self._opened(self._path)
             header = {"start": list(asdict(chunk.start).values()), "end": chunk.end.offset, "n": chunk.accepted}

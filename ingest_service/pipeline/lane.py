@@ -15,7 +15,7 @@ from ingest_service.pipeline.checkpoint import Checkpoint, Fingerprint, Lease, S
 from ingest_service.pipeline.continued import is_continued
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.ordering import KeyOrder
-from ingest_service.pipeline.placed import checkpoints_of, is_apart
+from ingest_service.pipeline.placed import checkpoint_if_any, checkpoints_of, is_apart
 from ingest_service.pipeline.plan import mark_of, part_of
 from ingest_service.pipeline.tracker import Tracker, Watermark
 from ingest_service.rows.chunk import Chunk
@@ -141,18 +141,6 @@ class Lane(Held):
             return self.found.complete
         return self.reader.reached_end and position.offset == self.reader.position.offset
 
-    async def forget_shards(self, lanes: "Sequence[Lane]") -> None:
-        """Of a stream that is not divided, or begins again: remove what shards had noted here for just these sinks."""
-        mark = mark_of(lane.sink.name for lane in lanes if lane.sink.takes_parts)
-        folders = [one for one in await asyncio.to_thread(self.job.shards_folders) if one.name.endswith(mark)]
-        if folders and not self.job.starts_again:
-            stream = part_of(self.job.stream, 0)
-            text = await checkpoints_of(self.sink, self.job.checkpoint_dir).read(stream)
-            plan = decode(text, stream, self.sink.name).of_plan if text is not None else ""
-            folders = [one for one in folders if plan and one == self.job.shards_folder(plan)]
-        for folder in folders:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
     async def begin(self) -> None:
         """Before a row is sent: the sink learns where they go on."""
         offset = self.found.watermark.position.offset
@@ -185,6 +173,20 @@ class Lane(Held):
         if is_apart(self.sink, self.job.checkpoint_dir):
             await self.sink.flush()
             self.lease.require_epoch(await self.sink.epoch())
+
+
+async def forget_shards(job: Job, lanes: Sequence[Lane]) -> None:
+    """Of a stream that is not divided, or begins again: remove what shards had noted here for just these sinks."""
+    mark = mark_of(lane.sink.name for lane in lanes if lane.sink.takes_parts)
+    folders = [one for one in await asyncio.to_thread(job.shards_folders) if one.name.endswith(mark)]
+    if folders and not job.starts_again:
+        stream = part_of(job.stream, 0)
+        stores = [(lane.sink, checkpoints_of(lane.sink, job.checkpoint_dir)) for lane in lanes]
+        parts = [await checkpoint_if_any(stream, sink, store) for sink, store in stores]
+        served = [job.shards_folder(part.of_plan) for part in parts if part is not None and part.of_plan]
+        folders = [one for one in folders if one in served]
+    for folder in folders:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _fingerprint(job: Job, reader: Reader[Any]) -> Fingerprint:

@@ -9,8 +9,8 @@ A stage that fails fails the run: the task group cancels the others, so nothing 
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from ingest_service.pipeline.continued import is_continued, take_back
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.keys import KeyFile
-from ingest_service.pipeline.lane import Lane, beat, beating, give_up
+from ingest_service.pipeline.lane import Lane, beat, beating, forget_shards, give_up
 from ingest_service.pipeline.rejects import FIRST_ROWS, Refusals, rejected_among_first
 from ingest_service.pipeline.report import SinkReport, StreamReport
 from ingest_service.pipeline.tracker import Counts, Watermark
@@ -51,7 +51,7 @@ class State:
     reader: Reader[Any]
     lanes: list[Lane]
     dead_letters: DeadLetters
-    keys: KeyFile
+    keys: KeyFile | None
     started: float = field(default_factory=time.monotonic)
     read_to: Position = field(default_factory=Position)
     first_stored: int = 0  # where in the stored bytes this run began, for its ETA
@@ -106,20 +106,14 @@ async def load(
     """
     async with AsyncExitStack() as opened:
         opened.enter_context(span("load", source=job.source.uri, stream=job.stream))
-        with span("open source"):
-            reader = await open_reader_of(job)
-        opened.push_async_callback(asyncio.to_thread, reader.close)
-        lanes: list[Lane] = []
-        opened.push_async_callback(give_up, lanes, stop)
         for sink in sinks:
             sink.hold_at_most(waiting_bytes_within(job.block_bytes, len(sinks)))
-            lane = await Lane.open(job, sink, reader, (seen or {}).get(sink.name))
-            lanes.append(lane)  # one by one: those that are open are given up if the next one cannot be
+        reader, lanes = await opened.enter_async_context(opened_lanes(job, sinks, stop, seen))
         for lane in lanes:
             lane.require(job, reader)
             if lane.found.plan is not None:
                 raise LeaseHeld("Workers have divided this source by now; run the same command again to join them.")
-            await lane.forget_shards(lanes)
+        await forget_shards(job, lanes)
         if job.shard is not None and all(lane.found.complete for lane in lanes):
             raise LeaseHeld("Another worker has loaded this shard by now.")
         await _take_back_continued(lanes, job, reader)
@@ -132,7 +126,8 @@ async def load(
         for lane in lanes:
             await lane.begin()
         keys = KeyFile.of(job)
-        opened.callback(keys.close)
+        if keys is not None:
+            opened.callback(keys.close)
         state = State(job, reader, lanes, dead_letters, keys, read_to=start, first_stored=reader.stored_position())
         state.rejected_first = min(state.rows_rejected, start.row) if start.row < FIRST_ROWS else 0
         await _run_stages(state, stop, observer)
@@ -146,6 +141,23 @@ async def load(
         if not report.balanced:
             raise IngestError("The rows do not add up; please report this with the report above.")
         return report
+
+
+@asynccontextmanager
+async def opened_lanes(
+    job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, seen: Mapping[str, Seen] | None = None
+) -> AsyncIterator[tuple[Reader[Any], list[Lane]]]:
+    """The source, and each sink's lease; what is not given back inside is given up. `seen` is that of `load`."""
+    async with AsyncExitStack() as opened:
+        with span("open source"):
+            reader = await open_reader_of(job)
+        opened.push_async_callback(asyncio.to_thread, reader.close)
+        lanes: list[Lane] = []
+        opened.push_async_callback(give_up, lanes, stop)
+        for sink in sinks:
+            lane = await Lane.open(job, sink, reader, (seen or {}).get(sink.name))
+            lanes.append(lane)  # one by one: those that are open are given up if the next one cannot be
+        yield reader, lanes
 
 
 async def _run_stages(state: State, stop: asyncio.Event, observer: Observer) -> None:
@@ -262,7 +274,8 @@ async def _unless_stopped(reading: asyncio.Task[Block | None], source: Source, s
 async def _pass_on(state: State, chunk: Chunk) -> None:
     """Make the refused rows durable, then offer the chunk to every sink; the slowest one sets the pace."""
     await _keep(state, chunk.rejects)
-    await finish_in_thread(state.keys.append, chunk)
+    if state.keys is not None:
+        await finish_in_thread(state.keys.append, chunk)
     state.rejected_first += await asyncio.to_thread(rejected_among_first, chunk)
     chunk = chunk.without_rejects()
     state.rejected += chunk.rejected

@@ -103,11 +103,17 @@ class PlacedCheckpoints(CheckpointStore):
         return not is_copy and found.epoch == await self._sink.epoch()
 
 
+async def checkpoint_if_any(stream: str, sink: AnySink, store: CheckpointStore) -> Checkpoint | None:
+    """The checkpoint of a stream in an open sink, if there is one. CheckpointDamaged."""
+    text = await store.read(stream)
+    return None if text is None else decode(text, stream, sink.name)
+
+
 async def checkpoint_of(stream: str, sink: AnySink, store: CheckpointStore) -> Checkpoint:
     """The checkpoint of a stream in an open sink. ConfigurationError if there is none or it is damaged."""
-    text = await store.read(stream)
-    if text is None:
+    found = await checkpoint_if_any(stream, sink, store)
+    if found is None:
         raise ConfigurationError(
             f"{sink.name} has no checkpoint of {stream}; load the source first, or say where with --checkpoint."
         )
-    return decode(text, stream, sink.name)
+    return found

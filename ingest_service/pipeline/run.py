@@ -138,11 +138,20 @@ def _sources_named(name: str, settings: Settings) -> list[Source]:
 
 async def run(jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> Report:
     """Load the jobs in turn. The sinks are opened and closed here."""
+    async with _ready(jobs, sinks, stop, observer) as ready:
+        return Report([await _loaded(job, sinks, stop, observer) for job in ready])
+
+
+@asynccontextmanager
+async def _ready(
+    jobs: Sequence[Job], sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer
+) -> AsyncIterator[list[Job]]:
+    """The jobs, beside what the sinks take for themselves; these are open inside and looked at, and end in time."""
     async with ended_in_time(stop), opened(sinks):
         for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
             await survey(sinks, dataset, observer.warning)
         own_mb = sum(sink.own_mb for sink in sinks)
-        return Report([await _loaded(job.beside(own_mb), sinks, stop, observer) for job in jobs])
+        yield [job.beside(own_mb) for job in jobs]
 
 
 async def _loaded(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> StreamReport:
@@ -158,10 +167,8 @@ async def divide_all(
 ) -> dict[str, Found]:
     """Divide what can be, and say how each stands, by stream. The sinks are opened and closed here."""
     found = {}
-    async with ended_in_time(stop), opened(sinks):
-        for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
-            await survey(sinks, dataset, observer.warning)
-        for job in jobs:
+    async with _ready(jobs, sinks, stop, observer) as ready:
+        for job in ready:
             divided = await divide(job, sinks, stop, shard_mb)
             if divided is not None:
                 found[job.stream] = await found_of(replace(job, restart=False), divided)
@@ -180,11 +187,8 @@ async def work_on(
     Returns once all are loaded, by whomever. The sinks are opened and closed here.
     """
     reports: dict[str, StreamReport] = {}
-    async with ended_in_time(stop), opened(sinks):
-        for dataset in {job.dataset.name: job.dataset for job in jobs}.values():
-            await survey(sinks, dataset, observer.warning)
-        own_mb = sum(sink.own_mb for sink in sinks)
-        left = [job.beside(own_mb) for job in random.sample(jobs, len(jobs))]
+    async with _ready(jobs, sinks, stop, observer) as ready:
+        left = random.sample(ready, len(ready))
         while left:
             job = left.pop(0)
             try:

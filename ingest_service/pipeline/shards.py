@@ -10,7 +10,6 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -20,9 +19,9 @@ from ingest_service.formats.base import Reader
 from ingest_service.pipeline.checkpoint import LEASE_S, Checkpoint, Seen, decode, is_dead
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.lane import Lane, give_up
-from ingest_service.pipeline.load import Observer, load, open_reader_of, resume
-from ingest_service.pipeline.placed import checkpoints_of
+from ingest_service.pipeline.lane import forget_shards
+from ingest_service.pipeline.load import Observer, load, open_reader_of, opened_lanes, resume
+from ingest_service.pipeline.placed import checkpoint_if_any, checkpoints_of
 from ingest_service.pipeline.plan import Plan, Shard, mark_of, shard_bytes_of, starts_within
 from ingest_service.pipeline.report import StreamReport
 from ingest_service.pipeline.together import bring_together, parts_in
@@ -37,10 +36,14 @@ _PLANNERS = 20  # how often others may be met that divide the same source, befor
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """A source with a plan, and the sinks that are loaded by it."""
+    """A source with a plan, and the sinks that are loaded by it, each with the checkpoint that says so."""
 
     plan: Plan
-    sinks: list[AnySink]
+    found: list[tuple[AnySink, Checkpoint]]
+
+    @property
+    def sinks(self) -> list[AnySink]:
+        return [sink for sink, _ in self.found]
 
 
 async def load_shards(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, observer: Observer) -> Counter[str]:
@@ -62,12 +65,14 @@ async def division_of(job: Job, sinks: Sequence[AnySink]) -> Divided | None:
     """How the source is divided, if it is."""
     if job.starts_again:
         return None
-    found = [(sink, await checkpoint_in(job.stream, job, sink)) for sink in sinks]
-    plans = [checkpoint.plan for _, checkpoint in found if checkpoint is not None and checkpoint.plan is not None]
-    if not plans:
+    read = [
+        (sink, await checkpoint_if_any(job.stream, sink, checkpoints_of(sink, job.checkpoint_dir))) for sink in sinks
+    ]
+    found = [(sink, checkpoint) for sink, checkpoint in read if checkpoint is not None]
+    plan = next((checkpoint.plan for _, checkpoint in found if checkpoint.plan is not None), None)
+    if plan is None:
         return None
-    plan = plans[0]
-    return Divided(plan, [sink for sink, checkpoint in found if checkpoint is not None and checkpoint.plan == plan])
+    return Divided(plan, [(sink, checkpoint) for sink, checkpoint in found if checkpoint.plan == plan])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +85,10 @@ class Found:
 
 
 async def found_of(job: Job, divided: Divided) -> Found:
-    whole = await checkpoint_in(job.stream, job, divided.sinks[0])
-    length = (whole.source.size if whole else None) or divided.plan.starts[-1].offset
-    parts = {
-        sink.name: await parts_in(job.stream, divided.plan, checkpoints_of(sink, job.checkpoint_dir), sink.name)
-        for sink in divided.sinks
-    }
+    _, whole = divided.found[0]
+    length = whole.source.size or divided.plan.starts[-1].offset
+    parts = {sink.name: await parts_in(job.stream, divided.plan, sink, job.checkpoint_dir) for sink in divided.sinks}
     return Found(divided.plan, length, parts)
-
-
-async def checkpoint_in(stream: str, job: Job, sink: AnySink) -> Checkpoint | None:
-    text = await checkpoints_of(sink, job.checkpoint_dir).read(stream)
-    return None if text is None else decode(text, stream, sink.name)
 
 
 async def divide(
@@ -117,16 +114,11 @@ async def divide(
 
 
 async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, shard_mb: int | None) -> None:
-    async with AsyncExitStack() as opened:
-        reader = await open_reader_of(job)
-        opened.push_async_callback(asyncio.to_thread, reader.close)
-        lanes: list[Lane] = []
-        opened.push_async_callback(give_up, lanes, stop)
-        for sink in sinks:
-            lanes.append(await Lane.open(job, sink, reader))  # one by one, as in `load`
-            lanes[-1].require(job, reader)
+    async with opened_lanes(job, sinks, stop) as (reader, lanes):
+        for lane in lanes:
+            lane.require(job, reader)
         if job.restart:
-            await lanes[0].forget_shards(lanes)
+            await forget_shards(job, lanes)
             letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
             await finish_in_thread(letters.open, resume_offset=0, anew=True)
             letters.close()
@@ -156,11 +148,9 @@ async def _require(job: Job, divided: Divided) -> None:
     """ConfigurationError unless rows mean to this worker what they meant to who divided the source."""
     reader = await open_reader_of(job)
     try:
-        for sink in divided.sinks:
-            found = await checkpoint_in(job.stream, job, sink)
-            if found is not None:
-                found.source.require_steps(job.dataset.steps)
-                reader.require(found.source.header)
+        for _, found in divided.found:
+            found.source.require_steps(job.dataset.steps)
+            reader.require(found.source.header)
     finally:
         await asyncio.to_thread(reader.close)
 

@@ -7,21 +7,21 @@ load that comes next.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ingest_service.errors import IngestError, LeaseHeld, LocalIOError, Stopped
 from ingest_service.pipeline import dead_letter
-from ingest_service.pipeline.checkpoint import Checkpoint, decode
+from ingest_service.pipeline.checkpoint import Checkpoint
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.keys import FILE_NAME as KEYS
 from ingest_service.pipeline.keys import Keys, keys_in
-from ingest_service.pipeline.lane import Lane, beating, give_up
-from ingest_service.pipeline.load import open_reader_of
-from ingest_service.pipeline.placed import checkpoints_of
+from ingest_service.pipeline.lane import beating
+from ingest_service.pipeline.load import opened_lanes
+from ingest_service.pipeline.placed import checkpoint_if_any, checkpoints_of
 from ingest_service.pipeline.plan import Plan, Shard
 from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
 from ingest_service.rows.arrays import Ints
@@ -29,7 +29,6 @@ from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.base import AnySink
-from ingest_service.sinks.checkpoints import CheckpointStore
 
 fault.declare(
     {
@@ -53,19 +52,14 @@ async def bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: a
 
 
 async def _bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: asyncio.Event) -> None:
-    async with AsyncExitStack() as opened:
-        reader = await open_reader_of(job)
-        opened.push_async_callback(asyncio.to_thread, reader.close)
-        lanes: list[Lane] = []
-        opened.push_async_callback(give_up, lanes, stop)
-        for sink in sinks:
-            lane = await Lane.open(job, sink, reader)
-            lanes.append(lane)  # one by one, as in `load`
+    async with opened_lanes(job, sinks, stop) as (_, lanes):
         undone = [lane for lane in lanes if lane.found.plan == plan]
         if not undone:
             return  # another was faster
         async with beating(*lanes):
-            parts = {lane.sink.name: _complete(await _parts_in(job, plan, lane.sink)) for lane in undone}
+            folder = job.checkpoint_dir
+            found = {lane.sink.name: await parts_in(job.stream, plan, lane.sink, folder) for lane in undone}
+            parts = {name: _complete(checkpoints) for name, checkpoints in found.items()}
             first = parts[undone[0].sink.name]
             if not job.dataset.schema.follows_from_key:
                 await _write_repeated(job, plan, [lane.sink for lane in undone])
@@ -79,19 +73,11 @@ async def _bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: 
             await lane.save(release=True)
 
 
-async def parts_in(stream: str, plan: Plan, store: CheckpointStore, sink: str) -> list[Checkpoint | None]:
-    """The checkpoints of all shards of a stream in a sink, None where one was not begun."""
-    found = []
-    for shard in plan:
-        name = shard.stream_of(stream)
-        text = await store.read(name)
-        part = None if text is None else decode(text, name, sink)
-        found.append(part if part is not None and part.of_plan == plan.id else None)
-    return found
-
-
-async def _parts_in(job: Job, plan: Plan, sink: AnySink) -> list[Checkpoint | None]:
-    return await parts_in(job.stream, plan, checkpoints_of(sink, job.checkpoint_dir), sink.name)
+async def parts_in(stream: str, plan: Plan, sink: AnySink, folder: Path | None) -> list[Checkpoint | None]:
+    """The checkpoints of all shards of a stream in an open sink, or for it in `folder`; None of one not begun."""
+    store = checkpoints_of(sink, folder)
+    found = [await checkpoint_if_any(shard.stream_of(stream), sink, store) for shard in plan]
+    return [part if part is not None and part.of_plan == plan.id else None for part in found]
 
 
 def _complete(parts: Sequence[Checkpoint | None]) -> list[Checkpoint]:

@@ -21,7 +21,7 @@ from ingest_service.errors import ConfigurationError, Stopped
 if TYPE_CHECKING:
     import asyncio
 
-PARENT_PID = "INGEST_PARENT_PID"  # in the environment: the service tells its runs whose they are
+PARENT_PID = "INGEST_PARENT_PID"  # in the environment: who forks runs tells them whose they are
 WORKER = "INGEST_WORKER"  # likewise: a run that a user started tells its workers that they may read what he may
 EVENTS_FD = "INGEST_EVENTS_FD"  # the connection's number; not in the environment of what a run starts
 _PR_SET_PDEATHSIG = 1  # prctl(2)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ingest_service.errors import ConfigurationError
-from ingest_service.runtime.process import PARENT_PID, WORKER
+from ingest_service.runtime.process import WORKER
 from ingest_service.service.runs import LOADS, Run
 
 _NOT_PASSED_ON = (
@@ -43,7 +43,7 @@ class Commands:
 
     def environment(self, run: Run) -> dict[str, str]:
         """ConfigurationError if a sink that the run needs is configured no more."""
-        environment = {**self._environment, PARENT_PID: str(os.getpid())}
+        environment = dict(self._environment)
         if run.task.kind not in LOADS:
             return environment
         missing = [name for name in run.task.sinks if name not in self._urls]

@@ -179,6 +179,7 @@ def _send(requests: socket.socket, text: bytes, fds: Sequence[int]) -> None:
 
 def serve(requests: socket.socket, answers: socket.socket) -> None:
     """Fork on request until the other side is gone. Returns in each child, whose `sys.argv` is set then."""
+    me = os.getpid()
     numbers: dict[int, int] = {}  # of children, by their pid
     woken, wake = socket.socketpair()
     for one in (woken, wake):
@@ -203,7 +204,7 @@ def serve(requests: socket.socket, answers: socket.socket) -> None:
                 if pid == 0:
                     for one in (requests, answers, woken, wake):
                         one.close()
-                    _become(request, fds)
+                    _become(request, fds, me)
                     return
                 numbers[pid] = request["number"]
                 _tell(answers, number=request["number"], pid=pid)
@@ -213,7 +214,7 @@ def serve(requests: socket.socket, answers: socket.socket) -> None:
                         os.close(fd)
 
 
-def _become(request: Mapping[str, Any], fds: Sequence[int]) -> None:
+def _become(request: Mapping[str, Any], fds: Sequence[int], parent: int) -> None:
     """In the child: what a process of its own would have been given."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -224,7 +225,7 @@ def _become(request: Mapping[str, Any], fds: Sequence[int]) -> None:
     os.dup2(stderr, 2)
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.environ[PARENT_PID] = str(os.getppid())
+    os.environ[PARENT_PID] = str(parent)  # which may be dead by now
     os.environ[EVENTS_FD] = str(os.dup(events))
     sys.argv = ["ingest-service", *request["arguments"]]
 

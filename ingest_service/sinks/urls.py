@@ -48,13 +48,13 @@ def shared_by(url: str, n: int) -> str:
     """The URL for one of `n` workers, which together keep to the limits that it sets: rows and units a second."""
     parts = split_url(url)
     query = [
-        (name, repr(float(value) / n) if name in _LIMITS and is_number(value) else value)
+        (name, repr(float(value) / n) if name in _LIMITS and _is_number(value) else value)
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
     ]
     return parts._replace(query=urlencode(query)).geturl() if n > 1 and parts.query else url
 
 
-def is_number(text: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
         return float(text) > 0
     except ValueError:

@@ -40,6 +40,7 @@ def position(shard: int, rows: int) -> Position:
 
 
 PLAN = Plan("plan", tuple(position(number, 0) for number in range(SHARDS)))
+WHOLE = Checkpoint(STREAM, "memory", SOURCE, Watermark(PLAN.starts[0]), plan=PLAN)
 
 
 @dataclass(eq=False)
@@ -92,7 +93,7 @@ class Workers(RuleBasedStateMachine):
     def new_worker(self) -> Worker:
         self.n_workers += 1
         holder = Holder("host", "boot", self.n_workers, "1", f"worker {self.n_workers}")
-        return Worker(holder, _Claims(self.job, Divided(PLAN, [self.sink])))
+        return Worker(holder, _Claims(self.job, Divided(PLAN, [(self.sink, WHOLE)])))
 
     def run(self, worker: Worker, job: Coroutine[Any, Any, T]) -> T:
         self.acting = worker
@@ -191,7 +192,7 @@ class Workers(RuleBasedStateMachine):
         mark = worker.found.watermark
         is_first = worker.found.plan == PLAN
         if is_first:
-            parts = _complete(self.run(worker, parts_in(STREAM, PLAN, self.store, "memory")))
+            parts = _complete(self.run(worker, parts_in(STREAM, PLAN, self.sink, None)))
             mark = _whole(mark, PLAN, parts)
             worker.lease.divide(None)
         try:
