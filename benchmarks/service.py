@@ -50,9 +50,8 @@ class Service:
 
     def ended(self, run: dict[str, Any], look_every_s: float = 0.2) -> dict[str, Any]:
         """The run, once it has come to its end."""
-        while run["state"] not in _FINAL:
+        while (run := self.ask("GET", f"/v1/runs/{run['id']}"))["state"] not in _FINAL:
             time.sleep(look_every_s)
-            run = self.ask("GET", f"/v1/runs/{run['id']}")
         return run
 
     def idle(self, look_every_s: float = 0.5) -> dict[str, int]:
