@@ -109,6 +109,7 @@ class Settings(BaseSettings):
     feature: list[dict[str, Any]] = []  # likewise
     checkpoint: str = Field("sink", pattern=r"^(sink|file:.+)$")
     state_dir: Path = Path(".ingest")
+    state_mirror: str | None = Field(None, pattern=r"^(s3|gs|file)://[^?#]+$")
     limit: int | None = Field(None, ge=1)
     max_rejects: str | None = Field(None, pattern=r"^[0-9]+$|^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)%$")
     memory_mb: int = Field(MEMORY_MB, ge=MIN_MEMORY_MB)

@@ -15,6 +15,7 @@ import redis
 import trustme
 from blockbuster import blockbuster_ctx
 
+from tests.buckets import Moto, find_s3
 from tests.helpers import CANARY_AWS_SECRET, Cli
 from tests.servers import (
     ROOT,
@@ -54,6 +55,7 @@ _SERVED = {
     "postgresql_url",
     "chromium",
     "promtool",
+    "moto",
 }  # the others begin with one of these
 
 T = TypeVar("T")
@@ -195,6 +197,13 @@ def postgresql_schema_url(postgresql_url: str) -> Iterator[str]:
         connection.execute(f"CREATE SCHEMA {name}")
         yield f"{postgresql_url}?schema={name}"
         connection.execute(f"SET client_min_messages = error; DROP SCHEMA {name} CASCADE")
+
+
+@pytest.fixture(scope="session")
+def moto(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """A server of S3's protocol. Clients find it by its `environment`."""
+    with found(lambda: find_s3(tmp_path_factory.mktemp("s3"))) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

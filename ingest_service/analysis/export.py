@@ -125,7 +125,7 @@ class _Exporting:
 
     def _set_aside(self, job: Job, spill: Spill) -> None:
         """The items of a source; its refused rows are durable before anything is written."""
-        letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
+        letters = DeadLetters.of(job)
         letters.open(resume_offset=0)
         fate = _Fate(job, str(letters.path))
         try:

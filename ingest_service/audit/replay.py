@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ingest_service.formats.opening import rows_of
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Lease
 from ingest_service.pipeline.lane import Held, beating, give_up
+from ingest_service.pipeline.mirror import Mirror
 from ingest_service.pipeline.placed import checkpoint_of, checkpoints_of
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.runtime.tasks import finish_in_thread
@@ -74,8 +76,11 @@ async def replay(
     checkpoint_dir: Path | None,
     stop: asyncio.Event,
     progress: Callable[..., None],
+    mirror: Mirror | None = None,
 ) -> ReplayReport:
     """Try the letters in `path` again, in open sinks, and take those that land out of it.
+
+    mirror: of the state folder, where workers elsewhere learn what has landed.
 
     SourceNotFound, or LocalIOError for a line that is no letter, before anything is written; LeaseHeld if a run has
     the stream; after an IngestError in between the file lacks what had landed by then.
@@ -100,7 +105,7 @@ async def replay(
         async with beating(*held):
             for one in held:
                 await one.sink.begin(one.found.written_as, None)
-            await _replay_file(path, held, dataset, columns, stop, progress, report)
+            await _replay_file(path, held, dataset, columns, stop, progress, report, mirror)
     return report
 
 
@@ -134,7 +139,9 @@ async def _replay_file(
     stop: asyncio.Event,
     progress: Callable[..., None],
     report: ReplayReport,
+    mirror: Mirror | None,
 ) -> None:
+    keep_landed = partial(dead_letter.append_durably, path.with_name(dead_letter.REPLAYED_NAME), mirror=mirror)
     for one in held:
         one.found.source.require_steps(dataset.steps)
     ways = {one.sink.name: rows_of(dataset, one.found.source.header, columns) for one in held}
@@ -146,7 +153,7 @@ async def _replay_file(
             while some := await asyncio.to_thread(next, slices, []):
                 if stop.is_set():
                     raise Stopped.on_request(WHEN_STOPPED)
-                left = await _replay_slice(some, held, ways, path.with_name(dead_letter.REPLAYED_NAME), report)
+                left = await _replay_slice(some, held, ways, keep_landed, report)
                 await finish_in_thread(rewriting.write, left)
                 progress(letters=report.letters, landed=report.landed, left=report.left)
         except IngestError:
@@ -158,9 +165,13 @@ async def _replay_file(
 
 
 async def _replay_slice(
-    letters: list[Letter], held: Sequence[_Replayed], ways: dict[str, Rows], replayed: Path, report: ReplayReport
+    letters: list[Letter],
+    held: Sequence[_Replayed],
+    ways: dict[str, Rows],
+    keep_landed: Callable[[list[Letter]], None],
+    report: ReplayReport,
 ) -> list[Letter]:
-    """The letters that stay, some with a new reason. Those that landed are on disk in `replayed` when this returns."""
+    """The letters that stay, some with a new reason. Those that landed are kept when this returns."""
     tries = [_Try(letter) for letter in letters]
     for one in held:
         mine = [attempt for attempt in tries if attempt.is_for(one.sink.name)]
@@ -168,7 +179,7 @@ async def _replay_slice(
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     landed = [{**attempt.letter, "sinks": attempt.landed, "at": at} for attempt in tries if attempt.landed]
     if landed:
-        await asyncio.to_thread(dead_letter.append_durably, replayed, landed)
+        await asyncio.to_thread(keep_landed, landed)
     left = [letter for attempt in tries for letter in attempt.left(at)]
     report.letters += len(letters)
     report.landed += sum(bool(attempt.landed) and not attempt.failed for attempt in tries)

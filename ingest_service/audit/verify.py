@@ -244,6 +244,7 @@ class _Letters:
 
     def __init__(self, job: Job) -> None:
         identities = array("q")
+        dead_letter.bring(job)
         self._kept = _offsets_by_stage(job, dead_letter.FILE_NAME, identities)
         self._replayed = _offsets_by_stage(job, dead_letter.REPLAYED_NAME, array("q"))
         self._n_twice = len(identities) - len(np.unique(_ints(identities)))

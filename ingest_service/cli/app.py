@@ -33,7 +33,7 @@ from ingest_service.cli.ending import code_of
 from ingest_service.cli.estimate import estimate
 from ingest_service.cli.export import export_dynamodb
 from ingest_service.cli.infer import infer
-from ingest_service.cli.loading import CheckpointPlace, Memory, StateDir, load_jobs
+from ingest_service.cli.loading import CheckpointPlace, Memory, StateDir, StateMirror, load_jobs
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.popular import covisited, popular
 from ingest_service.cli.report import show_report
@@ -86,6 +86,7 @@ def run(
     memory_mb: Memory = None,
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
+    state_mirror: StateMirror = None,
     metrics_port: Annotated[
         int | None,
         typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here meanwhile."),
@@ -118,6 +119,7 @@ def run(
         "memory_mb": memory_mb,
         "checkpoint": checkpoint,
         "state_dir": state_dir,
+        "state_mirror": state_mirror,
         "metrics_port": metrics_port,
     }
     if expect not in (None, "published"):
@@ -343,7 +345,7 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
     import asyncio
 
     from ingest_service.audit.replay import WHEN_STOPPED, replay
-    from ingest_service.pipeline.run import ended_in_time, opened, survey
+    from ingest_service.pipeline.run import ended_in_time, mirror_of, opened, survey
     from ingest_service.pipeline.steps import target_of
     from ingest_service.telemetry.listeners import listening
     from ingest_service.telemetry.show import show_on_stderr
@@ -357,7 +359,9 @@ async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
             columns = settings.columns if target is None else {}
             async with opened(sinks):
                 await survey(sinks, dataset, show.warning)
-                return await replay(path, sinks, dataset, columns, settings.checkpoint_dir, stop, progress)
+                return await replay(
+                    path, sinks, dataset, columns, settings.checkpoint_dir, stop, progress, mirror_of(settings, path)
+                )
 
 
 def _sinks_and_dataset(settings: "Settings") -> "tuple[list[AnySink], DatasetOfFiles]":

@@ -21,6 +21,10 @@ CheckpointPlace = Annotated[
 ]
 Memory = Annotated[int | None, typer.Option("--memory", metavar="MB", help="The most memory to take; 350 by default.")]
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where dead letters are kept.")]
+StateMirror = Annotated[
+    str | None,
+    typer.Option("--state-mirror", metavar="URL", help="A folder of an object store where they are kept as well."),
+]
 
 
 async def load_jobs(jobs: "Sequence[Job]", settings: "Settings", stop: "asyncio.Event") -> "Report":

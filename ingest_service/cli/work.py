@@ -19,7 +19,7 @@ from ingest_service.cli.common import (
     execute,
     settings_of,
 )
-from ingest_service.cli.loading import CheckpointPlace, Memory, StateDir, observed
+from ingest_service.cli.loading import CheckpointPlace, Memory, StateDir, StateMirror, observed
 from ingest_service.cli.report import show_report
 from ingest_service.errors import ConfigurationError, UsageError
 from ingest_service.runtime.process import WORKER, is_confined, stop_on_signals
@@ -51,6 +51,7 @@ def work(
     memory_mb: Memory = None,
     checkpoint: CheckpointPlace = None,
     state_dir: StateDir = None,
+    state_mirror: StateMirror = None,
     metrics_port: Annotated[
         int | None, typer.Option("--metrics-port", metavar="PORT", help="Answer GET /metrics for Prometheus here.")
     ] = None,
@@ -66,6 +67,7 @@ def work(
         "memory_mb": memory_mb,
         "checkpoint": checkpoint,
         "state_dir": state_dir,
+        "state_mirror": state_mirror,
         "metrics_port": metrics_port,
     }
     settings = settings_of(flags, config)
@@ -121,6 +123,8 @@ async def run_with_workers(
 def work_on_ray(address: str, n: int, sources: Sequence[str], settings: "Settings", shard_mb: int | None) -> "Report":
     """The same by Ray's workers, which read the sources and the state folder by the same names."""
     from ingest_service.cli.on_ray import run_on_ray
+    from ingest_service.pipeline.dead_letter import bring
+    from ingest_service.pipeline.run import jobs_of
 
     refuse_what_is_not_shared(sources, settings)
     if not address.startswith("ray://"):
@@ -131,11 +135,15 @@ def work_on_ray(address: str, n: int, sources: Sequence[str], settings: "Setting
         "columns": settings.columns,
         "checkpoint": settings.checkpoint,
         "state_dir": str(settings.state_dir.absolute()),
+        "state_mirror": settings.state_mirror,
         "max_rejects": settings.max_rejects,
         "memory_mb": settings.memory_mb,
     }
     paths = [name if "://" in name else str(Path(name).absolute()) for name in sources]
-    return run_on_ray(address, n, paths, told, shard_mb)
+    report = run_on_ray(address, n, paths, told, shard_mb)
+    for job in jobs_of(paths, settings):
+        bring(job)
+    return report
 
 
 def _memory_of_each(settings: "Settings", n: int) -> int:
@@ -164,6 +172,8 @@ def _environment(settings: "Settings", memory_mb: int) -> dict[str, str]:
         "INGEST_STATE_DIR": str(settings.state_dir),
         "INGEST_MEMORY_MB": str(memory_mb),
     }
+    if settings.state_mirror is not None:
+        environment["INGEST_STATE_MIRROR"] = settings.state_mirror
     if settings.max_rejects is not None:
         environment["INGEST_MAX_REJECTS"] = settings.max_rejects
     if not is_confined():

@@ -47,8 +47,7 @@ async def take_back(job: Job, sink: AnySink, mark: Watermark) -> None:
     before = mark.unended
     assert before is not None, "is_continued has looked"
     letters = dead_letter.Letters(
-        job.state_dir / job.stream,
-        job.source.uri,
+        job,
         range(before.position.offset, mark.position.offset),
         (*dead_letter.ROW_STAGES, sink.name),
     )

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ingest_service.errors import LeaseHeld, LocalIOError, SourceChanged
+from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.mirror import Mirror
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.runtime import fault
 from ingest_service.runtime.durable import sync_folder, take_lock
@@ -33,14 +35,26 @@ _NEEDED = {"source": str, "line": int, "offset": int, "raw": str, "stage": str, 
 class DeadLetters:
     """The dead letters of one stream. Blocking: the pipeline calls it in a thread, one call at a time."""
 
-    def __init__(self, folder: Path, source: str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: str,
+        mirror: Mirror | None = None,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.path = folder / FILE_NAME
         self._source = source
+        self._mirror = mirror
         self._now = now
         self._known: set[int] = set()  # hashes of the rows that are in already and may come again
         self._replayed: set[tuple[str, int]] = set()  # stages and offsets of those that a replay has stored since
         self._fd = -1
         self._end = 0  # of what this run has read or written
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        return cls(job.state_dir / job.stream, job.source.uri, job.mirror)
 
     def open(self, *, resume_offset: int, anew: bool = False) -> None:
         """Open for appending. What is in already, from `resume_offset` on, will not be written twice.
@@ -56,6 +70,8 @@ class DeadLetters:
             if is_new:
                 sync_folder(self.path.parent)
             self._drop_torn_line()
+            if self._mirror is not None:
+                _bring(self._mirror, self.path)
             self._end = os.fstat(self._fd).st_size
         except OSError as error:
             raise _failed(error) from error
@@ -81,8 +97,11 @@ class DeadLetters:
             if not fresh:
                 return
             for first in range(0, len(fresh), _ROWS_AT_ONCE):
-                lines = (_line(row, self._source, at) for row in fresh[first : first + _ROWS_AT_ONCE])
-                data = memoryview("".join(lines).encode())
+                some = fresh[first : first + _ROWS_AT_ONCE]
+                text = "".join(_line(row, self._source, at) for row in some).encode()
+                if self._mirror is not None:
+                    self._mirror.add(self.path, some[0].offset, text)
+                data = memoryview(text)
                 while data:
                     data = data[os.write(self._fd, data) :]
             fault.point("dead-letters-written")
@@ -122,6 +141,8 @@ class DeadLetters:
             number += 1
         for name in (FILE_NAME, REPLAYED_NAME):
             path = self.path.with_name(name)
+            if self._mirror is not None:
+                self._mirror.set_aside(path)
             if path.exists():
                 fd = _open_locked(path, fcntl.LOCK_SH)
                 path.rename(self._aside(name, number))
@@ -151,9 +172,9 @@ class DeadLetters:
 class Letters:
     """The letters of some rows of a source: those that begin at these offsets, refused at these stages. Blocks."""
 
-    def __init__(self, folder: Path, source: str, offsets: range, stages: Collection[str]) -> None:
-        self._folder = folder
-        self._source = source
+    def __init__(self, job: Job, offsets: range, stages: Collection[str]) -> None:
+        self._folder = job.state_dir / job.stream
+        self._job = job
         self._offsets = offsets
         self._stages = stages
 
@@ -168,19 +189,22 @@ class Letters:
     def remove(self) -> None:
         """Take them out of the file."""
         path = self._folder / FILE_NAME
-        if not path.exists():
+        mirror = self._job.mirror
+        if not path.exists() and mirror is None:
             return
-        whole = DeadLetters(self._folder, self._source)
+        whole = DeadLetters.of(self._job)
         whole.open(resume_offset=self._offsets.stop)  # which cuts off what a crash left of a line
         whole.close()
         if not any(map(self._is_meant, read(path))):
             return
+        if mirror is not None:
+            mirror.remove(path, (text_of(letter).encode() for letter in read(path) if self._is_meant(letter)))
         with Rewriting(path) as new:
             new.write(letter for letter in read(path) if not self._is_meant(letter))
             new.commit()
 
     def _is_meant(self, letter: dict[str, Any]) -> bool:
-        is_here = letter["source"] == self._source and letter["offset"] in self._offsets
+        is_here = letter["source"] == self._job.source.uri and letter["offset"] in self._offsets
         return is_here and letter["stage"] in self._stages
 
 
@@ -230,12 +254,42 @@ class Rewriting:
             os.close(self._lock)
 
 
-def append_durably(path: Path, letters: Iterable[dict[str, Any]]) -> None:
+def bring(job: Job) -> None:
+    """Add to a stream's letters here what workers elsewhere have kept. Blocks."""
+    if job.mirror is not None:
+        letters = DeadLetters.of(job)
+        letters.open(resume_offset=0)
+        letters.close()
+
+
+def _bring(mirror: Mirror, path: Path) -> None:
+    """To an open file, and to the one beside it of those that were replayed, whose letters are no longer in it."""
+    replayed = path.with_name(REPLAYED_NAME)
+    gone = set()
+    for one in (replayed, path):
+        known = {identity_of(letter) for letter in read(one, missing_ok=True)}
+        for piece in mirror.pieces(one):
+            letters = {identity_of(letter): letter for letter in map(json.loads, piece.splitlines())}
+            fresh = [letter for key, letter in letters.items() if key not in known and _place_of(letter) not in gone]
+            if fresh:
+                append_durably(one, fresh)
+            known |= letters.keys()
+        gone |= {_place_of(letter) for letter in read(replayed, missing_ok=True)}
+
+
+def _place_of(letter: dict[str, Any]) -> tuple[str, str, int]:
+    return letter["source"], letter["stage"], letter["offset"]
+
+
+def append_durably(path: Path, letters: Iterable[dict[str, Any]], mirror: Mirror | None = None) -> None:
     """Add letters to a file of them, made when missing, and wait until they are on disk."""
+    text = "".join(map(text_of, some := list(letters))).encode()
+    if mirror is not None and some:
+        mirror.add(path, some[0]["offset"], text)
     try:
         is_new = not path.exists()
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
-            file.writelines(text_of(letter).encode() for letter in letters)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         if is_new:

@@ -8,6 +8,7 @@ from ingest_service.datasets.base import Dataset
 from ingest_service.formats.base import Reader
 from ingest_service.formats.memory import BLOCK_BYTES, block_bytes_without
 from ingest_service.formats.opening import open_reader
+from ingest_service.pipeline.mirror import Mirror
 from ingest_service.pipeline.plan import Shard
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.sources.base import Source
@@ -30,6 +31,7 @@ class Job:
     block_bytes: int = BLOCK_BYTES
     restart: bool = False
     shard: Shard | None = None
+    mirror: Mirror | None = None  # of the state folder
 
     def beside(self, mb: int) -> "Job":
         """The same, where so much of its memory is taken by something else."""
@@ -45,8 +47,10 @@ class Job:
         return self.state_dir / self.stream / f"{_SHARDS}{plan}"
 
     def shards_folders(self) -> list[Path]:
-        """Those of all plans that are here. Blocks the caller."""
-        return list((self.state_dir / self.stream).glob(f"{_SHARDS}*"))
+        """Those of all plans, here and in the mirror. Blocks the caller."""
+        folder = self.state_dir / self.stream
+        there = self.mirror.folders_in(folder) if self.mirror is not None else []
+        return sorted({*folder.glob(f"{_SHARDS}*"), *(one for one in there if one.name.startswith(_SHARDS))})
 
     def open_reader(self, *, limit: int | None = None, keeps_past: bool = False) -> Reader[Any]:
         """A reader of the source, before its first row; of a shard it ends with that. Blocks the caller.

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Self
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ingest_service.errors import LocalIOError
 from ingest_service.pipeline.job import Job
+from ingest_service.pipeline.mirror import Mirror
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.runtime import fault
@@ -39,31 +41,33 @@ class Keys:
 class KeyFile:
     """Takes the keys of chunks before these are offered to a sink. Blocks the caller; one call at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
         self._path = path
+        self._mirror = mirror
         self._file: IO[bytes] | None = None
 
     @classmethod
     def of(cls, job: Job) -> Self | None:
         """That of a shard whose rows can have a key in common with others and say something else."""
         is_needed = job.shard is not None and not job.dataset.schema.follows_from_key
-        return cls(job.state_dir / job.stream / FILE_NAME) if is_needed else None
+        return cls(job.state_dir / job.stream / FILE_NAME, job.mirror) if is_needed else None
 
     def append(self, chunk: Chunk) -> None:
         """Wait until they are on disk. The keys of a chunk may be noted twice."""
+        header = {"start": list(asdict(chunk.start).values()), "end": chunk.end.offset, "n": chunk.accepted}
+        text = json.dumps(header).encode() + b"\n"
+        hashes = chunk.columns.identity_hashes()
+        part = b"".join((text, hashes.tobytes(), chunk.offsets.astype(np.int64).tobytes()))
+        if self._mirror is not None:
+            self._mirror.add(self._path, chunk.start.offset, part)
         try:
             file = self._file = self._file or self._opened(self._path)
-            header = {"start": list(asdict(chunk.start).values()), "end": chunk.end.offset, "n": chunk.accepted}
-            text = json.dumps(header).encode() + b"\n"
-            hashes = chunk.columns.identity_hashes()
-            file.write(b"".join((text, hashes.tobytes(), chunk.offsets.astype(np.int64).tobytes())))
+            file.write(part)
             file.flush()
             fault.point("keys-written")
             os.fsync(file.fileno())
         except OSError as error:
-            raise LocalIOError(
-                f"The keys of a shard cannot be noted ({error.strerror}); make room or fix the state folder."
-            ) from error
+            raise _failed(error) from error
 
     def close(self) -> None:
         if self._file is not None:
@@ -86,6 +90,29 @@ def keys_in(path: Path) -> Iterator[Keys]:
     return (keys for _, keys in _parts(path))
 
 
+def keys_of(job: Job) -> Iterator[Keys]:
+    """What was noted of a shard, here and in what was brought."""
+    path = job.state_dir / job.stream / FILE_NAME
+    return chain(keys_in(path), keys_in(_brought(path)))
+
+
+def bring_keys(job: Job) -> None:
+    """Have here what workers elsewhere have noted of a shard. Blocks."""
+    if job.mirror is None:
+        return
+    path = job.state_dir / job.stream / FILE_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _brought(path).open("wb") as file:
+            file.writelines(job.mirror.pieces(path))
+    except OSError as error:
+        raise _failed(error) from error
+
+
+def _brought(path: Path) -> Path:
+    return path.with_name(f"brought-{path.name}")
+
+
 def _parts(path: Path) -> Iterator[tuple[int, Keys]]:
     """Each with its length on disk, up to one that is not whole."""
     try:
@@ -102,3 +129,7 @@ def _parts(path: Path) -> Iterator[tuple[int, Keys]]:
         return
     except OSError as error:
         raise LocalIOError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _failed(error: OSError) -> LocalIOError:
+    return LocalIOError(f"The keys of a shard cannot be noted ({error.strerror}); make room or fix the state folder.")

@@ -186,6 +186,8 @@ async def forget_shards(job: Job, lanes: Sequence[Lane]) -> None:
         served = [job.shards_folder(part.of_plan) for part in parts if part is not None and part.of_plan]
         folders = [one for one in folders if one in served]
     for folder in folders:
+        if job.mirror is not None:
+            await asyncio.to_thread(job.mirror.forget, folder)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 

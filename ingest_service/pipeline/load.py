@@ -119,7 +119,7 @@ async def load(
         await _take_back_continued(lanes, job, reader)
         mark = _lowest(lanes)
         start = mark.position
-        dead_letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
+        dead_letters = DeadLetters.of(job)
         await finish_in_thread(dead_letters.open, resume_offset=start.offset, anew=job.starts_again)
         opened.callback(dead_letters.close)
         await _go_on(reader, mark, lanes, stop)

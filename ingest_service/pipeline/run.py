@@ -15,6 +15,7 @@ from ingest_service.errors import GO_ON, ConfigurationError, IngestError, LeaseH
 from ingest_service.formats.memory import block_bytes_within
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.load import Observer, State, load
+from ingest_service.pipeline.mirror import Mirror
 from ingest_service.pipeline.rejects import RejectLimit
 from ingest_service.pipeline.report import Report, StreamReport
 from ingest_service.pipeline.shards import Found, divide, found_of, load_shards
@@ -125,10 +126,18 @@ def jobs_of(
             max_rejects=RejectLimit.parse(settings.max_rejects),
             block_bytes=block_bytes_within(settings.memory_mb, n_sinks or len(settings.to)),
             restart=restart,
+            mirror=mirror_of(settings),
         )
         for name in sources
         for source in _sources_named(name, settings)
     ]
+
+
+def mirror_of(settings: Settings, path: Path | None = None) -> Mirror | None:
+    """Where the state folder, or a file that is in it, is kept a second time; None if it is not."""
+    folder = settings.state_dir
+    is_in = path is None or path.absolute().is_relative_to(folder.absolute())
+    return Mirror(settings.state_mirror, folder) if settings.state_mirror and is_in else None
 
 
 def _sources_named(name: str, settings: Settings) -> list[Source]:

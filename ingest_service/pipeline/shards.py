@@ -119,7 +119,7 @@ async def _store_plan(job: Job, sinks: Sequence[AnySink], stop: asyncio.Event, s
             lane.require(job, reader)
         if job.restart:
             await forget_shards(job, lanes)
-            letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
+            letters = DeadLetters.of(job)
             await finish_in_thread(letters.open, resume_offset=0, anew=True)
             letters.close()
         parted = [lane for lane in lanes if lane.sink.takes_parts]

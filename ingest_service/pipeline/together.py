@@ -17,12 +17,11 @@ from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.keys import FILE_NAME as KEYS
-from ingest_service.pipeline.keys import Keys, keys_in
+from ingest_service.pipeline.keys import Keys, bring_keys, keys_of
 from ingest_service.pipeline.lane import beating
 from ingest_service.pipeline.load import opened_lanes
 from ingest_service.pipeline.placed import checkpoint_if_any, checkpoints_of
-from ingest_service.pipeline.plan import Plan, Shard
+from ingest_service.pipeline.plan import Plan
 from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
@@ -38,6 +37,7 @@ fault.declare(
 )
 
 _LOOK_EVERY_S = 0.5
+_SHARE = "workers must share --state-dir, or have a --state-mirror: bring it here, and run the same command again."
 
 
 async def bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: asyncio.Event) -> None:
@@ -60,12 +60,12 @@ async def _bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: 
             folder = job.checkpoint_dir
             found = {lane.sink.name: await parts_in(job.stream, plan, lane.sink, folder) for lane in undone}
             parts = {name: _complete(checkpoints) for name, checkpoints in found.items()}
-            first = parts[undone[0].sink.name]
+            first = undone[0].sink.name
             if not job.dataset.schema.follows_from_key:
                 await _write_repeated(job, plan, [lane.sink for lane in undone])
             fault.point("shards-repeated")
-            letters = DeadLetters(job.state_dir / job.stream, job.source.uri)
-            await finish_in_thread(_gather_letters, job, plan, first, letters)
+            letters = DeadLetters.of(job)
+            await finish_in_thread(_gather_letters, job, plan, first, parts[first], letters)
             fault.point("shards-letters")
         for lane in undone:
             lane.tracker = Tracker(_whole(lane.found.watermark, plan, parts[lane.sink.name]))
@@ -114,19 +114,19 @@ def _after(mark: Watermark, counts: Counts, row: int, line: int) -> Watermark:
 # --- dead letters -----------------------------------------------------------------------------------
 
 
-def _gather_letters(job: Job, plan: Plan, parts: Sequence[Checkpoint], letters: DeadLetters) -> None:
+def _gather_letters(job: Job, plan: Plan, sink: str, parts: Sequence[Checkpoint], letters: DeadLetters) -> None:
     """Put the shards' letters into the stream's file, with their lines counted from its beginning. Blocks."""
     letters.open(resume_offset=plan.starts[0].offset)
     try:
         line = plan.starts[0].line
         for shard, part in zip(plan, parts, strict=True):
             mine = job.part(shard)
+            dead_letter.bring(mine)
             path = mine.state_dir / mine.stream / dead_letter.FILE_NAME
-            n_refused = part.watermark.counts.rejected + part.watermark.counts.dead
-            if n_refused and not path.exists():
+            n_missing = part.watermark.counts.rejected + part.watermark.counts.dead - _n_kept(path, sink)
+            if n_missing > 0:
                 raise LocalIOError(
-                    f"{n_refused:,} refused rows of shard {shard.number + 1} are not in {mine.state_dir}; "
-                    "workers must share --state-dir: bring it here, and run the same command again."
+                    f"{n_missing:,} refused rows of shard {shard.number + 1} are not in {mine.state_dir}; {_SHARE}"
                 )
             before = line - shard.start.line
             for some in dead_letter.in_slices(dead_letter.read(path, missing_ok=True)):
@@ -134,6 +134,16 @@ def _gather_letters(job: Job, plan: Plan, parts: Sequence[Checkpoint], letters: 
             line += part.watermark.position.line - shard.start.line
     finally:
         letters.close()
+
+
+def _n_kept(path: Path, sink: str) -> int:
+    """How many rows that were refused before any sink, and records that this one refused, have a letter."""
+    rows, n_records = set[int](), 0
+    for letter in dead_letter.read(path, missing_ok=True):
+        if letter["stage"] in dead_letter.ROW_STAGES:
+            rows.add(letter["offset"])
+        n_records += letter["stage"] == sink
+    return len(rows) + n_records
 
 
 def _row(letter: dict[str, Any], before: int) -> DeadRow:
@@ -152,7 +162,7 @@ async def _write_repeated(job: Job, plan: Plan, sinks: Sequence[AnySink]) -> Non
     if not len(offsets):
         return
     for shard in plan:
-        chunks = _chunks_with(job, offsets, _keys_of(job, shard))
+        chunks = _chunks_with(job, offsets, keys_of(job.part(shard)))
         while (chunk := await finish_in_thread(next, chunks, None)) is not None:
             for sink in sinks:
                 await sink.store(chunk)
@@ -166,32 +176,25 @@ def _repeated(job: Job, plan: Plan) -> Ints:
 
     n_rows = 0
     for shard in plan:
-        parts = {keys.start.offset: keys.end for keys in _keys_of(job, shard)}
-        n_rows += sum(len(keys.offsets) for keys in _keys_of(job, shard))
+        mine = job.part(shard)
+        bring_keys(mine)
+        parts = {keys.start.offset: keys.end for keys in keys_of(mine)}
+        n_rows += sum(len(keys.offsets) for keys in keys_of(mine))
         at = shard.start.offset
         while at in parts and at != (end := parts[at]):
             at = end
         if shard.end is not None and at < shard.end.offset:
-            folder = job.part(shard).state_dir
-            raise LocalIOError(
-                f"What was noted of shard {shard.number + 1} is not in {folder}; "
-                "workers must share --state-dir: bring it here, and run the same command again."
-            )
+            raise LocalIOError(f"What was noted of shard {shard.number + 1} is not in {mine.state_dir}; {_SHARE}")
     found = []
     with Spill(n_rows, by=pl.col("key")) as spill:
         for shard in plan:
-            for keys in _keys_of(job, shard):
+            for keys in keys_of(job.part(shard)):
                 columns = {"key": keys.hashes, "offset": keys.offsets}
                 spill.add(pl.DataFrame(columns).with_columns(pl.lit(shard.number).alias("shard")))
         for frame in spill:
             twice = frame.filter(pl.col("shard").n_unique().over("key") > 1)
             found.append(twice["offset"].unique().to_numpy())
     return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
-
-
-def _keys_of(job: Job, shard: Shard) -> Iterator[Keys]:
-    part = job.part(shard)
-    return keys_in(part.state_dir / part.stream / KEYS)
 
 
 def _chunks_with(job: Job, offsets: Ints, parts: Iterator[Keys]) -> Iterator[Chunk]:

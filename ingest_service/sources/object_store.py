@@ -7,7 +7,7 @@ Credentials, AWS's own names; GOOGLE_BASE_URL and AWS_ENDPOINT_URL name another 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -121,6 +121,14 @@ def get_whole(address: Address) -> bytes:
 
     with errors_translated(address.uri):
         return bytes(obstore.get(address.store(), address.path).bytes())
+
+
+def delete(address: Address) -> None:
+    """Remove an object; it may be gone already. Blocks."""
+    import obstore
+
+    with suppress(SourceNotFound), errors_translated(address.uri, "removed"):
+        obstore.delete(address.store(), address.path)
 
 
 def put_whole(address: Address, pieces: Iterator[bytes]) -> None:

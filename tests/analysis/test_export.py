@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from ingest_service.pipeline.run import jobs_of
 from ingest_service.sinks.dynamodb import imports
 from ingest_service.sinks.dynamodb.sink import DynamoDBSink
 from ingest_service.sinks.testing.rows import FIRST_MS
-from tests.buckets import Moto, find_s3
+from tests.buckets import Moto
 from tests.helpers import (
     CANARY_AWS_SECRET,
     HEADER,
@@ -36,7 +35,6 @@ from tests.helpers import (
     dynamodb_items,
     write_pairs,
 )
-from tests.servers import ServerMissingError
 
 Item = dict[str, dict[str, str]]
 NOTES = """
@@ -52,18 +50,12 @@ schema:
 
 
 @pytest.fixture(scope="module")
-def s3(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
-    try:
-        server = find_s3(tmp_path_factory.mktemp("s3"))
-    except ServerMissingError as error:
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(f"NO SERVER: {error}", pytrace=False)
-        pytest.skip(f"NO SERVER: {error}")
-    with server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
+def s3(moto: Moto) -> Iterator[Moto]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in moto.environment.items():
             patch.setenv(name, value)
-        server.make_bucket("exports")
-        yield server
+        moto.make_bucket("exports")
+        yield moto
 
 
 def exported(cli: Cli, *arguments: str | Path) -> dict[str, Any]:
