@@ -19,6 +19,7 @@ from benchmarks.sections import (
     movielens,
     parquet,
     postgres,
+    ray,
     reading,
     redis,
     rejects,
@@ -58,5 +59,6 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "features": features.figures,
     "versions": versions.figures,
     "workers": workers.figures,
+    "ray": ray.figures,
     "quick": versions.since_release,
 }
