@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from ingest_service.datasets.base import Dataset
 from ingest_service.errors import RowError
+from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, DeadRow, Position
 from ingest_service.sources.base import Source
 
@@ -131,6 +132,10 @@ class Reader(ABC, Generic[B]):
     @abstractmethod
     def chunk(self, block: B) -> Chunk:
         """A block's rows as typed columns, and those that are refused."""
+
+    def only(self, block: B, offsets: Ints) -> B:
+        """Of a block at least the rows at these offsets, for their records alone: lines are not counted any more."""
+        return block
 
     @abstractmethod
     def values(self, block: B) -> Iterator[RowValues | RowError]:

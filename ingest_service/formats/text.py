@@ -22,6 +22,7 @@ from ingest_service.formats.cuts import BEFORE_BYTES, certain_start
 from ingest_service.formats.encodings import encoding_of
 from ingest_service.formats.lines import Lines
 from ingest_service.formats.memory import BLOCK_BYTES, MAX_RECORD_BYTES
+from ingest_service.rows.arrays import Ints
 from ingest_service.rows.chunk import Chunk, Position
 from ingest_service.sources.base import Source, Stream
 from ingest_service.sources.kinds import binary_kind, likely_kind
@@ -221,6 +222,13 @@ class TextReader(Reader[TextBlock]):
     def chunk(self, block: TextBlock) -> Chunk:
         plain = None if block.refused else self._plain(block)
         return chunk_of(block, block.places, self.rows.dataset, plain, partial(self._one, block))
+
+    def only(self, block: TextBlock, offsets: Ints) -> TextBlock:
+        wanted = np.flatnonzero(np.isin(block.offsets, offsets))
+        # With line ends as long as any: without, a CR that ends the last field would be taken for one.
+        text = b"".join(block.raw(index) + b"\r\n" for index in wanted.tolist())
+        lines = self._split(text, eof=True)
+        return TextBlock(block.start, block.end, block.is_unended, text, lines, block.offsets[wanted], block.refused)
 
     def values(self, block: TextBlock) -> Iterator[RowValues | RowError]:
         return (self._one(block, index) for index in range(len(block.lines)))

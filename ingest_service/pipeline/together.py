@@ -6,25 +6,22 @@ load that comes next.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ingest_service.errors import IngestError, LeaseHeld, LocalIOError, Stopped
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.checkpoint import Checkpoint
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.pipeline.job import Job
-from ingest_service.pipeline.keys import Keys, bring_keys, keys_of
 from ingest_service.pipeline.lane import beating
 from ingest_service.pipeline.load import opened_lanes
 from ingest_service.pipeline.placed import checkpoint_if_any, checkpoints_of
 from ingest_service.pipeline.plan import Plan
+from ingest_service.pipeline.repeated import SHARE, write_repeated
 from ingest_service.pipeline.tracker import Counts, Tracker, Watermark
-from ingest_service.rows.arrays import Ints
-from ingest_service.rows.chunk import Chunk, DeadRow, Position
+from ingest_service.rows.chunk import DeadRow, Position
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.sinks.base import AnySink
@@ -37,7 +34,6 @@ fault.declare(
 )
 
 _LOOK_EVERY_S = 0.5
-_SHARE = "workers must share --state-dir, or have a --state-mirror: bring it here, and run the same command again."
 
 
 async def bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: asyncio.Event) -> None:
@@ -62,7 +58,7 @@ async def _bring_together(job: Job, plan: Plan, sinks: Sequence[AnySink], stop: 
             parts = {name: _complete(checkpoints) for name, checkpoints in found.items()}
             first = undone[0].sink.name
             if not job.dataset.schema.follows_from_key:
-                await _write_repeated(job, plan, [lane.sink for lane in undone])
+                await write_repeated(job, plan, [lane.sink for lane in undone])
             fault.point("shards-repeated")
             letters = DeadLetters.of(job)
             await finish_in_thread(_gather_letters, job, plan, first, parts[first], letters)
@@ -126,7 +122,7 @@ def _gather_letters(job: Job, plan: Plan, sink: str, parts: Sequence[Checkpoint]
             n_missing = part.watermark.counts.rejected + part.watermark.counts.dead - _n_kept(path, sink)
             if n_missing > 0:
                 raise LocalIOError(
-                    f"{n_missing:,} refused rows of shard {shard.number + 1} are not in {mine.state_dir}; {_SHARE}"
+                    f"{n_missing:,} refused rows of shard {shard.number + 1} are not in {mine.state_dir}; {SHARE}"
                 )
             before = line - shard.start.line
             for some in dead_letter.in_slices(dead_letter.read(path, missing_ok=True)):
@@ -151,64 +147,3 @@ def _row(letter: dict[str, Any], before: int) -> DeadRow:
     return DeadRow(
         letter["offset"], letter["line"] + before, raw, letter["stage"], letter["code"], letter.get("reason", "")
     )
-
-
-# --- keys in two shards -----------------------------------------------------------------------------
-
-
-async def _write_repeated(job: Job, plan: Plan, sinks: Sequence[AnySink]) -> None:
-    """Write the rows again whose key is in more than one shard, in their order: the last one wins, as in one run."""
-    offsets = await finish_in_thread(_repeated, job, plan)
-    if not len(offsets):
-        return
-    for shard in plan:
-        chunks = _chunks_with(job, offsets, keys_of(job.part(shard)))
-        while (chunk := await finish_in_thread(next, chunks, None)) is not None:
-            for sink in sinks:
-                await sink.store(chunk)
-
-
-def _repeated(job: Job, plan: Plan) -> Ints:
-    """Where the rows stand whose key is in more than one shard, ascending. Blocks."""
-    import polars as pl
-
-    from ingest_service.rows.spill import Spill
-
-    n_rows = 0
-    for shard in plan:
-        mine = job.part(shard)
-        bring_keys(mine)
-        parts = {keys.start.offset: keys.end for keys in keys_of(mine)}
-        n_rows += sum(len(keys.offsets) for keys in keys_of(mine))
-        at = shard.start.offset
-        while at in parts and at != (end := parts[at]):
-            at = end
-        if shard.end is not None and at < shard.end.offset:
-            raise LocalIOError(f"What was noted of shard {shard.number + 1} is not in {mine.state_dir}; {_SHARE}")
-    found = []
-    with Spill(n_rows, by=pl.col("key")) as spill:
-        for shard in plan:
-            for keys in keys_of(job.part(shard)):
-                columns = {"key": keys.hashes, "offset": keys.offsets}
-                spill.add(pl.DataFrame(columns).with_columns(pl.lit(shard.number).alias("shard")))
-        for frame in spill:
-            twice = frame.filter(pl.col("shard").n_unique().over("key") > 1)
-            found.append(twice["offset"].unique().to_numpy())
-    return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
-
-
-def _chunks_with(job: Job, offsets: Ints, parts: Iterator[Keys]) -> Iterator[Chunk]:
-    """The rows at these offsets, a chunk at a time, in the order of the source. Blocks."""
-    starts = {keys.start.offset: keys for keys in parts}
-    for _, keys in sorted(starts.items()):
-        first, last = np.searchsorted(offsets, (keys.start.offset, keys.end))
-        if first == last:
-            continue
-        reader = job.open_reader()
-        try:
-            reader.resume(keys.start)
-            while reader.position.offset < keys.end and (block := reader.next()) is not None:
-                chunk = reader.chunk(block)
-                yield chunk.only(np.isin(chunk.offsets, offsets[first:last]))
-        finally:
-            reader.close()

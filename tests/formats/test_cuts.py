@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -169,3 +170,23 @@ def test_a_packed_source_is_not_cut(tmp_path: Path) -> None:
     reader = open_reader(source, dataset)
     assert not reader.is_divisible
     reader.close()
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_some_rows_of_a_block_say_what_they_say_in_the_whole(kind: str, tmp_path: Path) -> None:
+    """Their records are those that the whole block has at their places, whatever stands between them."""
+    path, dataset = SOURCES[kind](tmp_path)
+    (source,) = sources_named(str(path))
+    reader = open_reader(source, dataset)
+    rng = np.random.default_rng(7)
+    n_rows = 0
+    while (block := reader.next()) is not None:
+        whole = reader.chunk(block)
+        wanted = rng.random(whole.accepted) < 0.1
+        some = reader.chunk(reader.only(block, whole.offsets[wanted]))
+        some, expected = some.only(np.isin(some.offsets, whole.offsets[wanted])), whole.only(wanted)
+        assert some.offsets.tolist() == expected.offsets.tolist()
+        assert some.columns.frame().equals(expected.columns.frame())
+        n_rows += some.accepted
+    reader.close()
+    assert n_rows > 1_500
