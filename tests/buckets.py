@@ -168,8 +168,12 @@ class Moto(Server):
         return {"AWS_ENDPOINT_URL": self.url, "AWS_ALLOW_HTTP": "true"}
 
     def make_bucket(self, name: str) -> None:
+        self.put(name, b"")
+
+    def put(self, path: str, data: bytes) -> None:
+        """An object, BUCKET/NAME."""
         connection = HTTPConnection(_HOST, self.port)
-        connection.request("PUT", f"/{name}")
+        connection.request("PUT", f"/{path}", data)
         assert connection.getresponse().status == 200
         connection.close()
 

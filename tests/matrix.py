@@ -252,4 +252,9 @@ MATRIX: dict[int, Fault] = {
         "no source; dead letters or keys of a shard in another state folder",
         "exit 66, exit 74 with what to bring; then the load goes on",
     ),
+    87: Fault(
+        "a divided load from an object store that is slow and breaks off",
+        "a proxy that trickles, cuts, and is gone for a moment",
+        "asked again, or exit 74; then as after one run, dead letters in the mirror included",
+    ),
 }

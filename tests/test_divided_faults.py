@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ingest_service.audit.trial_runs import workers_of
+from tests.buckets import Moto
+from tests.faults import TcpProxy
 from tests.helpers import (
     COMMAND,
     Cli,
@@ -169,6 +172,73 @@ async def test_a_worker_that_slept_past_its_lease_is_fenced(cli: Cli, changing: 
     assert redis_sets(redis_db_url) == before
     assert letters_of(cli) == letters == changing.letters
     assert cli.run("verify", changing.path, "--dataset", "movielens", "--to", redis_db_url).code == 0
+
+
+_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <time.h>
+
+int clock_gettime(clockid_t clock, struct timespec *at) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(clock, at);
+    if (!failed && clock == CLOCK_REALTIME) at->tv_sec += atol(getenv("CLOCK_AHEAD_S"));
+    return failed;
+}
+"""
+
+
+@pytest.mark.fault(81)
+def test_workers_whose_clocks_are_hours_apart(cli: Cli, changing: Changing, redis_db_url: str) -> None:
+    """Leases do not hang on the time of day: no shard is taken from one who works, and one of a killed worker is."""
+    cli.file("clock.c", _CLOCK)
+    build = ["cc", "-shared", "-fPIC", "-o", "clock.so", "clock.c", "-ldl"]
+    if shutil.which("cc") is None or subprocess.run(build, cwd=cli.folder, check=False).returncode:
+        pytest.skip("NO TOOL: no C compiler")
+    command = ("work", changing.path, "--dataset", "movielens", "--shard-mb", "1", "--json")
+    clocks = [
+        {"LD_PRELOAD": str(cli.folder / "clock.so"), "CLOCK_AHEAD_S": ahead} for ahead in ("-86400", "7200", "86400")
+    ]
+    workers = [cli.start(*command, "--to", f"{redis_db_url}?rate=3000", **clock) for clock in clocks]
+    events = [wait_for_event(worker, lambda event: event["event"] == "progress") for worker in workers]
+    days = {event["timestamp"][:10] for event in events}
+    assert len(days) >= 2  # their clocks are what they are meant to be
+    workers[0].kill()
+    assert finish(workers.pop(0)).code == -signal.SIGKILL
+    outcomes = [finish(worker) for worker in workers]
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].stderr + outcomes[1].stderr
+    rows = [outcome.report["sources"][0]["sinks"]["redis"] for outcome in outcomes]
+    assert rows[0]["read"] == rows[1]["read"] == changing.counts[0]
+    assert letters_of(cli) == changing.letters
+    assert cli.run("verify", changing.path, "--dataset", "movielens", "--to", redis_db_url).code == 0
+
+
+@pytest.mark.fault(87)
+async def test_an_object_store_that_is_slow_and_breaks_off(cli: Cli, changing: Changing, moto: Moto) -> None:
+    """The source and the mirror are there, behind a network that trickles, cuts and is gone for a moment."""
+    bucket, name = f"flaky-{cli.folder.name.replace('_', '-')}"[:60], "ratings.csv"
+    moto.make_bucket(bucket)
+    moto.put(f"{bucket}/{name}", changing.path.read_bytes())
+    async with TcpProxy(moto.url) as proxy:
+        environment = moto.environment | {"AWS_ENDPOINT_URL": proxy.url}
+        command = ("run", f"s3://{bucket}/{name}", "--dataset", "movielens", *WORKERS, "--json")
+        mirrored = (*command, "--state-mirror", f"s3://{bucket}/state")
+        await proxy.slow(1 << 20)
+        loading = asyncio.create_task(asyncio.to_thread(cli.run, *mirrored, **environment))
+        await until(lambda: proxy.connections > 3)
+        await proxy.cut_after(300_000, times=3)
+        await until(lambda: proxy.cuts >= 1 or loading.done())
+        await proxy.refuse()
+        await asyncio.sleep(0.5)
+        await proxy.heal()
+        outcome = await loading
+        if outcome.code == 74:  # it was given up, which is said; the same command goes on
+            outcome = await asyncio.to_thread(cli.run, *mirrored, **environment)
+    assert outcome.code == 0, outcome.stderr
+    assert settled(outcome) == changing.counts
+    assert cli.rows == changing.rows
+    assert letters_of(cli) == changing.letters
 
 
 @pytest.mark.fault(81)
