@@ -18,11 +18,13 @@ from ingest_service.service.http.gate import Gate
 from ingest_service.service.http.login import COOKIE, SESSION_S, Login
 from ingest_service.service.http.page import page_router
 from ingest_service.service.http.problems import Problem, documented, handle_errors
+from ingest_service.service.http.uploading import upload_router
 from ingest_service.service.known_datasets import known_datasets
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import Live, progress_event, run_event
 from ingest_service.service.lookups import Asked, Lookups
 from ingest_service.service.runs import Run, Runs, State
+from ingest_service.service.uploads import Uploads
 from ingest_service.telemetry.prometheus import CONTENT_TYPE, Exposition
 
 MAX_NUMBER = (1 << 63) - 1
@@ -110,6 +112,7 @@ class Parts:
     letters: Letters
     login: Login
     lookups: Lookups
+    uploads: Uploads
 
 
 def api(parts: Parts) -> FastAPI:
@@ -126,7 +129,7 @@ def api(parts: Parts) -> FastAPI:
     handle_errors(app)
     app.add_middleware(Gate, login=parts.login)
     routers = (_runs, _events, _dead_letters, _looks, _users, _session)
-    for router in (*(one(parts) for one in routers), page_router()):
+    for router in (*(one(parts) for one in routers), upload_router(parts.uploads), page_router()):
         app.include_router(router)
     return app
 
