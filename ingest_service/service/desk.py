@@ -53,11 +53,10 @@ class Desk:
         One that failed or was cancelled is not run again because its file still lies in an inbox. What is asked for
         again under one key is the run that it was the first time.
         """
-        wanted = self.sinks.named(sinks)
-        dataset = dataset or self.settings.dataset
         if origin == "api":
-            await asyncio.to_thread(dataset_asked_for, self.settings, dataset)
+            wanted, dataset = await self.ways(sinks, dataset)
         else:
+            wanted, dataset = self.sinks.named(sinks), dataset or self.settings.dataset
             await asyncio.to_thread(self.settings.dataset_named, dataset)
         limit = limit or self.settings.limit
         uri, version = await self._look_at(name)
@@ -65,6 +64,16 @@ class Desk:
         identity = _identity("run", uri, version, wanted, dataset, limit)
         same = () if restart else _KEPT if origin == "api" else STATES
         return await self._announce(task, identity, same, key)
+
+    async def ways(self, sinks: Sequence[str], dataset: str | None) -> tuple[tuple[str, ...], str]:
+        """The sinks and the data set that a request means. ConfigurationError if there is no such one."""
+        wanted, dataset = self.sinks.named(sinks), dataset or self.settings.dataset
+        await asyncio.to_thread(dataset_asked_for, self.settings, dataset)
+        return wanted, dataset
+
+    async def source(self, name: str) -> str:
+        """The path or URL by which a command is given a source that a request names. IngestError if it is none."""
+        return _name_of((await self._look_at(name))[0])
 
     async def replay(self, stream: str, path: Path) -> tuple[Run, bool]:
         """A run that tries the dead letters of a stream again, in the sinks that its last load had."""

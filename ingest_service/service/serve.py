@@ -42,6 +42,7 @@ from ingest_service.service.letters import Letters
 from ingest_service.service.live import MAX_WATCHERS, Live
 from ingest_service.service.lookups import Lookups
 from ingest_service.service.places import place_at
+from ingest_service.service.questions import Questions
 from ingest_service.service.runs import Runs
 from ingest_service.service.uploads import Uploads
 from ingest_service.service.workers import Workers
@@ -76,7 +77,8 @@ async def serve(settings: Settings, config: Path | None) -> None:
             uploads = Uploads(settings.serve.inbox, settings.serve.upload_mb * 1_000_000)
             await asyncio.to_thread(uploads.clear)
             letters = Letters(settings.state_dir)
-            app = api(Parts(desk, runs, live, exposition, health, letters, login, lookups, uploads))
+            questions = Questions(desk, commands, forks)
+            app = api(Parts(desk, runs, live, exposition, health, letters, login, lookups, uploads, questions))
             server = _Server(app, room)
             interrupted = 0
             async with forks, task_group() as tasks:

@@ -7,8 +7,9 @@ from playwright.sync_api import Page, expect
 
 from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.helpers import HEADER
-from tests.service.conftest import Service
+from tests.service.conftest import Service, eventually
 from tests.service.test_page import assert_accessible
+from tests.service.test_questions import children, hold_reading
 
 ROWS = f"{HEADER}\n7,1,{FIRST_MS}\n7,2,{FIRST_MS + 1000}\n"
 INBOX = """
@@ -106,3 +107,50 @@ def test_without_inboxes_there_is_nowhere_to_put_files(page: Page, service: Serv
     expect(page.locator("#upload")).to_be_hidden()
     page.evaluate(_DROP, {"text": ROWS, "name": "a.csv", "element": page.locator("#runs").element_handle()})
     expect(page.locator("#connection")).to_have_text("Live")
+
+
+def test_a_load_is_looked_at_before(page: Page, service: Service, folder: Path) -> None:
+    """What the rows become, what a load takes and a schema file, each as its command says it; nothing is loaded."""
+    service.start(INBOX)
+    (folder / "clicks.csv").write_text(f"{ROWS}7,<b>\u202e,{FIRST_MS}\n")
+    page.goto(service.url)
+    box = page.locator("#submit")
+    box.get_by_role("button", name="Preview").click()
+    expect(box.get_by_label("Source")).to_be_focused()  # it is to be filled in first
+    box.get_by_label("Source").fill("clicks.csv")
+    box.get_by_role("button", name="Preview").click()
+    expect(box.get_by_role("region", name="What the first rows become")).to_be_focused()
+    expect(box.locator("pre")).to_contain_text("history:")
+    expect(box.locator("pre")).to_contain_text("refused: line 4")
+    assert box.locator("pre").inner_text().count("\n") > 3
+    assert_accessible(page)
+    box.get_by_role("button", name="Estimate").click()
+    expect(box.get_by_role("region", name="What a load takes")).to_contain_text(
+        "3 rows: 2 records of 1 users, 1 refused"
+    )
+    box.get_by_role("button", name="Infer a schema").click()
+    expect(box.get_by_role("region", name="A schema file, told from the rows")).to_contain_text("x-role: owner")
+    assert "\u202e" not in box.inner_text()
+    assert_accessible(page)
+    box.get_by_label("Source").fill("/etc/passwd")
+    box.get_by_role("button", name="Infer a schema").click()
+    expect(box).to_contain_text("The source is not below a folder of the setting serve.roots.")
+    expect(box.locator("pre")).to_have_count(0)
+    expect(page.locator("#runs .message")).to_contain_text("no run")
+
+
+def test_a_long_look_can_be_stopped(page: Page, service: Service, folder: Path) -> None:
+    """The button is there as long as somebody waits, and then the service looks no longer."""
+    service.start(INBOX)
+    long = hold_reading(folder / "long.csv")
+    page.goto(service.url)
+    box = page.locator("#submit")
+    box.get_by_label("Source").fill(str(long))
+    box.get_by_role("button", name="Estimate").click()
+    expect(box).to_contain_text("is being looked at…")
+    eventually(lambda: children(service))
+    box.get_by_role("button", name="Stop").click()
+    expect(box.get_by_role("button", name="Preview")).to_be_focused()
+    expect(box.get_by_role("button", name="Stop")).to_be_hidden()
+    expect(box).not_to_contain_text("is being looked at…")
+    eventually(lambda: children(service), lambda found: not found)

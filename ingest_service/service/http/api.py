@@ -13,6 +13,7 @@ from ingest_service.service import letters as letters_
 from ingest_service.service.browse import listed
 from ingest_service.service.desk import Desk
 from ingest_service.service.health import Health
+from ingest_service.service.http.asking import question_router
 from ingest_service.service.http.events import EventStream
 from ingest_service.service.http.gate import Gate
 from ingest_service.service.http.login import COOKIE, SESSION_S, Login
@@ -23,6 +24,7 @@ from ingest_service.service.known_datasets import known_datasets
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import Live, progress_event, run_event
 from ingest_service.service.lookups import Asked, Lookups
+from ingest_service.service.questions import Questions
 from ingest_service.service.runs import Run, Runs, State
 from ingest_service.service.uploads import Uploads
 from ingest_service.telemetry.prometheus import CONTENT_TYPE, Exposition
@@ -113,6 +115,7 @@ class Parts:
     login: Login
     lookups: Lookups
     uploads: Uploads
+    questions: Questions
 
 
 def api(parts: Parts) -> FastAPI:
@@ -129,7 +132,8 @@ def api(parts: Parts) -> FastAPI:
     handle_errors(app)
     app.add_middleware(Gate, login=parts.login)
     routers = (_runs, _events, _dead_letters, _looks, _users, _session)
-    for router in (*(one(parts) for one in routers), upload_router(parts.uploads), page_router()):
+    others = (upload_router(parts.uploads), question_router(parts.questions), page_router())
+    for router in (*(one(parts) for one in routers), *others):
         app.include_router(router)
     return app
 

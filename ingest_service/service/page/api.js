@@ -11,8 +11,8 @@ export class Problem extends Error {
 }
 
 /** The JSON of the answer, or null where it has none. A 401 is also told to the window, as `login-needed`. */
-export async function ask(method, path, body) {
-  const options = { method, signal: AbortSignal.timeout(PATIENCE_MS) };
+export async function ask(method, path, body, signal = AbortSignal.timeout(PATIENCE_MS)) {
+  const options = { method, signal };
   if (body !== undefined) {
     options.headers = { "Content-Type": "application/json" };
     options.body = JSON.stringify(body);

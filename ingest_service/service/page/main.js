@@ -4,7 +4,8 @@
  *     api.js     requests          events.js  what happens, as it happens
  *     running.js what runs now: plot.js, rates.js, table.js
  *     runs.js    the table of runs: run_row.js, report.js
- *     dead_letters.js  sinks.js  submit.js  upload.js  user.js  login.js
+ *     submit.js  the form that loads: questions.js
+ *     dead_letters.js  sinks.js  upload.js  user.js  login.js
  *
  * Runs come by events; what has no events is asked for now and then.
  */
