@@ -39,6 +39,8 @@ class Commands:
             options.append("--restart")
         if self._workers > 1 and run.task.kind == "run" and run.task.limit is None:
             options.append(f"--workers={self._workers}")
+        chosen = {"code": run.task.code, "letter": run.task.letter, "text": run.task.text}
+        options += [f"--{name}={value}" for name, value in chosen.items() if value is not None]
         return [run.task.kind, *options, "--", run.task.name]
 
     def environment(self, run: Run) -> dict[str, str]:

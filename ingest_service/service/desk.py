@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from ingest_service.audit.chosen import Chosen
 from ingest_service.config import Settings
-from ingest_service.errors import ConfigurationError, SourceNotFound
+from ingest_service.errors import ConfigurationError, LeaseHeld, SourceNotFound
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.steps import steps
 from ingest_service.runtime.tasks import finish_in_thread
@@ -36,6 +37,7 @@ class Desk:
     workers: Workers
     sinks: Sinks
     waiting: Waiting = field(default_factory=Waiting)
+    _choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def load(
         self,
@@ -75,14 +77,23 @@ class Desk:
         """The path or URL by which a command is given a source that a request names. IngestError if it is none."""
         return _name_of((await self._look_at(name))[0])
 
-    async def replay(self, stream: str, path: Path) -> tuple[Run, bool]:
-        """A run that tries the dead letters of a stream again, in the sinks that its last load had."""
+    async def replay(self, stream: str, path: Path, chosen: Chosen) -> tuple[Run, bool]:
+        """A run that tries dead letters of a stream again, in the sinks that its last load had.
+
+        LeaseHeld while another one may try the same letter: a new text is not to come after an old one that was stored.
+        """
         source = await asyncio.to_thread(_source_of, path)
         last = await self.runs.look(self.runs.newest_of, source)
         sinks = last.task.sinks if last else self.sinks.named(())
         dataset = last.task.dataset if last else self.settings.dataset
-        task = Task("replay", source, str(path), sinks, dataset)
-        return await self._announce(task, _identity("replay", stream), LIVE)
+        code, letter, text = chosen.code, chosen.letter, chosen.text
+        task = Task("replay", source, str(path), sinks, dataset, code=code, letter=letter, text=text)
+        async with self._choosing:
+            for run in await self.runs.look(self.runs.replays_of, source):
+                other = Chosen(run.task.code, run.task.letter, run.task.text)
+                if chosen != other and chosen.meets(other):
+                    raise LeaseHeld(f"Run {run.id} tries these dead letters; wait for its end, then ask again.")
+            return await self._announce(task, _identity("replay", stream, code, letter, text), LIVE)
 
     async def step(self, command: str, origin: str) -> tuple[Run, bool]:
         """A run of a step, unless the last one from there is not over yet."""

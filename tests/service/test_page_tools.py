@@ -154,3 +154,47 @@ def test_a_long_look_can_be_stopped(page: Page, service: Service, folder: Path) 
     expect(box.get_by_role("button", name="Stop")).to_be_hidden()
     expect(box).not_to_contain_text("is being looked at…")
     eventually(lambda: children(service), lambda found: not found)
+
+
+def test_dead_letters_are_edited_and_replayed(page: Page, service: Service, folder: Path) -> None:
+    """One with another row, which may be refused as well; one as it is; all of a code. What comes of each is told."""
+    service.start(INBOX)
+    bad = ["7,x,1", "7,2", "<b>,1,1", "8,y,1"]
+    (folder / "clicks.csv").write_text(ROWS + "".join(f"{row}\n" for row in bad))
+    service.until(service.submit("clicks.csv"), "done", "failed")
+    page.goto(service.url)
+    panel = page.get_by_role("article", name="clicks.csv")
+    panel.get_by_role("button", name="Show", exact=True).click()
+    raws = panel.locator(".raw")
+    expect(raws).to_have_text(bad)
+    panel.get_by_role("button", name="Edit line 5").click()
+    row = panel.get_by_role("textbox", name="New row for line 5")
+    expect(row).to_be_focused()
+    expect(row).to_have_value("7,2")
+    assert_accessible(page)
+    row.fill("7,2,never")
+    panel.get_by_role("button", name="Replay with this").click()
+    expect(panel.locator(".editor")).to_contain_text("The new text is refused (bad_timestamp)")
+    expect(raws).to_have_text(bad)
+
+    (letters,) = (folder / ".ingest").rglob("dead-letters.jsonl")
+    mended = letters.read_text().replace('"raw": "7,x,1"', f'"raw": "9,9,{FIRST_MS}"')
+    letters.write_text(mended)  # by another hand, meanwhile
+    service.until(service.submit("clicks.csv", limit=1), "done", "failed")
+    expect(row).to_have_value("7,2,never")
+    row.fill(f"7,5,{FIRST_MS}")
+    panel.get_by_role("button", name="Replay with this").click()
+    expect(raws).to_have_text([f"9,9,{FIRST_MS}", "<b>,1,1", "8,y,1"])
+    expect(panel.get_by_role("heading")).to_be_focused()  # the row is gone that had the focus
+    assert_accessible(page)
+
+    panel.get_by_role("button", name="Replay line 7").click()
+    expect(panel.locator(".message").first).to_contain_text("0 landed, 1 left.")
+    panel.get_by_role("button", name="Edit line 6").click()
+    panel.get_by_role("button", name="Cancel").click()
+    expect(panel.get_by_role("button", name="Edit line 6")).to_be_focused()
+    panel.get_by_role("button", name="Replay all bad_id").click()
+    expect(panel.locator(".message").first).to_contain_text("1 landed, 2 left.")
+    expect(raws).to_have_text(["<b>,1,1", "8,y,1"])
+    kept = letters.with_name("replayed.jsonl").read_text()
+    assert '"original": {"raw": "7,2"}' in kept

@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
+from ingest_service.audit.chosen import ALL, Chosen
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.service import letters as letters_
 from ingest_service.service.browse import listed
@@ -80,6 +81,16 @@ class Submission(BaseModel):
     dataset: str | None = Field(None, min_length=1, max_length=100)
     limit: int | None = Field(None, ge=1, le=MAX_NUMBER)
     restart: bool = False
+
+
+class Choice(BaseModel):
+    """Which dead letters: those of a code, or one by its id, and maybe what its row is to be."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    code: str | None = Field(None, min_length=1, max_length=100)
+    letter: str | None = Field(None, pattern=r"^[0-9a-f]{16}$")
+    raw: str | None = None
 
 
 class Recent(BaseModel):
@@ -236,16 +247,17 @@ def _dead_letters(parts: Parts) -> APIRouter:
 
     @router.get("/{stream}", responses=documented(404))
     async def letters(stream: Stream, limit: Limit = 50, cursor: Cursor = None) -> dict[str, Any]:
-        """The dead letters of a stream, in the order of the source."""
+        """The dead letters of a stream, in the order of the source, each with an `id`."""
         path = _there(await asyncio.to_thread(parts.letters.path, stream))
         found, after = await asyncio.to_thread(letters_.page, path, cursor or 0, limit)
         return {"letters": found, "next": None if after is None else str(after)}
 
     @router.post("/{stream}/replay", status_code=201, response_model=RunView, responses=documented(404))
-    async def replay(stream: Stream, response: Response) -> dict[str, Any]:
-        """Queue a run that tries them again."""
+    async def replay(stream: Stream, response: Response, choice: Choice | None = None) -> dict[str, Any]:
+        """Queue a run that tries them again: all, or those chosen. A letter whose new row is refused stays."""
         path = _there(await asyncio.to_thread(parts.letters.path, stream))
-        run, is_new = await parts.desk.replay(stream, path)
+        chosen = Chosen(choice.code, choice.letter, choice.raw) if choice is not None else ALL
+        run, is_new = await parts.desk.replay(stream, path, chosen)
         response.status_code = 201 if is_new else 200
         return _view(run, parts.live)
 

@@ -5,7 +5,8 @@
  *     running.js what runs now: plot.js, rates.js, table.js
  *     runs.js    the table of runs: run_row.js, report.js
  *     submit.js  the form that loads: questions.js
- *     dead_letters.js  sinks.js  upload.js  user.js  login.js
+ *     dead_letters.js  the rows that were refused: letter_table.js
+ *     sinks.js  upload.js  user.js  login.js
  *
  * Runs come by events; what has no events is asked for now and then.
  */
@@ -78,6 +79,7 @@ function hear(name, data) {
 function changed(run) {
   now.changed(run);
   table.changed(run);
+  letters.changed(run);
   say(`Run ${run.id}, ${nameOf(run.source)}: ${run.state}.`);
   if (run.state !== "queued") letters.reload();
   if (run.state !== "running") refused.delete(run.id);
