@@ -89,10 +89,7 @@ class Desk:
         code, letter, text = chosen.code, chosen.letter, chosen.text
         task = Task("replay", source, str(path), sinks, dataset, code=code, letter=letter, text=text)
         async with self._choosing:
-            for run in await self.runs.look(self.runs.replays_of, source):
-                other = Chosen(run.task.code, run.task.letter, run.task.text)
-                if chosen != other and chosen.meets(other):
-                    raise LeaseHeld(f"Run {run.id} tries these dead letters; wait for its end, then ask again.")
+            await self._require_alone(source, chosen)
             return await self._announce(task, _identity("replay", stream, code, letter, text), LIVE)
 
     async def step(self, command: str, origin: str) -> tuple[Run, bool]:
@@ -110,11 +107,22 @@ class Desk:
         return run
 
     async def retry(self, number: int) -> Run | None:
-        run = await self.runs.change(self.runs.retry, number)
+        """LeaseHeld as of `replay`."""
+        async with self._choosing:
+            before = await self.runs.look(self.runs.get, number)
+            if before is not None and before.task.kind == "replay":
+                await self._require_alone(before.task.source, _chosen_by(before.task))
+            run = await self.runs.change(self.runs.retry, number)
         if run is not None and run.state == "queued":
             self.live.changed(run)
             self.workers.wake()
         return run
+
+    async def _require_alone(self, source: str, chosen: Chosen) -> None:
+        for run in await self.runs.look(self.runs.replays_of, source):
+            other = _chosen_by(run.task)
+            if chosen != other and chosen.meets(other):
+                raise LeaseHeld(f"Run {run.id} tries these dead letters; wait for its end, then ask again.")
 
     async def _look_at(self, name: str) -> tuple[str, str]:
         """The canonical address of a source, and its version now."""
@@ -146,6 +154,10 @@ def step_of(command: str) -> tuple[str, str]:
         names = ", ".join(" ".join(one) for one in known)
         raise ConfigurationError(f"A schedule cannot run {command!r}; it runs: {names}.")
     return words[0], shlex.join(words[1:])
+
+
+def _chosen_by(task: Task) -> Chosen:
+    return Chosen(task.code, task.letter, task.text)
 
 
 def _identity(*parts: object) -> str:

@@ -102,6 +102,7 @@ def test_a_choice_must_make_sense(service: Service, stream: str) -> None:
 def test_two_new_rows_for_one_letter_do_not_meet(service: Service, stream: str, tmp_path: Path) -> None:
     """While one waits, another is refused (503), as is a replay of all; the same is that run, others are free."""
     first, second = (letter["id"] for letter in letters(service, stream)[:2])
+    failed = ended(service, replay(service, stream, letter=first, raw="1"))
     service.stop()
     rows = "".join(f"7,{i},{FIRST_MS}\n" for i in range(5_000))
     (tmp_path / "clicks.csv").write_text((tmp_path / "clicks.csv").read_text() + rows)
@@ -114,6 +115,7 @@ def test_two_new_rows_for_one_letter_do_not_meet(service: Service, stream: str, 
     for choice in ({"letter": first, "raw": "1"}, {"letter": first}, {"code": "wrong_arity"}, {}):
         answer = replay(service, stream, **choice)
         assert answer.status == 503 and f"Run {waiting.content['id']} tries" in answer.content["detail"]
+    assert service.ask("POST", f"/v1/runs/{failed['id']}/retry").status == 503
     assert replay(service, stream, letter=second, raw=f"102,7,{FIRST_MS}").status == 201
     service.ask("POST", f"/v1/runs/{load['id']}/cancel")
     assert ended(service, waiting)["report"]["landed"] == 1

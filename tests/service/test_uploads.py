@@ -235,9 +235,10 @@ def test_only_so_many_come_at_once(served: Service) -> None:
         eventually(lambda: served.ask("PUT", "/v1/uploads/drop/more.csv", ROWS).status, lambda status: status == 201)
 
 
-def test_a_file_must_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that trickles is given up (408): it holds the place of others."""
-    monkeypatch.setattr(uploading, "_FIRST_S", 0.05)
+@pytest.mark.parametrize("kind", ["silent", "slow"])
+def test_a_file_must_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """One that trickles, or comes no further, is given up (408): it holds the place of others."""
+    monkeypatch.setattr(uploading, "_SILENT_S", 0.05)
     app = FastAPI()
     handle_errors(app)
     app.include_router(upload_router(uploads_into(tmp_path)))
@@ -245,8 +246,13 @@ def test_a_file_must_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = "/v1/uploads/drop/a.csv"
     scope = {"type": "http", "method": "PUT", "path": path, "headers": headers, "query_string": b""}
     answer: list[Message] = []
+    answered: list[int] = []
+    if kind == "slow":
+        monkeypatch.setattr(uploading, "_SLOWEST_BYTES_PER_S", 1 << 40)
 
     async def receive() -> Message:
+        await asyncio.sleep(0 if kind == "slow" or not answered else 3_600)
+        answered.append(1)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
     async def send(message: Message) -> None:

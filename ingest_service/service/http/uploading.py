@@ -1,6 +1,7 @@
 """The routes by which files are put into inboxes. Their bodies are taken in as they come (gate.py)."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,7 @@ from ingest_service.service.http.gate import UPLOADS
 from ingest_service.service.http.problems import Problem, documented
 from ingest_service.service.uploads import Uploads
 
-_FIRST_S = 30.0
+_SILENT_S = 30.0
 _SLOWEST_BYTES_PER_S = 16 << 10
 _FILE = {
     "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"format": "binary"}}}},
@@ -38,18 +39,35 @@ def upload_router(uploads: Uploads) -> APIRouter:
         declared = request.headers.get("content-length", "")
         if not declared.isdigit():
             raise Problem(411, "Say how long the file is, by Content-Length.")
-        length = int(declared)
-        if length > uploads.most_bytes:
+        if int(declared) > uploads.most_bytes:
             raise Problem(413, f"A file may have {uploads.most_bytes:,} bytes (the setting serve.upload_mb).")
         try:
-            async with asyncio.timeout(_FIRST_S + length / _SLOWEST_BYTES_PER_S):
-                size = await uploads.put(found, file, request.stream())
+            size = await uploads.put(found, file, _in_time(request.stream()))
         except FileExistsError:
             raise Problem(409, "The inbox has a file of that name; give this one another name.") from None
-        except TimeoutError:
-            raise Problem(408, f"A file must come at {_SLOWEST_BYTES_PER_S:,} bytes a second or faster.") from None
         except ClientDisconnect:
             raise Problem(400, "The connection ended before the file did.") from None
         return {"inbox": found.name, "file": file, "bytes": size}
 
     return router
+
+
+async def _in_time(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces of a file. Problem where none comes for a while, or they are too slow as a whole."""
+    loop = asyncio.get_running_loop()
+    begun_s, received = loop.time(), 0
+    while True:
+        too_slow_s = begun_s + _SILENT_S + received / _SLOWEST_BYTES_PER_S
+        try:
+            async with asyncio.timeout_at(min(loop.time() + _SILENT_S, too_slow_s)):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            raise Problem(
+                408,
+                f"A file must come at {_SLOWEST_BYTES_PER_S:,} bytes a second or faster, and without a pause of "
+                f"{_SILENT_S:g} seconds.",
+            ) from None
+        if piece is None:
+            return
+        received += len(piece)
+        yield piece
