@@ -252,4 +252,14 @@ MATRIX: dict[int, Fault] = {
         "no source; dead letters or keys of a shard in another state folder",
         "exit 66, exit 74 with what to bring; then the load goes on",
     ),
+    85: Fault(
+        "an upload breaks off",
+        "the client goes, falls silent, or the service is killed in it; a disk that is full",
+        "no file of its name, and nothing of it stays",
+    ),
+    86: Fault(
+        "a kill while an edited dead letter is replayed",
+        "at each step, of the command and of the service",
+        "the row of the source and its reason are kept until the new row is stored, once",
+    ),
 }

@@ -514,6 +514,7 @@ def test_a_choice_must_make_sense(cli: Cli) -> None:
     assert cli.here("replay", path, "--letter", "0" * 16).code == 66
 
 
+@pytest.mark.fault(86)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("point", KILL_POINTS)
 def test_a_kill_of_an_edit_at_any_step_loses_nothing(cli: Cli, point: str, when: str) -> None:

@@ -132,6 +132,7 @@ def test_a_letter_that_was_broken_cannot_be_chosen(service: Service, stream: str
     assert service.ask("GET", f"/v1/dead-letters/{stream}").status == 503
 
 
+@pytest.mark.fault(86)
 @pytest.mark.parametrize("when", ["queued", "running"])
 def test_an_edit_survives_the_service(service: Service, stream: str, tmp_path: Path, when: str) -> None:
     """Killed before its run or while it is at work: the next start ends it, once, and nothing is lost."""

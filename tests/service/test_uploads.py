@@ -172,6 +172,7 @@ def test_a_path_leads_nowhere(served: Service, tmp_path: Path, path: str) -> Non
 # --- what breaks off ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(85)
 def test_what_breaks_off_leaves_nothing(served: Service, tmp_path: Path) -> None:
     """The client goes in the middle: neither the file nor what there was of it stays, and its name is free."""
     with closing(half_sent(served, "a.csv", ROWS[:10], len(ROWS))):
@@ -181,6 +182,7 @@ def test_what_breaks_off_leaves_nothing(served: Service, tmp_path: Path) -> None
     assert "request failed" not in served.log
 
 
+@pytest.mark.fault(85)
 def test_a_service_that_is_killed_leaves_no_half_file(served: Service, tmp_path: Path) -> None:
     """What it had of one has no name that an inbox takes, and the next start removes it; a locked one stays."""
     inbox = tmp_path / "drop"
@@ -202,6 +204,7 @@ def test_a_service_that_stops_waits_for_nobody(served: Service, tmp_path: Path) 
     assert files(tmp_path / "drop") == {}
 
 
+@pytest.mark.fault(85)
 def test_a_disk_that_is_full_is_told(served: Service, tmp_path: Path) -> None:
     """503 with what to do; nothing stays of it."""
     limits = resource.prlimit(served.pid, resource.RLIMIT_FSIZE)
@@ -235,6 +238,7 @@ def test_only_so_many_come_at_once(served: Service) -> None:
         eventually(lambda: served.ask("PUT", "/v1/uploads/drop/more.csv", ROWS).status, lambda status: status == 201)
 
 
+@pytest.mark.fault(85)
 @pytest.mark.parametrize("kind", ["silent", "slow"])
 def test_a_file_must_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """One that trickles, or comes no further, is given up (408): it holds the place of others."""
