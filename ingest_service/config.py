@@ -84,6 +84,7 @@ class ServeSettings(BaseModel):
     public_url: str = Field(default="", pattern=r"^(https?://[^/?#@\s]+/?)?$")
     roots: list[Path] = []
     refuse_hard_links: bool = False
+    upload_mb: int = Field(default=1_000, ge=1)
     allowed_urls: list[str] = []
     inbox: list[InboxSettings] = []
     schedule: list[ScheduleSettings] = []

@@ -256,5 +256,14 @@ MATRIX: dict[int, Fault] = {
         "a divided load from an object store that is slow and breaks off",
         "a proxy that trickles, cuts, and is gone for a moment",
         "asked again, or exit 74; then as after one run, dead letters in the mirror included",
+    85: Fault(
+        "an upload breaks off",
+        "the client goes, falls silent, or the service is killed in it; a disk that is full",
+        "no file of its name, and nothing of it stays",
+    ),
+    86: Fault(
+        "a kill while an edited dead letter is replayed",
+        "at each step, of the command and of the service",
+        "the row of the source and its reason are kept until the new row is stored, once",
     ),
 }

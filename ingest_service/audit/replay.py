@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ingest_service.audit.chosen import ALL, Chosen
 from ingest_service.audit.letters import chunk_of_letters
 from ingest_service.config import stream_named
 from ingest_service.datasets.base import Dataset
@@ -77,13 +78,15 @@ async def replay(
     stop: asyncio.Event,
     progress: Callable[..., None],
     mirror: Mirror | None = None,
+    chosen: Chosen = ALL,
 ) -> ReplayReport:
     """Try the letters in `path` again, in open sinks, and take those that land out of it.
 
     mirror: of the state folder, where workers elsewhere learn what has landed.
 
     SourceNotFound, or LocalIOError for a line that is no letter, before anything is written; LeaseHeld if a run has
-    the stream; after an IngestError in between the file lacks what had landed by then.
+    the stream; UsageError if a letter's new text is refused by all sinks: the letter then stays as it was; after an
+    IngestError in between the file lacks what had landed by then.
     """
     if dataset.features:
         names = ", ".join(one.name for one in dataset.features)
@@ -91,10 +94,12 @@ async def replay(
             f"The features of the data set ({names}) depend on all rows before a record's, which a dead letter by "
             "itself does not tell: mend the row in the source, and load that with --restart."
         )
-    source, stages = await asyncio.to_thread(_look_through, path)
+    source, stages = await asyncio.to_thread(_look_through, path, chosen)
     wanted = [sink for sink in sinks if sink.name in stages or stages & set(dead_letter.ROW_STAGES)]
     report = ReplayReport()
     if source is None:
+        if chosen.letter is not None:
+            await asyncio.to_thread(chosen.require_landed, path.with_name(dead_letter.REPLAYED_NAME))
         return report
     async with AsyncExitStack() as opened:
         held: list[_Replayed] = []
@@ -105,22 +110,23 @@ async def replay(
         async with beating(*held):
             for one in held:
                 await one.sink.begin(one.found.written_as, None)
-            await _replay_file(path, held, dataset, columns, stop, progress, report, mirror)
+            await _replay_file(path, held, dataset, columns, stop, progress, report, mirror, chosen)
     return report
 
 
-def _look_through(path: Path) -> tuple[str | None, set[str]]:
-    """The source of the letters, None if there are no letters, and their stages. Each line is looked at."""
+def _look_through(path: Path, chosen: Chosen) -> tuple[str | None, set[str]]:
+    """The source of the chosen letters, None if there are none, and their stages. Each line is looked at."""
     if not path.is_file():
         raise SourceNotFound(f"There is no file {path}.")
     sources: set[str] = set()
     stages: set[str] = set()
     for letter in dead_letter.read(path):
         sources.add(letter["source"])
-        stages.add(letter["stage"])
+        if chosen.takes(letter):
+            stages.add(letter["stage"])
         if len(sources) > 1:
             raise UsageError(f"{path} has dead letters of several sources; replay them one source at a time.")
-    return (sources.pop() if sources else None), stages
+    return (sources.pop() if stages else None), stages
 
 
 async def _hold(sink: AnySink, stream: str, folder: Path | None) -> _Replayed:
@@ -140,6 +146,7 @@ async def _replay_file(
     progress: Callable[..., None],
     report: ReplayReport,
     mirror: Mirror | None,
+    chosen: Chosen,
 ) -> None:
     keep_landed = partial(dead_letter.append_durably, path.with_name(dead_letter.REPLAYED_NAME), mirror=mirror)
     for one in held:
@@ -153,7 +160,7 @@ async def _replay_file(
             while some := await asyncio.to_thread(next, slices, []):
                 if stop.is_set():
                     raise Stopped.on_request(WHEN_STOPPED)
-                left = await _replay_slice(some, held, ways, keep_landed, report)
+                left = await _replay_slice(some, held, ways, keep_landed, report, chosen)
                 await finish_in_thread(rewriting.write, left)
                 progress(letters=report.letters, landed=report.landed, left=report.left)
         except IngestError:
@@ -170,9 +177,11 @@ async def _replay_slice(
     ways: dict[str, Rows],
     keep_landed: Callable[[list[Letter]], None],
     report: ReplayReport,
+    chosen: Chosen,
 ) -> list[Letter]:
     """The letters that stay, some with a new reason. Those that landed are kept when this returns."""
-    tries = [_Try(letter) for letter in letters]
+    fates = [_Try(letter, chosen.text) if chosen.takes(letter) else None for letter in letters]
+    tries = [attempt for attempt in fates if attempt is not None]
     for one in held:
         mine = [attempt for attempt in tries if attempt.is_for(one.sink.name)]
         await _write(one, mine, ways[one.sink.name])
@@ -180,8 +189,12 @@ async def _replay_slice(
     landed = [{**attempt.letter, "sinks": attempt.landed, "at": at} for attempt in tries if attempt.landed]
     if landed:
         await asyncio.to_thread(keep_landed, landed)
-    left = [letter for attempt in tries for letter in attempt.left(at)]
-    report.letters += len(letters)
+    for attempt in tries:
+        attempt.require_edit()
+    left: list[Letter] = []
+    for letter, fate in zip(letters, fates, strict=True):
+        left += [letter] if fate is None else fate.left(at)
+    report.letters += len(tries)
     report.landed += sum(bool(attempt.landed) and not attempt.failed for attempt in tries)
     report.left += sum(not attempt.landed or bool(attempt.failed) for attempt in tries)
     report.other += sum(not attempt.landed and not attempt.failed for attempt in tries)
@@ -189,10 +202,11 @@ async def _replay_slice(
 
 
 class _Try:
-    """One letter, and what became of it in each sink that it is for."""
+    """One letter, and what became of it in each sink that it is for. `text`: in place of its row."""
 
-    def __init__(self, letter: Letter) -> None:
-        self.letter = letter
+    def __init__(self, letter: Letter, text: str | None) -> None:
+        self._before = letter
+        self.letter = letter if text is None else dead_letter.edited(letter, text)
         self.landed: list[str] = []
         self.failed: dict[str, tuple[str, str]] = {}  # code and reason by stage
 
@@ -207,9 +221,18 @@ class _Try:
         """It is no row. A letter of a sink stays one: it is for that sink alone."""
         self.failed = {error.stage if self._is_of_row else self.letter["stage"]: (error.code, error.reason)}
 
+    def require_edit(self) -> None:
+        """UsageError if no sink has taken the new text: then nobody has the row, and the letter stays as it was."""
+        if self.letter is self._before or self.landed:
+            return
+        if not self.failed:
+            raise UsageError(f"The dead letter is one of the sink {self.letter['stage']}; replay it into that.")
+        code, reason = next(iter(self.failed.values()))
+        raise UsageError(f"The new text is refused ({code}), and the dead letter stays as it was: {reason}")
+
     def left(self, at: str) -> list[Letter]:
         if not self.landed and not self.failed:
-            return [self.letter]
+            return [self._before]
         return [
             {**self.letter, "stage": stage, "code": code, "reason": reason, "at": at}
             for stage, (code, reason) in self.failed.items()

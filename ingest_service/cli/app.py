@@ -36,6 +36,7 @@ from ingest_service.cli.infer import infer
 from ingest_service.cli.loading import CheckpointPlace, Memory, StateDir, StateMirror, load_jobs
 from ingest_service.cli.movielens import movielens
 from ingest_service.cli.popular import covisited, popular
+from ingest_service.cli.replay import replay
 from ingest_service.cli.report import show_report
 from ingest_service.cli.serve import serve
 from ingest_service.cli.show import show
@@ -48,11 +49,9 @@ from ingest_service.telemetry.stderr import open_all
 if TYPE_CHECKING:
     from ingest_service.audit.crash_trial import CrashReport
     from ingest_service.audit.findings import Findings
-    from ingest_service.audit.replay import ReplayReport
     from ingest_service.config import Settings
-    from ingest_service.datasets.base import Dataset as DatasetOfFiles
     from ingest_service.pipeline.report import Report
-    from ingest_service.sinks.base import AnySink, Finding
+    from ingest_service.sinks.base import Finding
 
 app = typer.Typer(
     name="ingest-service",
@@ -319,58 +318,6 @@ async def _verify(sources: Sequence[str], settings: "Settings", sample: int | No
         return await verify(jobs, sinks, stop, progress, sample=sample)
 
 
-@app.command()
-def replay(
-    dead_letters: Annotated[Path, typer.Argument(metavar="DEAD_LETTERS", help="A file of dead letters.")],
-    to: To = None,
-    dataset: Dataset = None,
-    columns: Columns = None,
-    checkpoint: CheckpointPlace = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """Try dead letters again, after they were edited or the sink was mended; what lands is removed from the file."""
-    flags = {"to": to or None, "dataset": dataset, "columns": column_names(columns), "checkpoint": checkpoint}
-    report = execute(_replay(dead_letters, settings_of(flags, config)))
-    with output():
-        if as_json:
-            typer.echo(json.dumps(report.as_json()))
-            return
-        say(f"{report.letters:,} dead letters: {report.landed:,} landed, {report.left:,} left.")
-        if report.other:
-            say(f"{report.other:,} of those left are for sinks that were not named with --to.")
-
-
-async def _replay(path: Path, settings: "Settings") -> "ReplayReport":
-    import asyncio
-
-    from ingest_service.audit.replay import WHEN_STOPPED, replay
-    from ingest_service.pipeline.run import ended_in_time, mirror_of, opened, survey
-    from ingest_service.pipeline.steps import target_of
-    from ingest_service.telemetry.listeners import listening
-    from ingest_service.telemetry.show import show_on_stderr
-
-    stop = stop_on_signals()
-    with listening("replay", settings), show_on_stderr() as show:
-        progress = show.counter("replay")
-        async with ended_in_time(stop, WHEN_STOPPED):
-            target = await asyncio.to_thread(target_of, path, settings)
-            sinks, dataset = target or _sinks_and_dataset(settings)
-            columns = settings.columns if target is None else {}
-            async with opened(sinks):
-                await survey(sinks, dataset, show.warning)
-                return await replay(
-                    path, sinks, dataset, columns, settings.checkpoint_dir, stop, progress, mirror_of(settings, path)
-                )
-
-
-def _sinks_and_dataset(settings: "Settings") -> "tuple[list[AnySink], DatasetOfFiles]":
-    from ingest_service.pipeline.run import sinks_of
-
-    dataset = settings.dataset_named()
-    return sinks_of(settings.sink_urls(), dataset), dataset
-
-
 @app.command(name="crash-test")
 def crash_test(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, or archive.zip#member.")],
@@ -449,6 +396,7 @@ def _trailing_limit(sources: list[str], limit: int | None) -> tuple[list[str], i
 
 
 app.command()(work)
+app.command()(replay)
 app.command()(show)
 app.command()(infer)
 app.command()(estimate)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ingest_service.cli.common import output, say
+from ingest_service.cli.common import Config, output, say, settings_of
 from ingest_service.errors import LocalIOError, UsageError
 
 
@@ -17,17 +17,18 @@ def infer(
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write the schema here; there must be none yet."),
     ] = None,
+    config: Config = None,
 ) -> None:
     """Look at rows, write a schema file for --dataset to stdout or a new file, and say on stderr what was found."""
     from ingest_service.datasets import is_schema_file
     from ingest_service.inference.infer import infer as inferred
-    from ingest_service.sources import sources_named
+    from ingest_service.pipeline.run import sources_for
 
     if out is not None and not is_schema_file(out.name):
         raise UsageError(f"--dataset takes a schema by its ending; name {out} with .yaml.")
     if out is not None and out.exists():
         raise _there_is_one(out)
-    sources = sources_named(source)
+    sources = sources_for(source, settings_of({}, config))
     if len(sources) != 1:
         raise UsageError(f"{source!r} names {len(sources)} files; name one of them.")
     result = inferred(sources[0])

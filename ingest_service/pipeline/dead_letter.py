@@ -2,6 +2,7 @@
 
 import base64
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -367,6 +368,24 @@ def _identity(stage: str, offset: int, raw: bytes) -> int:
 def identity_of(letter: dict[str, Any]) -> int:
     """Tells letters apart; the same for a letter and for the row that it was made from, within one process."""
     return _identity(letter["stage"], letter["offset"], raw_of(letter))
+
+
+def id_of(letter: dict[str, Any]) -> str:
+    """The same wherever and whenever it is asked for: 16 hexadecimal digits, of the stage, the offset and the row."""
+    place = f"{letter['stage']}\0{letter['offset']}\0".encode()
+    return hashlib.blake2b(place + raw_of(letter), digest_size=8).hexdigest()
+
+
+def edited(letter: dict[str, Any], text: str) -> dict[str, Any]:
+    """The letter with another text in place of its row, which is kept in `original`."""
+    original = {name: letter[name] for name in ("raw", "encoding") if name in letter}
+    plain = {name: value for name, value in letter.items() if name != "encoding"}
+    return {"original": original, **plain, "raw": text}
+
+
+def before_edit(letter: dict[str, Any]) -> dict[str, Any]:
+    """The letter with the row that the source has."""
+    return {**letter, **letter.get("original", {})}
 
 
 def raw_of(letter: dict[str, Any]) -> bytes:

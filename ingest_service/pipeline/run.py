@@ -129,7 +129,7 @@ def jobs_of(
             mirror=mirror_of(settings),
         )
         for name in sources
-        for source in _sources_named(name, settings)
+        for source in sources_for(name, settings)
     ]
 
 
@@ -140,8 +140,8 @@ def mirror_of(settings: Settings, path: Path | None = None) -> Mirror | None:
     return Mirror(settings.state_mirror, folder) if settings.state_mirror and is_in else None
 
 
-def _sources_named(name: str, settings: Settings) -> list[Source]:
-    """A run of the service is held to what the service may read."""
+def sources_for(name: str, settings: Settings) -> list[Source]:
+    """The sources that one argument names. What the service starts is held to what the service may read."""
     return [source_allowed(name, settings.allowed())] if is_confined() else sources_named(name)
 
 

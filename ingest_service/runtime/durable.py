@@ -1,7 +1,10 @@
 """Changes of files that survive a loss of power, and locks around them that survive a process that sleeps."""
 
+import ctypes
+import errno
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +14,7 @@ from ingest_service.errors import LeaseHeld
 
 LOCK_S = 5.0  # a lock is held for one write and one fsync
 _LOOK_EVERY_S = 0.02
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # renameat2(2)
 
 
 def sync_folder(folder: Path) -> None:
@@ -20,6 +24,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def rename_new(path: Path, to: Path) -> None:
+    """Rename a file within its folder. FileExistsError, with nothing changed, where there is one of that name.
+
+    In one step where the kernel has one for it. A second name, then the removal of the first, would for a moment be two
+    names, which other programs may see.
+    """
+    if sys.platform == "linux":
+        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if renameat2 is not None:
+            names = (os.fsencode(path), os.fsencode(to))
+            if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+                return
+            number = ctypes.get_errno()
+            if number not in (errno.EINVAL, errno.ENOSYS):  # of file systems and kernels that do not know it
+                raise OSError(number, os.strerror(number), str(to))
+    os.link(path, to)
+    path.unlink()
 
 
 def take_lock(take: Callable[[], None], path: Path) -> None:

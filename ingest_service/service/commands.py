@@ -1,9 +1,9 @@
-"""What the process of a run is given: its arguments, and by the environment what may hold secrets."""
+"""What the process of a run or a question is given: its arguments, and by the environment what may hold secrets."""
 
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ingest_service.errors import ConfigurationError
@@ -39,18 +39,30 @@ class Commands:
             options.append("--restart")
         if self._workers > 1 and run.task.kind == "run" and run.task.limit is None:
             options.append(f"--workers={self._workers}")
+        chosen = {"code": run.task.code, "letter": run.task.letter, "text": run.task.text}
+        options += [f"--{name}={value}" for name, value in chosen.items() if value is not None]
         return [run.task.kind, *options, "--", run.task.name]
 
     def environment(self, run: Run) -> dict[str, str]:
         """ConfigurationError if a sink that the run needs is configured no more."""
-        environment = dict(self._environment)
         if run.task.kind not in LOADS:
-            return environment
+            return dict(self._environment)
         missing = [name for name in run.task.sinks if name not in self._urls]
         if missing:
             raise ConfigurationError(f"There is no sink {missing[0]!r} any more; configure it and retry the run.")
-        environment["INGEST_TO"] = json.dumps([self._urls[name] for name in run.task.sinks])
-        environment["INGEST_DATASET"] = run.task.dataset
+        environment = self.environment_of(run.task.sinks, run.task.dataset)
         if run.task.limit is not None:
             environment["INGEST_LIMIT"] = str(run.task.limit)
         return environment
+
+    def question(self, what: str, source: str) -> list[str]:
+        """The arguments of a command that looks at a source."""
+        return [what, *self._config, "--", source]
+
+    def environment_of(self, sinks: Sequence[str], dataset: str) -> dict[str, str]:
+        """That of a command with these sinks, by their names, and this data set."""
+        return {
+            **self._environment,
+            "INGEST_TO": json.dumps([self._urls[name] for name in sinks]),
+            "INGEST_DATASET": dataset,
+        }

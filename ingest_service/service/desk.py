@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from ingest_service.audit.chosen import Chosen
 from ingest_service.config import Settings
-from ingest_service.errors import ConfigurationError, SourceNotFound
+from ingest_service.errors import ConfigurationError, LeaseHeld, SourceNotFound
 from ingest_service.pipeline import dead_letter
 from ingest_service.pipeline.steps import steps
 from ingest_service.runtime.tasks import finish_in_thread
@@ -36,6 +37,7 @@ class Desk:
     workers: Workers
     sinks: Sinks
     waiting: Waiting = field(default_factory=Waiting)
+    _choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def load(
         self,
@@ -53,11 +55,10 @@ class Desk:
         One that failed or was cancelled is not run again because its file still lies in an inbox. What is asked for
         again under one key is the run that it was the first time.
         """
-        wanted = self.sinks.named(sinks)
-        dataset = dataset or self.settings.dataset
         if origin == "api":
-            await asyncio.to_thread(dataset_asked_for, self.settings, dataset)
+            wanted, dataset = await self.ways(sinks, dataset)
         else:
+            wanted, dataset = self.sinks.named(sinks), dataset or self.settings.dataset
             await asyncio.to_thread(self.settings.dataset_named, dataset)
         limit = limit or self.settings.limit
         uri, version = await self._look_at(name)
@@ -66,14 +67,30 @@ class Desk:
         same = () if restart else _KEPT if origin == "api" else STATES
         return await self._announce(task, identity, same, key)
 
-    async def replay(self, stream: str, path: Path) -> tuple[Run, bool]:
-        """A run that tries the dead letters of a stream again, in the sinks that its last load had."""
+    async def ways(self, sinks: Sequence[str], dataset: str | None) -> tuple[tuple[str, ...], str]:
+        """The sinks and the data set that a request means. ConfigurationError if there is no such one."""
+        wanted, dataset = self.sinks.named(sinks), dataset or self.settings.dataset
+        await asyncio.to_thread(dataset_asked_for, self.settings, dataset)
+        return wanted, dataset
+
+    async def source(self, name: str) -> str:
+        """The path or URL by which a command is given a source that a request names. IngestError if it is none."""
+        return _name_of((await self._look_at(name))[0])
+
+    async def replay(self, stream: str, path: Path, chosen: Chosen) -> tuple[Run, bool]:
+        """A run that tries dead letters of a stream again, in the sinks that its last load had.
+
+        LeaseHeld while another one may try the same letter: a new text is not to come after an old one that was stored.
+        """
         source = await asyncio.to_thread(_source_of, path)
         last = await self.runs.look(self.runs.newest_of, source)
         sinks = last.task.sinks if last else self.sinks.named(())
         dataset = last.task.dataset if last else self.settings.dataset
-        task = Task("replay", source, str(path), sinks, dataset)
-        return await self._announce(task, _identity("replay", stream), LIVE)
+        code, letter, text = chosen.code, chosen.letter, chosen.text
+        task = Task("replay", source, str(path), sinks, dataset, code=code, letter=letter, text=text)
+        async with self._choosing:
+            await self._require_alone(source, chosen)
+            return await self._announce(task, _identity("replay", stream, code, letter, text), LIVE)
 
     async def step(self, command: str, origin: str) -> tuple[Run, bool]:
         """A run of a step, unless the last one from there is not over yet."""
@@ -90,11 +107,22 @@ class Desk:
         return run
 
     async def retry(self, number: int) -> Run | None:
-        run = await self.runs.change(self.runs.retry, number)
+        """LeaseHeld as of `replay`."""
+        async with self._choosing:
+            before = await self.runs.look(self.runs.get, number)
+            if before is not None and before.task.kind == "replay":
+                await self._require_alone(before.task.source, _chosen_by(before.task))
+            run = await self.runs.change(self.runs.retry, number)
         if run is not None and run.state == "queued":
             self.live.changed(run)
             self.workers.wake()
         return run
+
+    async def _require_alone(self, source: str, chosen: Chosen) -> None:
+        for run in await self.runs.look(self.runs.replays_of, source):
+            other = _chosen_by(run.task)
+            if chosen != other and chosen.meets(other):
+                raise LeaseHeld(f"Run {run.id} tries these dead letters; wait for its end, then ask again.")
 
     async def _look_at(self, name: str) -> tuple[str, str]:
         """The canonical address of a source, and its version now."""
@@ -126,6 +154,10 @@ def step_of(command: str) -> tuple[str, str]:
         names = ", ".join(" ".join(one) for one in known)
         raise ConfigurationError(f"A schedule cannot run {command!r}; it runs: {names}.")
     return words[0], shlex.join(words[1:])
+
+
+def _chosen_by(task: Task) -> Chosen:
+    return Chosen(task.code, task.letter, task.text)
 
 
 def _identity(*parts: object) -> str:

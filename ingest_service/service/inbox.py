@@ -78,7 +78,7 @@ class Inbox:
         """Announce what is complete, and move or mark what is loaded."""
         await self._bring_back()
         found = await self._place.files()
-        wanted = {name: file for name, file in found.items() if self._is_wanted(name)}
+        wanted = {name: file for name, file in found.items() if is_taken(name, self._settings.pattern)}
         self._seen = {name: seen for name, seen in self._seen.items() if name in wanted}
         for name, file in wanted.items():
             seen = self._seen.get(name)
@@ -102,10 +102,6 @@ class Inbox:
             elif await self._place.bring_back(name, moved.version, moved.to):
                 del self._moved[name]
                 self._log.warning("file brought back", file=name, reason="It was written on after it was moved.")
-
-    def _is_wanted(self, name: str) -> bool:
-        unfinished = name.startswith(".") or name.endswith(_UNFINISHED)
-        return not unfinished and fnmatch.fnmatchcase(name, self._settings.pattern)
 
     def _is_complete(self, name: str, seen: Seen, found: dict[str, File]) -> bool:
         complete: Literal["stable", "done-marker", "rename"] = self._settings.complete
@@ -157,6 +153,12 @@ class Inbox:
             if name + DONE_MARKER in found:
                 await self._place.remove(name + DONE_MARKER)
         seen.over = True
+
+
+def is_taken(name: str, pattern: str) -> bool:
+    """Whether an inbox loads files of this name: others are hidden, not finished, or none of its pattern."""
+    is_unfinished = name.startswith(".") or name.endswith(_UNFINISHED)
+    return not is_unfinished and fnmatch.fnmatchcase(name, pattern)
 
 
 def _name_when_done(name: str, run: Run) -> str:

@@ -65,11 +65,21 @@ def page(path: Path, offset: int, limit: int) -> tuple[list[dict[str, Any]], int
                 line = file.readline()
                 if not line.endswith(b"\n"):
                     return letters, None  # the end, or one that is being written
-                letters.append(json.loads(line))
+                letters.append(_with_id(json.loads(line)))
             end = file.tell()
             return letters, end if file.read(1) else None
     except (OSError, ValueError) as error:
         raise LocalIOError(f"The dead letters cannot be read ({type(error).__name__}); repair the file.") from error
+
+
+def _with_id(letter: Any) -> dict[str, Any]:
+    """None where it was broken by whoever edited it: it can be looked at, and not be chosen. ValueError: no object."""
+    if not isinstance(letter, dict):
+        raise ValueError("no object")
+    try:
+        return {**letter, "id": dead_letter.id_of(letter)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {**letter, "id": None}
 
 
 def _source(line: bytes) -> str | None:

@@ -87,7 +87,8 @@ class Task:
 
     `source` is the canonical address of what it reads, without secrets: no two runs of one source are at work at once.
     `name` is what its command is given: a path or URL, or a step and its options. `sinks` are names of the
-    configuration, and `restart` says not to go on where an earlier run stopped.
+    configuration, and `restart` says not to go on where an earlier run stopped. `code`, `letter` and `text` are those
+    of the replay (audit/chosen.py).
     """
 
     kind: str
@@ -98,6 +99,9 @@ class Task:
     limit: int | None = None
     restart: bool = False
     origin: str = "api"
+    code: str | None = None
+    letter: str | None = None
+    text: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +315,12 @@ class Runs:
         with self._looking() as db:
             rows = db.execute("SELECT * FROM runs WHERE uri = ? ORDER BY number DESC LIMIT 50", (uri,))
             return next((run for run in map(_run, rows) if run.task.kind == "run"), None)
+
+    def replays_of(self, uri: str) -> list[Run]:
+        """The replays of a source that wait or are at work."""
+        with self._looking() as db:
+            rows = db.execute("SELECT * FROM runs WHERE uri = ? AND state IN ('queued', 'running')", (uri,))
+            return [run for run in map(_run, rows) if run.task.kind == "replay"]
 
     def page(self, state: State | None, limit: int, before: int | None, source: str = "") -> list[Run]:
         """Runs with numbers below `before`, newest first: those with `source` in their address, in any case."""

@@ -42,7 +42,9 @@ from ingest_service.service.letters import Letters
 from ingest_service.service.live import MAX_WATCHERS, Live
 from ingest_service.service.lookups import Lookups
 from ingest_service.service.places import place_at
+from ingest_service.service.questions import Questions
 from ingest_service.service.runs import Runs
+from ingest_service.service.uploads import Uploads
 from ingest_service.service.workers import Workers
 from ingest_service.sinks.urls import split_url
 from ingest_service.telemetry.prometheus import Exposition
@@ -72,7 +74,11 @@ async def serve(settings: Settings, config: Path | None) -> None:
             health = Health(sinks.urls, settings.checkpoint_dir, runs)
             exposition.registry.register(ServiceMetrics(runs, health, inboxes))
             lookups = Lookups(settings, sinks)
-            app = api(Parts(desk, runs, live, exposition, health, Letters(settings.state_dir), login, lookups))
+            uploads = Uploads(settings.serve.inbox, settings.serve.upload_mb * 1_000_000)
+            await asyncio.to_thread(uploads.clear)
+            letters = Letters(settings.state_dir)
+            questions = Questions(desk, commands, forks)
+            app = api(Parts(desk, runs, live, exposition, health, letters, login, lookups, uploads, questions))
             server = _Server(app, room)
             interrupted = 0
             async with forks, task_group() as tasks:

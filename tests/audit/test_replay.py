@@ -341,6 +341,16 @@ def test_a_kill_at_any_step_loses_nothing(cli: Cli, point: str, when: str) -> No
     """The next replay ends as one that was not killed: each letter in the file, or stored and noted."""
     path = load(cli)
     edit(path, mend(0, 2))
+    die_at(cli, point, when, "replay", str(path))
+    replayed(cli, path)
+    assert [letter["raw"] for letter in cli.dead_letters] == [BAD[1], BAD[3]]
+    assert cli.rows.keys() == {key_of(row) for row in [*GOOD, interaction(100, 0), interaction(102, 2)]}
+    assert is_verified(cli)
+    assert not list(path.parent.glob("*.tmp"))
+
+
+def die_at(cli: Cli, point: str, when: str, *arguments: str) -> None:
+    """Run a command in a process that is killed before or after the first call of a function."""
     program = f"""
 import os, signal, sys
 from pathlib import Path
@@ -358,16 +368,11 @@ def deadly(*arguments, **options):
     real(*arguments, **options)
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(owner, name, deadly)
-sys.argv = ["ingest-service", "replay", {str(path)!r}]
+sys.argv = ["ingest-service", *{arguments!r}]
 main()
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=cli.folder, check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    replayed(cli, path)
-    assert [letter["raw"] for letter in cli.dead_letters] == [BAD[1], BAD[3]]
-    assert cli.rows.keys() == {key_of(row) for row in [*GOOD, interaction(100, 0), interaction(102, 2)]}
-    assert is_verified(cli)
-    assert not list(path.parent.glob("*.tmp"))
 
 
 def test_the_new_file_is_on_disk_before_it_takes_the_old_ones_place(
@@ -403,3 +408,127 @@ def test_a_row_is_told_from_its_letter_alone() -> None:
     chunk, indices, refused = chunk_of_letters(letters, rows_of(MICROLENS, HEADER))
     assert (indices, [index for index, _ in refused], chunk.lines.tolist()) == ([1, 3], [0, 2], [3, 5])
     assert [chunk.raws.raw(row) for row in range(chunk.accepted)] == [letters[i]["raw"].encode() for i in (1, 3)]
+
+
+# --- some of them ---------------------------------------------------------------------------------
+
+
+def ids(cli: Cli) -> list[str]:
+    return [dead_letter.id_of(letter) for letter in cli.dead_letters]
+
+
+def test_those_of_a_code_are_tried_and_no_others(cli: Cli) -> None:
+    """The others stay as they are, in their places, though they would land."""
+    path = load(cli)
+    edit(path, mend(0, 1, 2, 3))
+    before = cli.dead_letters
+    assert [letter["code"] for letter in before] == ["bad_id", "wrong_arity", "bad_id", "bad_timestamp"]
+    assert replayed(cli, path, "--code", "bad_id") == {"letters": 2, "landed": 2, "left": 0, "other": 0}
+    assert cli.dead_letters == [before[1], before[3]]
+    assert replayed(cli, path, "--code", "bad_id") == {"letters": 0, "landed": 0, "left": 0, "other": 0}
+    assert is_verified(cli)
+
+
+def test_one_is_edited_and_replayed(cli: Cli) -> None:
+    """Its new row is stored, and what it was is kept beside it; the same again changes nothing, another row is told."""
+    path = load(cli)
+    before = cli.dead_letters
+    chosen, row = ids(cli)[2], f"100,7,{FIRST_MS}"
+    arguments = ("--letter", chosen, f"--text={row}")
+    assert replayed(cli, path, *arguments) == {"letters": 1, "landed": 1, "left": 0, "other": 0}
+    assert cli.dead_letters == [before[0], before[1], before[3]]
+    assert cli.rows.keys() == {key_of(one) for one in [*GOOD, interaction(100, 7)]}
+    (kept,) = dead_letter.read(path.with_name(dead_letter.REPLAYED_NAME))
+    assert (kept["raw"], kept["original"], kept["sinks"]) == (row, {"raw": BAD[2]}, ["sqlite"])
+    assert (kept["reason"], kept["offset"]) == (before[2]["reason"], before[2]["offset"])
+    assert is_verified(cli)
+    assert replayed(cli, path, *arguments) == {"letters": 0, "landed": 0, "left": 0, "other": 0}
+    assert replayed(cli, path, "--letter", chosen)["letters"] == 0
+    other = cli.here("replay", path, "--letter", chosen, f"--text=101,7,{FIRST_MS}")
+    assert (other.code, "no such dead letter any more" in other.message) == (66, True)
+    assert len(cli.rows) == len(GOOD) + 1
+    assert len(list(dead_letter.read(path.with_name(dead_letter.REPLAYED_NAME)))) == 1
+
+
+def test_a_new_row_that_is_refused_leaves_the_letter_as_it_was(cli: Cli) -> None:
+    """Exit code 2 with why, and the file has the same bytes: the row of the source and its reason."""
+    path = load(cli)
+    before = path.read_bytes()
+    for text, code in (("1,2,3,4", "wrong_arity"), ("", "wrong_arity"), (f"z,2,{FIRST_MS}", "bad_id"), ("-1", "wrong")):
+        outcome = cli.here("replay", path, "--letter", ids(cli)[0], f"--text={text}")
+        assert outcome.code == 2 and f"The new text is refused ({code}" in outcome.message
+        assert path.read_bytes() == before
+    assert not path.with_name(dead_letter.REPLAYED_NAME).exists()
+    assert is_verified(cli)
+
+
+def test_a_new_row_that_one_sink_refuses_is_that_sinks_letter(cli: Cli, redis_db_url: str) -> None:
+    """The other has it; the letter is about the new row now, and what the row was stays with it to the end."""
+    sinks = ("--to", redis_db_url, "--to", "sqlite:///interactions.db")
+    path = load(cli, *sinks)
+    row = f"100,7,{FIRST_MS}"
+    key = f"recent:{{{interaction(100, 7).user_id}}}"
+    with redis.Redis.from_url(redis_db_url) as client:
+        client.set(key, "no sorted set")
+        assert replayed(cli, path, *sinks, "--letter", ids(cli)[1], f"--text={row}")["left"] == 1
+        client.delete(key)
+        letter = cli.dead_letters[1]
+        assert (letter["stage"], letter["raw"], letter["original"]) == ("redis", row, {"raw": BAD[1]})
+        assert key_of(interaction(100, 7)) in cli.rows
+        assert is_verified(cli, *sinks)
+        only_sqlite = ("--to", "sqlite:///interactions.db", "--letter", ids(cli)[1])
+        outcome = cli.here("replay", path, *only_sqlite, "--text=1,2")
+        assert (outcome.code, "one of the sink redis" in outcome.message) == (2, True)
+        assert replayed(cli, path, *only_sqlite) == {"letters": 1, "landed": 0, "left": 1, "other": 1}
+        assert replayed(cli, path, *sinks, "--letter", ids(cli)[1])["landed"] == 1
+        assert client.zcard(key) == 1
+    assert is_verified(cli, *sinks)
+    kept = list(dead_letter.read(path.with_name(dead_letter.REPLAYED_NAME)))
+    assert [(one["sinks"], one["original"]) for one in kept] == [
+        (["sqlite"], {"raw": BAD[1]}),
+        (["redis"], {"raw": BAD[1]}),
+    ]
+
+
+def test_a_row_that_is_no_text_is_edited(cli: Cli) -> None:
+    """It is kept in base64, and its new row is plain."""
+    cli.load(cli.file("pairs.csv", f"{HEADER}\n".encode() + b"1,\xff,1\n"), "--max-rejects", "1")
+    (path,) = (cli.folder / ".ingest").rglob(dead_letter.FILE_NAME)
+    (before,) = cli.dead_letters
+    assert replayed(cli, path, "--letter", ids(cli)[0], f"--text=100,7,{FIRST_MS}")["landed"] == 1
+    (kept,) = dead_letter.read(path.with_name(dead_letter.REPLAYED_NAME))
+    assert kept["original"] == {"raw": before["raw"], "encoding": "base64"} and "encoding" not in kept
+    assert is_verified(cli)
+
+
+def test_a_choice_must_make_sense(cli: Cli) -> None:
+    """One letter or a code; another text is for one; and the letter must be there."""
+    path = load(cli)
+    chosen = ids(cli)[0]
+    for arguments in (
+        ("--letter", chosen, "--code", "bad_id"),
+        ("--text", "1,2,3"),
+        ("--code", "bad_id", "--text", "1"),
+    ):
+        assert cli.here("replay", path, *arguments).code == 2
+    assert cli.here("replay", path, "--letter", "0" * 16).code == 66
+
+
+@pytest.mark.fault(86)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", KILL_POINTS)
+def test_a_kill_of_an_edit_at_any_step_loses_nothing(cli: Cli, point: str, when: str) -> None:
+    """Until the new row is stored and noted, the letter has the old one and its reason; the same again ends it."""
+    path = load(cli)
+    before = cli.dead_letters
+    chosen, row = ids(cli)[1], f"100,7,{FIRST_MS}"
+    die_at(cli, point, when, "replay", str(path), "--letter", chosen, f"--text={row}")
+    replayed_now = list(dead_letter.read(path.with_name(dead_letter.REPLAYED_NAME), missing_ok=True))
+    assert cli.dead_letters == before or (cli.dead_letters == before[:1] + before[2:] and len(replayed_now) == 1)
+    replayed(cli, path, "--letter", chosen, f"--text={row}")
+    assert cli.dead_letters == before[:1] + before[2:]
+    assert cli.rows.keys() == {key_of(one) for one in [*GOOD, interaction(100, 7)]}
+    assert {
+        (one["raw"], one["original"]["raw"]) for one in dead_letter.read(path.with_name(dead_letter.REPLAYED_NAME))
+    } == {(row, BAD[1])}
+    assert is_verified(cli)

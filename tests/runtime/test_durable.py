@@ -1,4 +1,4 @@
-"""Locks around files that several runs write."""
+"""Locks around files that several runs write, and names that are taken once."""
 
 import asyncio
 import fcntl
@@ -12,7 +12,7 @@ from ingest_service.errors import LeaseHeld
 from ingest_service.pipeline.dead_letter import DeadLetters
 from ingest_service.rows.chunk import DeadRow
 from ingest_service.runtime import durable
-from ingest_service.runtime.durable import take_lock
+from ingest_service.runtime.durable import rename_new, take_lock
 from ingest_service.sinks.file_checkpoints import FileCheckpoints
 
 # Takes a lock in a process of its own, says so, and keeps it until its input ends.
@@ -64,3 +64,16 @@ def test_a_lock_that_is_held_for_a_moment_is_waited_for(tmp_path: Path) -> None:
 
         take_lock(take, path)
         assert len(tries) >= 2
+
+
+@pytest.mark.parametrize("platform", ["linux", "another, without a call for it"])
+def test_a_new_name_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    """A file that has the name keeps it, and so does the one that was to have it; else there is one file, renamed."""
+    monkeypatch.setattr(sys, "platform", platform)
+    for name in ("new", "old"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(FileExistsError):
+        rename_new(tmp_path / "new", tmp_path / "old")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"new": "new", "old": "old"}
+    rename_new(tmp_path / "new", tmp_path / "newer")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"newer": "new", "old": "old"}

@@ -107,7 +107,7 @@ def test_a_run_is_started_watched_and_mended(page: Page, service: Service, redis
     expect(letters.get_by_role("row")).to_have_count(41)
     with redis.Redis.from_url(redis_db_url) as client:
         client.delete(key)
-        letters.get_by_role("button", name="Replay").click()
+        letters.get_by_role("button", name="Replay", exact=True).first.click()
         expect(letters).to_contain_text("1 rows")
         expect(letters.get_by_role("row")).to_have_count(2)
         expect(letters).not_to_contain_text("wrong_type")

@@ -8,21 +8,26 @@ from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
+from ingest_service.audit.chosen import ALL, Chosen
 from ingest_service.runtime.tasks import finish_in_thread
 from ingest_service.service import letters as letters_
 from ingest_service.service.browse import listed
 from ingest_service.service.desk import Desk
 from ingest_service.service.health import Health
+from ingest_service.service.http.asking import question_router
 from ingest_service.service.http.events import EventStream
 from ingest_service.service.http.gate import Gate
 from ingest_service.service.http.login import COOKIE, SESSION_S, Login
 from ingest_service.service.http.page import page_router
 from ingest_service.service.http.problems import Problem, documented, handle_errors
+from ingest_service.service.http.uploading import upload_router
 from ingest_service.service.known_datasets import known_datasets
 from ingest_service.service.letters import Letters
 from ingest_service.service.live import Live, progress_event, run_event
 from ingest_service.service.lookups import Asked, Lookups
+from ingest_service.service.questions import Questions
 from ingest_service.service.runs import Run, Runs, State
+from ingest_service.service.uploads import Uploads
 from ingest_service.telemetry.prometheus import CONTENT_TYPE, Exposition
 
 MAX_NUMBER = (1 << 63) - 1
@@ -78,6 +83,16 @@ class Submission(BaseModel):
     restart: bool = False
 
 
+class Choice(BaseModel):
+    """Which dead letters: those of a code, or one by its id, and maybe what its row is to be."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    code: str | None = Field(None, min_length=1, max_length=100)
+    letter: str | None = Field(None, pattern=r"^[0-9a-f]{16}$")
+    raw: str | None = None
+
+
 class Recent(BaseModel):
     """What a sink has of a user, under the id by which it is stored there."""
 
@@ -110,6 +125,8 @@ class Parts:
     letters: Letters
     login: Login
     lookups: Lookups
+    uploads: Uploads
+    questions: Questions
 
 
 def api(parts: Parts) -> FastAPI:
@@ -126,7 +143,8 @@ def api(parts: Parts) -> FastAPI:
     handle_errors(app)
     app.add_middleware(Gate, login=parts.login)
     routers = (_runs, _events, _dead_letters, _looks, _users, _session)
-    for router in (*(one(parts) for one in routers), page_router()):
+    others = (upload_router(parts.uploads), question_router(parts.questions), page_router())
+    for router in (*(one(parts) for one in routers), *others):
         app.include_router(router)
     return app
 
@@ -229,16 +247,17 @@ def _dead_letters(parts: Parts) -> APIRouter:
 
     @router.get("/{stream}", responses=documented(404))
     async def letters(stream: Stream, limit: Limit = 50, cursor: Cursor = None) -> dict[str, Any]:
-        """The dead letters of a stream, in the order of the source."""
+        """The dead letters of a stream, in the order of the source, each with an `id`."""
         path = _there(await asyncio.to_thread(parts.letters.path, stream))
         found, after = await asyncio.to_thread(letters_.page, path, cursor or 0, limit)
         return {"letters": found, "next": None if after is None else str(after)}
 
     @router.post("/{stream}/replay", status_code=201, response_model=RunView, responses=documented(404))
-    async def replay(stream: Stream, response: Response) -> dict[str, Any]:
-        """Queue a run that tries them again."""
+    async def replay(stream: Stream, response: Response, choice: Choice | None = None) -> dict[str, Any]:
+        """Queue a run that tries them again: all, or those chosen. A letter whose new row is refused stays."""
         path = _there(await asyncio.to_thread(parts.letters.path, stream))
-        run, is_new = await parts.desk.replay(stream, path)
+        chosen = Chosen(choice.code, choice.letter, choice.raw) if choice is not None else ALL
+        run, is_new = await parts.desk.replay(stream, path, chosen)
         response.status_code = 201 if is_new else 200
         return _view(run, parts.live)
 

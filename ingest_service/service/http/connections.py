@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ingest_service.service.http.gate import HEADERS
+from ingest_service.service.http.gate import HEADERS, is_upload
 from ingest_service.service.http.problems import Problem
 
 MAX_HEAD_BYTES = 64 << 10
@@ -143,8 +143,11 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        if not self._is_refused:
-            super().on_body(body)
+        if self._is_refused:
+            return
+        if is_upload(self.scope["method"], self.scope["path"]):
+            self._message_bytes -= len(body)  # what is no body is limited all the same
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_head = self._is_whole = True

@@ -10,6 +10,7 @@ from ingest_service.service.http.login import Login, is_foreign, is_local_name
 from ingest_service.service.http.problems import Problem
 
 MAX_BODY_BYTES = 64 << 10
+UPLOADS = "/v1/uploads/"  # below it, what is PUT is a file, which its route takes in as it comes
 _BODY_S = 30
 _OPEN = ("/", "/healthz", "/readyz", "/v1/session")  # to all: the page must be there to log in on
 HEADERS = {
@@ -43,17 +44,20 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if is_upload(scope["method"], scope["path"]):
+                    headers["Connection"] = "close"  # the file may be refused before it has come
             await send(message)
 
         try:
             await self._check(scope)
-            body = await _body(scope, receive)
+            if not is_upload(scope["method"], scope["path"]):
+                receive = _once(await _body(scope, receive), receive)
         except Problem as problem:
             await problem.response()(scope, receive, send_with_headers)
             return
         if scope["method"] == "HEAD" and not scope["path"].endswith("/events"):  # those streams have no end
             scope = {**scope, "method": "GET"}  # the server leaves the body out
-        await self._app(scope, _once(body, receive), send_with_headers)
+        await self._app(scope, receive, send_with_headers)
 
     async def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -69,6 +73,10 @@ class Gate:
             raise Problem(
                 401, "Send the token as 'Authorization: Bearer …', or log in.", {"WWW-Authenticate": "Bearer"}
             )
+
+
+def is_upload(method: str, path: str) -> bool:
+    return method == "PUT" and path.startswith(UPLOADS)
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:

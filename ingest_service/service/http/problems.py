@@ -30,6 +30,8 @@ _TITLES = {
     403: "This is not allowed.",
     404: "There is no such thing.",
     405: "This cannot be done here.",
+    409: "There is one already.",
+    411: "The length of the body is missing.",
     413: "The body is too large.",
     422: "The request makes no sense.",
     429: "There were too many wrong logins.",

@@ -3,13 +3,13 @@
 import { get, post } from "./api.js";
 import { atMostEvery, button, make, remove, setText } from "./dom.js";
 import { count, nameOf, place, size } from "./format.js";
+import { letterTable } from "./letter_table.js";
 
-const PAGE = 20;
 const STREAMS = 50; // shown at first, and more with each press of the button
 const RELOAD_MS = 2_000;
-const MOST_CHARACTERS = 2_000; // of a row; it may have a million
+const REMEMBERED = 100; // replays that have ended, maybe before the answer came that they are queued
 
-/** `reload()` looks for streams again, but not all the time. */
+/** `reload()` looks for streams again, but not all the time; `changed(run)` is told of each run. */
 export function deadLetters(section) {
   const list = section.querySelector(".streams");
   const message = section.querySelector(".message");
@@ -18,6 +18,8 @@ export function deadLetters(section) {
   const streams = new Map();
   let most = STREAMS;
   let all = [];
+  const ended = new Map(); // replays, by their id
+  const waiting = new Map(); // who is to be told of the others
 
   const reload = atMostEvery(RELOAD_MS, async () => {
     try {
@@ -37,7 +39,7 @@ export function deadLetters(section) {
     }
     for (const about of found) {
       if (!streams.has(about.stream)) {
-        streams.set(about.stream, streamPanel(about.stream));
+        streams.set(about.stream, streamPanel(about.stream, follow));
         list.append(streams.get(about.stream).element);
       }
       streams.get(about.stream).show(about);
@@ -53,10 +55,33 @@ export function deadLetters(section) {
     streams.get(first.stream).focus();
   });
 
-  return { reload };
+  /** `tell` what becomes of a replay, and call `done` if it ends well. */
+  function follow(run, tell, done) {
+    tell(`Tried again, as run ${run.id}.`);
+    waiting.set(run.id, { tell, done });
+    if (ended.has(run.id)) changed(ended.get(run.id));
+  }
+
+  function changed(run) {
+    if (run.kind !== "replay" || ["queued", "running"].includes(run.state)) return;
+    ended.set(run.id, run);
+    if (ended.size > REMEMBERED) ended.delete(ended.keys().next().value);
+    const { tell, done } = waiting.get(run.id) ?? {};
+    waiting.delete(run.id);
+    tell?.(outcome(run));
+    if (run.state === "done") done?.();
+  }
+
+  return { reload, changed };
 }
 
-function streamPanel(stream) {
+function outcome({ id, state, reason, report }) {
+  if (state !== "done") return `Run ${id} has ${state}. ${reason ?? ""}`;
+  return `Run ${id}: ${count(report?.landed)} landed, ${count(report?.left)} left.`;
+}
+
+/** `follow(run, tell, done)` tells what becomes of a replay that was queued. */
+function streamPanel(stream, follow) {
   const source = make("bdi");
   const facts = make("p", { class: "hint" });
   const message = make("p", { class: "message", role: "status" });
@@ -64,11 +89,11 @@ function streamPanel(stream) {
   const path = `/v1/dead-letters/${encodeURIComponent(stream)}`;
   const titleId = `letters-of-${stream}`;
   const title = make("h3", { id: titleId, tabindex: "-1" }, source);
-  const table = letterTable(path, titleId, tell);
+  const table = letterTable(path, title, tell, replay);
   const toggle = make("button", { type: "button", "aria-expanded": "false", "aria-describedby": titleId }, "Show");
-  const replay = button("Replay", null, replayAll, tell);
-  replay.setAttribute("aria-describedby", titleId);
-  const buttons = make("p", { class: "buttons" }, toggle, replay);
+  const all = button("Replay", null, () => replay(undefined, tell), tell);
+  all.setAttribute("aria-describedby", titleId);
+  const buttons = make("p", { class: "buttons" }, toggle, all);
   const element = make(
     "article",
     { class: "panel", "aria-labelledby": titleId },
@@ -88,9 +113,9 @@ function streamPanel(stream) {
     setText(toggle, isOpen ? "Show" : "Hide");
   });
 
-  async function replayAll() {
-    const run = await post(`${path}/replay`);
-    tell(`They are tried again, as run ${run.id}.`);
+  /** All of them, or those of a choice. */
+  async function replay(choice, tellThere, done) {
+    follow(await post(`${path}/replay`, choice), tellThere, done);
   }
 
   function show(about) {
@@ -107,74 +132,4 @@ function streamPanel(stream) {
   }
 
   return { element, show, focus: () => title.focus() };
-}
-
-/**
- * The letters, a page at a time. `reload()` begins again at the first, `grown()` adds what came after the last. The
- * roles are those that the elements have anyway, but lose on a phone, where a letter is no line any more.
- */
-function letterTable(path, titleId, tell) {
-  const body = make("tbody", { role: "rowgroup" });
-  const heads = ["Line", "Why", "Row as it stands in the file"];
-  const cells = heads.map((text, i) =>
-    make("th", { scope: "col", role: "columnheader", class: i ? null : "number" }, text),
-  );
-  const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, cells));
-  const table = make("table", { class: "letters", role: "table", "aria-labelledby": titleId }, head, body);
-  const more = make("button", { type: "button", class: "more", hidden: true }, "Show more");
-  let at = null; // where the last page that is shown begins
-  let last = []; // its rows
-  let next = null;
-
-  async function load(cursor) {
-    const query = new URLSearchParams({ limit: PAGE, ...(cursor && { cursor }) });
-    try {
-      show(await get(`${path}?${query}`), cursor);
-    } catch (problem) {
-      tell(problem.message);
-    }
-  }
-
-  function show(page, cursor) {
-    const gone = cursor === null ? [...body.children] : cursor === at ? last : [];
-    for (const row of gone) row.remove();
-    at = cursor;
-    last = page.letters.map(letterRow);
-    body.append(...last);
-    next = page.next;
-    if (more.contains(document.activeElement) && next === null) last[0]?.focus(); // the button goes
-    more.hidden = next === null;
-  }
-  more.addEventListener("click", () => load(next));
-
-  return {
-    element: make("div", {}, table, more),
-    reload: () => load(null),
-    grown: () => next === null && load(at),
-  };
-}
-
-function letterRow(letter) {
-  const raw = letter.raw.length > MOST_CHARACTERS ? `${letter.raw.slice(0, MOST_CHARACTERS)}…` : letter.raw;
-  const notes = [];
-  if (letter.encoding) notes.push(`in ${letter.encoding}: it is not UTF-8`);
-  if (raw !== letter.raw) notes.push(`${count(letter.raw.length)} characters in all`);
-  return make(
-    "tr",
-    { role: "row", tabindex: "-1" },
-    make("th", { scope: "row", role: "rowheader", class: "number" }, count(letter.line)),
-    make(
-      "td",
-      { role: "cell" },
-      letter.reason,
-      " ",
-      make("small", {}, `${letter.stage}: `, make("code", {}, letter.code)),
-    ),
-    make(
-      "td",
-      { role: "cell" },
-      make("code", { class: "raw" }, make("bdi", {}, document.createTextNode(raw))), // as it stands in the file
-      notes.length ? make("small", {}, notes.join("; ")) : null,
-    ),
-  );
 }

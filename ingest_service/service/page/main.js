@@ -4,7 +4,9 @@
  *     api.js     requests          events.js  what happens, as it happens
  *     running.js what runs now: plot.js, rates.js, table.js
  *     runs.js    the table of runs: run_row.js, report.js
- *     dead_letters.js  sinks.js  submit.js  user.js  login.js
+ *     submit.js  the form that loads: questions.js
+ *     dead_letters.js  the rows that were refused: letter_table.js
+ *     sinks.js  upload.js  user.js  login.js
  *
  * Runs come by events; what has no events is asked for now and then.
  */
@@ -19,6 +21,7 @@ import { running } from "./running.js";
 import { runs } from "./runs.js";
 import { sinks } from "./sinks.js";
 import { submit } from "./submit.js";
+import { upload } from "./upload.js";
 import { user } from "./user.js";
 
 const part = (id) => document.getElementById(id);
@@ -27,6 +30,7 @@ const now = running(part("now"));
 const table = runs(part("runs"), events.holdFor);
 const letters = deadLetters(part("dead-letters"));
 const form = submit(part("submit"));
+const inboxes = upload(part("upload"));
 user(part("user"));
 const health = sinks(part("sinks"), form.offer);
 const lookForLetters = atMostEvery(5_000, letters.reload);
@@ -46,6 +50,7 @@ const on = {
     table.reload();
     showLinked();
     letters.reload();
+    inboxes.reload();
     events.holdFor(
       get("/v1/runs?state=running&limit=500").then(
         (page) => now.keep(page.runs),
@@ -74,6 +79,7 @@ function hear(name, data) {
 function changed(run) {
   now.changed(run);
   table.changed(run);
+  letters.changed(run);
   say(`Run ${run.id}, ${nameOf(run.source)}: ${run.state}.`);
   if (run.state !== "queued") letters.reload();
   if (run.state !== "running") refused.delete(run.id);

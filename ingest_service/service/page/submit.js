@@ -2,6 +2,7 @@
 
 import { get, post } from "./api.js";
 import { make, setText } from "./dom.js";
+import { questions } from "./questions.js";
 
 /** `offer(names)` says which sinks there are to choose from. */
 export function submit(section) {
@@ -15,6 +16,7 @@ export function submit(section) {
   source.addEventListener("focus", suggestFiles);
   source.addEventListener("input", suggestFiles);
   dataset.addEventListener("focus", suggestDatasets, { once: true });
+  questions(section.querySelector(".questions"), () => (form.reportValidity() ? wanted() : null));
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
