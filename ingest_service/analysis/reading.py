@@ -26,3 +26,9 @@ def chunks_of(job: Job, stop: asyncio.Event, when_stopped: str) -> Iterator[tupl
 def keys_of(columns: Columns) -> pl.DataFrame:
     """For a `Spill`: 64-bit hashes of user and key. Two keys of a user have the same once in billions of billions."""
     return pl.DataFrame({"user_id": columns.owner_hashes(), "key": columns.identity_hashes()})
+
+
+def sent(chunk: Chunk) -> Columns:
+    """The records that a load would send of a chunk: of those with one key the last."""
+    rows = chunk.last_of_each_key()
+    return chunk.columns if len(rows) == chunk.accepted else chunk.columns.take(rows)

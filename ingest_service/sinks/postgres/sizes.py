@@ -20,6 +20,7 @@ _FILLED_AT_ONCE, _FILLED = 0.9, 0.69  # an index that was made in order, and one
 
 class PostgresTally(Tally):
     rows_per_s: ClassVar[int] = 280_000
+    within: ClassVar[float] = 0.1
 
     def __init__(self) -> None:
         self._n = self._row_bytes = self._entry_bytes = self._n_chunks = 0

@@ -15,6 +15,7 @@ _FILLED = 0.89  # of a page, once rows came in between those that were there
 
 class SQLiteTally(Tally):
     rows_per_s: ClassVar[int] = 170_000
+    within: ClassVar[float] = 0.1
 
     def __init__(self) -> None:
         self._n = self._bytes = 0
