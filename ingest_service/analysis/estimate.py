@@ -162,9 +162,9 @@ def _read(job: Job, tallies: Sequence[Tally], stop: asyncio.Event, progress: Pro
             read, rejected, records = read + chunk.read, rejected + chunk.rejected, records + chunk.accepted
             filtered += len(chunk.filtered)
             if chunk.accepted:
-                columns = sent(chunk)
+                rows = sent(chunk)
                 for tally in tallies:
-                    tally.add(columns)
+                    tally.add(rows)
                 spill.add(keys_of(chunk.columns))
             percent = round(100 * position / size, 1) if size else None
             progress(step="reading", source=job.source.uri, percent=percent, rows_read=read)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
+import numpy as np
 import polars as pl
 
 from ingest_service.errors import Stopped
@@ -28,7 +29,11 @@ def keys_of(columns: Columns) -> pl.DataFrame:
     return pl.DataFrame({"user_id": columns.owner_hashes(), "key": columns.identity_hashes()})
 
 
-def sent(chunk: Chunk) -> Columns:
-    """The records that a load would send of a chunk: of those with one key the last."""
+def sent(chunk: Chunk) -> Chunk:
+    """The accepted rows that a load would send of a chunk: of those with one key the last."""
     rows = chunk.last_of_each_key()
-    return chunk.columns if len(rows) == chunk.accepted else chunk.columns.take(rows)
+    if len(rows) == chunk.accepted:
+        return chunk
+    wanted = np.zeros(chunk.accepted, np.bool_)
+    wanted[rows] = True
+    return chunk.only(wanted)

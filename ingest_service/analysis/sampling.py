@@ -157,14 +157,14 @@ def _stretch(chunk: Chunk, length: int, tallies: Tallies, tally_again: Callable[
     counts = (chunk.read, chunk.rejected, len(chunk.filtered), chunk.accepted)
     if not chunk.accepted:
         return _Stretch(length, counts, np.empty(0, np.uint64), {})
-    columns, keys = sent(chunk), keys_of(chunk.columns)
-    _, rows = np.unique(keys["user_id"].to_numpy(), return_counts=True)
-    found = _found(counts, _counted(rows))
+    rows, keys = sent(chunk), keys_of(chunk.columns)
+    _, of_each = np.unique(keys["user_id"].to_numpy(), return_counts=True)
+    found = _found(counts, _counted(of_each))
     sizes = {}
     for name, tally in tallies.items():
-        tally.add(columns)
+        tally.add(rows)
         alone = tally_again(name)
-        alone.add(columns)
+        alone.add(rows)
         numbers = {key: size for key, size in alone.sizes(found).items() if not isinstance(size, str)}
         sizes[name] = {key: size / chunk.accepted for key, size in numbers.items()}
     return _Stretch(length, counts, keys["user_id"].to_numpy(), sizes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from ingest_service.rows.columns import Columns
+from ingest_service.rows.chunk import Chunk
 
 Sizes: TypeAlias = dict[str, int | float | str]  # by name, with the unit in it
 
@@ -54,8 +54,8 @@ class Tally(ABC):
     means: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def add(self, columns: Columns) -> None:
-        """Records that are sent together: none has another's key."""
+    def add(self, chunk: Chunk) -> None:
+        """Accepted rows that are sent together: none has another's key."""
 
     async def ask(self) -> Sizes:
         """What the server says of its limits. IngestError if it cannot be asked."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows.arrays import Ints
+from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.sinks.dynamodb.items import EXPIRES_AT, UNIT_BYTES, expiry_s, line_bytes, text_bytes
 from ingest_service.sinks.sizes import Found, Sizes, Tally
@@ -65,7 +66,8 @@ class DynamoDBTally(Tally):
         self._prices = Prices.of(prices)
         self._n = self._units = self._bytes = self._line_bytes = 0
 
-    def add(self, columns: Columns) -> None:
+    def add(self, chunk: Chunk) -> None:
+        columns = chunk.columns
         sizes = _item_bytes(columns, self._ttl_s)
         self._n += len(columns)
         self._units += int((-(-sizes // UNIT_BYTES)).sum())
