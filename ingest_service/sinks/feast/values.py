@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Piece, Texts, concatenate
+from ingest_service.sinks.feast.hashes import murmur3_32, murmur3_128
 
 _STRING, _INT64 = 2, 4  # of feast.types.ValueType: what an entity key says of a name and of a value
-_WORD = 0xFFFFFFFF
 
 
 def varints(numbers: Ints) -> Texts:
@@ -81,26 +81,11 @@ def entity_keys(join_key: str, ids: Ints | Texts, project: str) -> list[Piece]:
     return [head + struct.pack("<II", _INT64, 8), _fixed(ids), project.encode()]
 
 
+def entity_ids(join_key: str, ids: Ints | Texts) -> list[str]:
+    """The same as DynamoDB has them, where the project is in the table's name."""
+    return [key.hex() for key in murmur3_128(concatenate(entity_keys(join_key, ids, "")))]
+
+
 def field_hash(view: str, feature: str) -> bytes:
     """The name of a feature's field in an entity's hash."""
-    return struct.pack("<I", _murmur3(f"{view}:{feature}".encode()))
-
-
-def _murmur3(data: bytes) -> int:
-    """MurmurHash3_x86_32 with the seed 0."""
-    found = 0
-    n_whole = len(data) // 4 * 4
-    for (word,) in struct.iter_unpack("<I", data[:n_whole]):
-        found = (_rotated(found ^ _mixed(word), 13) * 5 + 0xE6546B64) & _WORD
-    found ^= _mixed(int.from_bytes(data[n_whole:], "little")) ^ len(data)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-        found = (found ^ found >> shift) * factor & _WORD
-    return found
-
-
-def _mixed(word: int) -> int:
-    return _rotated(word * 0xCC9E2D51 & _WORD, 15) * 0x1B873593 & _WORD
-
-
-def _rotated(word: int, bits: int) -> int:
-    return (word << bits | word >> 32 - bits) & _WORD
+    return struct.pack("<I", murmur3_32(f"{view}:{feature}".encode()))

@@ -1,4 +1,4 @@
-"""Feast: each owner's newest record as the features of an entity, as Feast's online store in Redis has them."""
+"""Feast in Redis: each owner's newest record as the features of an entity, as Feast's online store has them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,37 +6,43 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from ingest_service.errors import ConfigurationError, declare_codes
-from ingest_service.rows.arrays import Ints
+from ingest_service.errors import ConfigurationError
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.sinks.base import Finding, Written
 from ingest_service.sinks.checkpoints import Place
-from ingest_service.sinks.feast.view import MAKE_KNOWN, FeastOptions, View, newest
+from ingest_service.sinks.feast.commands import MAKE_KNOWN, Hashes
+from ingest_service.sinks.feast.view import Chosen, View, ViewOptions
 from ingest_service.sinks.pacing import RateLimit
+from ingest_service.sinks.redis.address import ServerOptions
 from ingest_service.sinks.redis.commands import Batch
 from ingest_service.sinks.redis.connection import Replies
 from ingest_service.sinks.redis.server import ServerSink
 from ingest_service.sinks.urls import parse_options
 
-declare_codes(
-    {
-        "out_of_range": "a number that the type of its feature cannot hold",
-    }
-)
-
 _FOREIGN = "The entity's key holds something that is no hash."
-_UNFIT = "A number does not fit into its type, INT32 or FLOAT; INT64 and DOUBLE hold it."
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
 _PIECE_ROWS = 1 << 13  # made into commands at once: bounds the text in memory, and fits the CPU's cache
+
+
+class FeastOptions(ViewOptions, ServerOptions):
+    project: str = Field(pattern=_NAME, description="Feast's project")
+    view: str = Field(pattern=_NAME, description="the feature view")
+
+    @property
+    def own(self) -> str:
+        """Begins the keys of what is kept about the rows."""
+        return f"feast:{self.project}:{self.view}:{self.what}:"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One row an entity, if there is any, and the rows that cannot be written."""
+    """One row an entity, if there is any."""
 
     batch: Batch | None
-    unfit: Ints
+    chosen: Chosen
 
 
 class FeastSink(ServerSink[Prepared]):
@@ -51,7 +57,8 @@ class FeastSink(ServerSink[Prepared]):
         parts, options = parse_options(url, FeastOptions)
         parts = parts._replace(scheme=parts.scheme.removeprefix(f"{self.scheme}+"))
         super().__init__(parts, options, options.own)
-        self.view = View(options.project, options.view, options.entity, options.features)
+        self.view = View(options.entity, options.features)
+        self.hashes = Hashes(options.project, options.view, self.view)
         self.place = Place(options.own, self.server)
 
     async def open(self) -> None:
@@ -60,29 +67,24 @@ class FeastSink(ServerSink[Prepared]):
             raise ConfigurationError(f"{self.name} writes to a single Redis, and this one is a cluster.")
 
     async def survey(self, columns: Columns) -> list[Finding]:
-        try:
-            self.view.require(columns)
-        except ConfigurationError as error:
-            return [Finding("features", False, str(error))]
-        return [Finding("features", True, "all can be written"), *await super().survey(columns)]
+        found = self.view.check(columns)
+        return [*found, *await super().survey(columns)] if found[0].ok else found
 
     def prepare(self, chunk: Chunk) -> Prepared:
-        self.view.require(chunk.columns)
-        unfit = self.view.unfit(chunk.columns)
-        rows = newest(chunk.columns, np.flatnonzero(~unfit))
-        batch = Batch(chunk.columns.take(rows), rows, np.arange(len(rows))) if len(rows) else None
-        return Prepared(batch, np.flatnonzero(unfit))
+        chosen = self.view.chosen(chunk.columns)
+        rows = chosen.newest
+        return Prepared(Batch(chunk.columns.take(rows), rows, np.arange(len(rows))) if len(rows) else None, chosen)
 
     async def write(self, chunk: Chunk, prepared: Prepared) -> Written:
         batch = prepared.batch
         foreign = await self.send(batch) if batch is not None else []
-        dead = [chunk.dead_row(row, self.name, "out_of_range", _UNFIT) for row in prepared.unfit.tolist()]
+        dead = prepared.chosen.dead(chunk, self.name)
         dead += [chunk.dead_row(row, self.name, "wrong_type", _FOREIGN) for row in foreign]
-        n_written = (len(batch.rows) if batch is not None else 0) - len(foreign)
+        n_written = len(prepared.chosen.newest) - len(foreign)
         return Written(n_written, chunk.accepted - n_written - len(dead), dead)
 
     def writing(self, batch: Batch) -> "Writing":
-        return Writing(batch, self.view, self.rate)
+        return Writing(batch, self.hashes, self.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Writing:
     """Commands of a batch, made a piece at a time while earlier ones are on their way. The first is about no entity."""
 
     batch: Batch
-    view: View
+    hashes: Hashes
     rate: RateLimit
 
     async def payloads(self, replies: Replies) -> AsyncIterator[tuple[memoryview, int]]:
@@ -98,7 +100,7 @@ class Writing:
         for first, last in self.batch.pieces(self.rate.piece(_PIECE_ROWS)):
             await self.rate.take(last - first)
             columns = self.batch.columns.take(slice(first, last))
-            commands = await asyncio.to_thread(self.view.commands, columns)
+            commands = await asyncio.to_thread(self.hashes.commands, columns)
             yield commands.data, last - first
 
     def errors(self, replies: Replies) -> dict[int, str]:
