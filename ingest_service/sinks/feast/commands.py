@@ -6,9 +6,10 @@ from hashlib import sha1
 
 import numpy as np
 
+from ingest_service.rows.arrays import Ints
 from ingest_service.rows.columns import Columns
 from ingest_service.rows.parse import Bytes
-from ingest_service.rows.texts import Piece, lengths, write
+from ingest_service.rows.texts import Piece, Texts, lengths, write
 from ingest_service.sinks.feast.values import entity_keys, field_hash, timestamps
 from ingest_service.sinks.feast.view import View
 from ingest_service.sinks.redis.commands import bulk
@@ -57,15 +58,20 @@ class Hashes:
     def time_field(self) -> bytes:
         return f"_ts:{self.name}".encode()
 
-    def keys(self, columns: Columns) -> list[Piece]:
-        return entity_keys(self.view.entity.name, self.view.ids(columns), self.project)
+    @property
+    def fields(self) -> list[bytes]:
+        """The names of what is written of an entity: the time's, and each feature's."""
+        return [self.time_field, *(field_hash(self.name, feature.name) for feature in self.view.features)]
+
+    def keys_of(self, ids: Ints | Texts) -> list[Piece]:
+        return entity_keys(self.view.entity.name, ids, self.project)
 
     def commands(self, columns: Columns) -> Bytes:
         """RESP commands that write records, one an entity, each with one reply: a number."""
         n_words = 6 + 2 * len(self.view.features)
         head = [b"*%d\r\n$7\r\nEVALSHA\r\n" % n_words, *bulk([_KNOWN_BY]), b"$1\r\n1\r\n"]
         parts: list[Sequence[Piece]] = [
-            [*head, *bulk(self.keys(columns)), *bulk([self.time_field])],
+            [*head, *bulk(self.keys_of(self.view.ids(columns))), *bulk([self.time_field])],
             bulk([timestamps(columns.times)]),
         ]
         for feature, value in self.view.values(columns).items():

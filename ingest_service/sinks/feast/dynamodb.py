@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from json import dumps
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 from ingest_service.errors import ConfigurationError, Retry
 from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.texts import Piece, concatenate
+from ingest_service.rows.schema import Schema
+from ingest_service.rows.texts import raws
 from ingest_service.runtime.tasks import task_group
 from ingest_service.sinks.base import Finding, Written
 from ingest_service.sinks.dynamodb.errors import ConditionFailed, Refused
@@ -27,6 +28,9 @@ from ingest_service.sinks.dynamodb.table_sink import TableOptions, TableSink
 from ingest_service.sinks.feast.values import entity_ids
 from ingest_service.sinks.feast.view import Chosen, View, ViewOptions
 from ingest_service.sinks.urls import parse_options
+
+if TYPE_CHECKING:
+    import polars as pl
 
 KEY: Final = "entity_id"
 _TIME, _VALUES = "event_ts", "values"
@@ -97,6 +101,39 @@ class FeastDynamoDBSink(TableSink[Chosen]):
         n_written = len(rows) - (len(dead) - n_unfit)
         return Written(n_written, chunk.accepted - n_written - len(dead), dead)
 
+    # --- reading ------------------------------------------------------------------------------------
+
+    def in_own_form(self, columns: Columns) -> "pl.DataFrame":
+        from ingest_service.sinks.feast.readback import in_own_form
+
+        return in_own_form(self.view, columns)
+
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
+        from ingest_service.sinks.feast.readback import newest
+
+        return newest(frame)
+
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
+        from ingest_service.sinks.feast.readback import ids_of, stored_frame
+
+        rows: list[tuple[str, int | None, list[bytes | None]]] = []
+        names = [feature.name for feature in self.view.features]
+        queue = zip(users, entity_ids(self.view.entity.name, ids_of(self.view, users)), strict=True)
+
+        async def worker() -> None:
+            for user, entity in queue:
+                get = {"TableName": self.table, "Key": {KEY: {"S": entity}}, "ConsistentRead": True}
+                reply = await self.retrier.call(lambda get=get: self.client.call("get_item", **get), moves_rows=True)  # type: ignore[misc]
+                if (item := reply.get("Item")) is not None:
+                    rows.append((user, time_us_of(item.get(_TIME)), _values_of(item, names)))
+
+        async with task_group() as workers:
+            for _ in range(min(self.options.concurrency, len(users))):
+                workers.create_task(worker())
+        return await asyncio.to_thread(stored_frame, rows)
+
+    # --- on the way ---------------------------------------------------------------------------------
+
     async def _put_all(self, puts: Sequence[Put], chunk: Chunk, dead: list[DeadRow]) -> None:
         queue = iter(puts)
 
@@ -150,6 +187,13 @@ class FeastDynamoDBSink(TableSink[Chosen]):
         self.limit.answered(time.monotonic() - began)
 
 
+def _values_of(item: dict[str, Any], names: Sequence[str]) -> list[bytes | None]:
+    """Of these features, and last of all others, whose item is another one."""
+    there = dict(item.get(_VALUES, {}).get("M", {}))
+    found: list[bytes | None] = [there.pop(name, {}).get("B") for name in names]
+    return [*found, *(name.encode() for name in sorted(there))]
+
+
 def puts_of(view: View, columns: Columns, rows: Sequence[int]) -> Iterator[Put]:
     ids = entity_ids(view.entity.name, view.ids(columns))
     features = view.values(columns)
@@ -160,20 +204,13 @@ def puts_of(view: View, columns: Columns, rows: Sequence[int]) -> Iterator[Put]:
         ids,
         columns.times.tolist(),
         time_texts(columns),
-        zip(*map(_raws, features.values()), strict=True),
+        zip(*map(raws, features.values()), strict=True),
         strict=True,
     ):
         told = ",".join(f'{name}:{{"B":"{b64encode(one).decode()}"}}' for name, one in zip(names, values, strict=True))
         item = f'{{"{KEY}":{{"S":"{key}"}},"{_TIME}":{{"S":"{time_text}"}},"{_VALUES}":{{"M":{{{told}}}}}}}'
         n_bytes = len(KEY) + len(key) + len(_TIME) + len(time_text) + len(_VALUES) + 3 + n_name_bytes
         yield Put(row, time_us, time_text, item, n_bytes + sum(map(len, values)))
-
-
-def _raws(pieces: list[Piece]) -> list[bytes]:
-    texts = concatenate(pieces)
-    data = texts.buffer.tobytes()
-    ends = np.cumsum(np.broadcast_to(texts.widths, len(texts))).tolist()
-    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def time_texts(columns: Columns) -> list[str]:

@@ -1,9 +1,9 @@
 """Feast in Redis: each owner's newest record as the features of an entity, as Feast's online store has them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -11,9 +11,12 @@ from pydantic import Field
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
+from ingest_service.rows.schema import Schema
+from ingest_service.rows.texts import raws
 from ingest_service.sinks.base import Finding, Written
 from ingest_service.sinks.checkpoints import Place
 from ingest_service.sinks.feast.commands import MAKE_KNOWN, Hashes
+from ingest_service.sinks.feast.values import moment_us
 from ingest_service.sinks.feast.view import Chosen, View, ViewOptions
 from ingest_service.sinks.pacing import RateLimit
 from ingest_service.sinks.redis.address import ServerOptions
@@ -22,8 +25,12 @@ from ingest_service.sinks.redis.connection import Replies
 from ingest_service.sinks.redis.server import ServerSink
 from ingest_service.sinks.urls import parse_options
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _FOREIGN = "The entity's key holds something that is no hash."
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+_PIECE_USERS = 1_000  # asked for in one round trip
 _PIECE_ROWS = 1 << 13  # made into commands at once: bounds the text in memory, and fits the CPU's cache
 
 
@@ -82,6 +89,35 @@ class FeastSink(ServerSink[Prepared]):
         dead += [chunk.dead_row(row, self.name, "wrong_type", _FOREIGN) for row in foreign]
         n_written = len(prepared.chosen.newest) - len(foreign)
         return Written(n_written, chunk.accepted - n_written - len(dead), dead)
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    def in_own_form(self, columns: Columns) -> "pl.DataFrame":
+        from ingest_service.sinks.feast.readback import in_own_form
+
+        return in_own_form(self.view, columns)
+
+    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
+        from ingest_service.sinks.feast.readback import newest
+
+        return newest(frame)
+
+    async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
+        from ingest_service.sinks.feast.readback import ids_of, stored_frame
+
+        rows: list[tuple[str, int | None, list[bytes | None]]] = []
+        for first in range(0, len(users), _PIECE_USERS):
+            piece = users[first : first + _PIECE_USERS]
+            keys = raws(self.hashes.keys_of(ids_of(self.view, piece)))
+            found = await self.retrier.call(lambda: self.nodes.hashes(keys, self.hashes.fields))  # noqa: B023
+            rows += [
+                (user, moment_us(time), values)
+                for user, (time, *values) in zip(piece, found, strict=True)
+                if time is not None or any(value is not None for value in values)
+            ]
+        return await asyncio.to_thread(stored_frame, rows)
+
+    # --- on the way ---------------------------------------------------------------------------------
 
     def writing(self, batch: Batch) -> "Writing":
         return Writing(batch, self.hashes, self.rate)

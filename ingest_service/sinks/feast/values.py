@@ -66,6 +66,24 @@ def timestamps(micros: Ints) -> Texts:
     return concatenate([_unless_zero(b"\x08", seconds), _unless_zero(b"\x10", fractions * 1_000)])
 
 
+def moment_us(message: bytes | None) -> int | None:
+    """Microseconds since 1970 of a `Timestamp` message, None if it is none."""
+    if message is None:
+        return None
+    found, rest = {0x08: 0, 0x10: 0}, list(message)
+    while rest:
+        tag, value, bits = rest.pop(0), 0, 0
+        if tag not in found:
+            return None
+        while rest and rest[0] & 0x80:
+            value, bits = value | (rest.pop(0) & 0x7F) << bits, bits + 7
+        if not rest or bits > 63:
+            return None
+        found[tag] = value | rest.pop(0) << bits
+    seconds, nanos = found.values()
+    return (seconds - (seconds >> 63 << 64)) * 1_000_000 + nanos // 1_000
+
+
 def _unless_zero(tag: bytes, numbers: Ints) -> Texts:
     texts = concatenate([tag, varints(numbers)])
     return Texts(texts.buffer, texts.starts, np.where(numbers == 0, 0, texts.widths))
