@@ -20,7 +20,8 @@ from ingest_service.pipeline.progress import Progress, SinkProgress
 from ingest_service.runtime import fault
 from ingest_service.sinks.base import SinkOptions
 from ingest_service.sinks.dynamodb.sink import DynamoDBOptions
-from ingest_service.sinks.feast.view import FeastOptions
+from ingest_service.sinks.feast.dynamodb import FeastDynamoDBOptions
+from ingest_service.sinks.feast.redis import FeastOptions
 from ingest_service.sinks.mongodb.address import MongoDBOptions
 from ingest_service.sinks.parquet.sink import ParquetOptions
 from ingest_service.sinks.redis.sink import RedisOptions
@@ -64,7 +65,9 @@ def test_every_command_in_the_documentation_runs(
 ) -> None:
     """Each ```sh block of a page, in order, in one folder, against real servers, exits with 0."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    own = f"endpoint={dynamodb_url}&checkpoint_table={table}_checkpoints"
     here = {
+        "feast+dynamodb://shop.last_seen?": f"feast+dynamodb://{table}.last_seen?{own}&",
         "redis://localhost:6379/0": redis_db_url,
         "http://localhost:8000": dynamodb_url,
         "dynamodb://interactions?": f"dynamodb://{table}?checkpoint_table={table}_checkpoints&",
@@ -110,7 +113,15 @@ def test_every_setting_and_option_is_documented() -> None:
     """Each setting and each option of a sink URL stands in docs/COMMANDS.md."""
     for name in MovieLensSettings.model_fields:
         assert f"`{name}`" in COMMANDS or f"[{name}]" in COMMANDS
-    for options in (SinkOptions, RedisOptions, FeastOptions, DynamoDBOptions, MongoDBOptions, ParquetOptions):
+    for options in (
+        SinkOptions,
+        RedisOptions,
+        FeastOptions,
+        FeastDynamoDBOptions,
+        DynamoDBOptions,
+        MongoDBOptions,
+        ParquetOptions,
+    ):
         for name in options.model_fields:
             assert f"`{name}`" in COMMANDS
 

@@ -1,11 +1,13 @@
 """Feast itself, run by an interpreter that has it (FEAST_PYTHON): pandas, and `write_to_online_store`.
 
 With `--read` it writes nothing: `get_online_features` must give what the file says of a sample of its entities.
+`--to` is the URL of a Redis, or the http:// address of a DynamoDB.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -27,15 +29,11 @@ SAMPLE = 1_000
 
 
 def store_of(url: str, folder: str) -> FeatureStore:
-    parts = urlsplit(url)
-    address = f"{parts.hostname}:{parts.port},db={parts.path.strip('/') or 0}"
-    if parts.password:
-        address += f",password={parts.password}"
     config = RepoConfig(
         project=PROJECT,
         provider="local",
         registry=f"{folder}/registry.db",
-        online_store={"type": "redis", "connection_string": address},
+        online_store=online_store_at(url),
         entity_key_serialization_version=3,
     )
     store = FeatureStore(config=config)
@@ -47,6 +45,26 @@ def store_of(url: str, folder: str) -> FeatureStore:
     store.registry.apply_entity(user, PROJECT)
     store.registry.apply_feature_view(view, PROJECT)
     return store
+
+
+def make_table(store: FeatureStore) -> None:
+    """What `apply` would do in DynamoDB; in Redis there is nothing to make."""
+    online: Any = store._get_provider().online_store
+    online.update(store.config, [], [store.get_feature_view(VIEW)], [], [], True)
+
+
+def is_redis(url: str) -> bool:
+    return url.startswith("redis")
+
+
+def online_store_at(url: str) -> dict[str, str]:
+    if not is_redis(url):
+        return {"type": "dynamodb", "region": "eu-west-1", "endpoint_url": url}
+    parts = urlsplit(url)
+    address = f"{parts.hostname}:{parts.port},db={parts.path.strip('/') or 0}"
+    if parts.password:
+        address += f",password={parts.password}"
+    return {"type": "redis", "connection_string": address}
 
 
 def rows_of(path: Path, limit: int) -> pd.DataFrame:
@@ -85,6 +103,8 @@ def main() -> None:
         if args.read:
             read(store, frame)
             return
+        if not is_redis(args.to):
+            make_table(store)
         for first in range(0, len(frame), WRITE_ROWS):
             store.write_to_online_store(VIEW, frame.iloc[first : first + WRITE_ROWS])
 

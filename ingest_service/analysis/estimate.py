@@ -14,12 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from ingest_service.analysis.reading import chunks_of, keys_of
+from ingest_service.analysis.reading import chunks_of, keys_of, sent
+from ingest_service.analysis.sampling import Sample, sampled
 from ingest_service.errors import IngestError, UsageError
 from ingest_service.pipeline.job import Job
 from ingest_service.pipeline.run import EXAMINE_S, Silent, run, sinks_of
-from ingest_service.rows.chunk import Chunk
-from ingest_service.rows.columns import Columns
 from ingest_service.rows.spill import Spill
 from ingest_service.sinks.abilities import trial_of
 from ingest_service.sinks.base import AnySink
@@ -33,18 +32,28 @@ Progress = Callable[..., None]
 
 @dataclass(slots=True)
 class Estimate:
-    """Of one source. `sinks` has what each takes, by name, and why nothing is known of one."""
+    """Of one source. `sinks` has what each takes, by name, and why nothing is known of one.
+
+    sample: where only parts of the source were read; `found` is then the most that it may hold.
+    """
 
     source: str
     source_bytes: int | None
     found: Found
+    sample: Sample | None = None
     sinks: dict[str, Sizes] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        named: dict[str, Any] = {"source": self.source, "source_bytes": self.source_bytes}
+        if self.sample is not None:
+            named["sample"] = {"places": self.sample.places, "percent": self.sample.percent}
+        return named | self._counts() | {"sinks": self.sinks}
+
+    def _counts(self) -> Sizes:
+        if self.sample is not None:
+            return self.sample.counts()
         found = self.found
         return {
-            "source": self.source,
-            "source_bytes": self.source_bytes,
             "rows_read": found.read,
             "rejected": found.rejected,
             "filtered": found.filtered,
@@ -52,13 +61,16 @@ class Estimate:
             "repeated_keys": found.repeated,
             "users": found.n_users,
             "records_of_largest_user": found.largest_user,
-            "sinks": self.sinks,
         }
 
     def lines(self) -> list[str]:
         """For a reader."""
         found = self.found
         size = "" if self.source_bytes is None else f", {self.source_bytes:,} bytes"
+        sinks = [line for name, sizes in self.sinks.items() for line in _sink_lines(name, sizes)]
+        if (sample := self.sample) is not None:
+            of = f"read at {sample.places} places, {sample.percent} %: what follows are bounds, and no estimate"
+            return [f"{self.source}{size}", f"  {of}", *_sized_lines(sample.counts()), *sinks]
         filtered = f", {found.filtered:,} filtered" if found.filtered else ""
         refused = f"{found.rejected:,} refused{filtered}"
         return [
@@ -66,14 +78,18 @@ class Estimate:
             f"  {found.read:,} rows: {found.records:,} records of {found.n_users:,} users, {refused}",
             f"  {found.repeated:,} records have a key that comes again, and are replaced",
             f"  the largest user has {found.largest_user:,}",
-            *(line for name, sizes in self.sinks.items() for line in _sink_lines(name, sizes)),
+            *sinks,
         ]
 
 
 def _sink_lines(name: str, sizes: Sizes) -> list[str]:
+    return [f"{name}:", *_sized_lines(sizes)]
+
+
+def _sized_lines(sizes: Sizes) -> list[str]:
     width = max(map(len, sizes), default=0)
     shown = {key: value if isinstance(value, str) else f"{value:,}" for key, value in sizes.items()}
-    return [f"{name}:", *(f"  {key.replace('_', ' '):<{width}}  {value}" for key, value in shown.items())]
+    return [f"  {key.replace('_', ' '):<{width}}  {value}" for key, value in shown.items()]
 
 
 async def estimate(
@@ -84,13 +100,22 @@ async def estimate(
     *,
     prices: Path | None = None,
     measure: Sequence[str] = (),
+    sample: bool = False,
 ) -> Estimate:
-    """measure: the URLs of the sinks where the rate is to be measured by a load into scratch places of theirs."""
+    """measure: the URLs of the sinks where the rate is to be measured by a load into scratch places of theirs.
+
+    sample: read only parts of the source, and tell bounds.
+    """
     if not job.source.resumable:
         raise UsageError("Standard input cannot be read again once it is loaded; name a file.")
-    tallies = {sink.name: sink.tally(prices) for sink in sinks if isinstance(sink, Sized)}
-    found = await asyncio.to_thread(_read, job, list(tallies.values()), stop, progress)
-    made = Estimate(job.source.uri, job.source.size(), found)
+    sized = {sink.name: sink for sink in sinks if isinstance(sink, Sized)}
+    tallies = {name: sink.tally(prices) for name, sink in sized.items()}
+    if sample:
+        looked = await asyncio.to_thread(sampled, job, tallies, lambda name: sized[name].tally(prices), stop, progress)
+        made = Estimate(job.source.uri, job.source.size(), looked.most[0], looked)
+    else:
+        found = await asyncio.to_thread(_read, job, list(tallies.values()), stop, progress)
+        made = Estimate(job.source.uri, job.source.size(), found)
     try:
         for number, sink in enumerate(sinks):
             if (tally := tallies.get(sink.name)) is None:
@@ -101,7 +126,8 @@ async def estimate(
             if measure:
                 progress(step="measuring", sink=sink.name)
                 rate, how = await _measured(job, sink, measure[number], stop), "measured"
-            made.sinks[sink.name] = tally.sizes(found) | limits | _pace(found, sink, tally, rate, how)
+            sizes = tally.sizes(made.found) if made.sample is None else made.sample.sizes(sink.name, tally)
+            made.sinks[sink.name] = sizes | limits | _pace(made.found, sink, tally, rate, how)
     finally:
         for sink in sinks:
             await sink.close()
@@ -136,9 +162,9 @@ def _read(job: Job, tallies: Sequence[Tally], stop: asyncio.Event, progress: Pro
             read, rejected, records = read + chunk.read, rejected + chunk.rejected, records + chunk.accepted
             filtered += len(chunk.filtered)
             if chunk.accepted:
-                sent = _sent(chunk)
+                rows = sent(chunk)
                 for tally in tallies:
-                    tally.add(sent)
+                    tally.add(rows)
                 spill.add(keys_of(chunk.columns))
             percent = round(100 * position / size, 1) if size else None
             progress(step="reading", source=job.source.uri, percent=percent, rows_read=read)
@@ -148,11 +174,6 @@ def _read(job: Job, tallies: Sequence[Tally], stop: asyncio.Event, progress: Pro
             users.update(dict(counted.iter_rows()))
     kept = sum(rows * n for rows, n in users.items())
     return Found(read, rejected, filtered, records, records - kept, users)
-
-
-def _sent(chunk: Chunk) -> Columns:
-    rows = chunk.last_of_each_key()
-    return chunk.columns if len(rows) == chunk.accepted else chunk.columns.take(rows)
 
 
 async def _measured(job: Job, sink: AnySink, url: str, stop: asyncio.Event) -> float:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
+import numpy as np
 import polars as pl
 
 from ingest_service.errors import Stopped
@@ -26,3 +27,13 @@ def chunks_of(job: Job, stop: asyncio.Event, when_stopped: str) -> Iterator[tupl
 def keys_of(columns: Columns) -> pl.DataFrame:
     """For a `Spill`: 64-bit hashes of user and key. Two keys of a user have the same once in billions of billions."""
     return pl.DataFrame({"user_id": columns.owner_hashes(), "key": columns.identity_hashes()})
+
+
+def sent(chunk: Chunk) -> Chunk:
+    """The accepted rows that a load would send of a chunk: of those with one key the last."""
+    rows = chunk.last_of_each_key()
+    if len(rows) == chunk.accepted:
+        return chunk
+    wanted = np.zeros(chunk.accepted, np.bool_)
+    wanted[rows] = True
+    return chunk.only(wanted)

@@ -9,7 +9,7 @@ checkpoint promises; what it may have of the rest is not a difference.
 
 import asyncio
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ from ingest_service.rows.arrays import Bools, Ints
 from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.spill import Spill
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.abilities import read_back_of
+from ingest_service.sinks.abilities import HasOwnForm, read_back_of
 from ingest_service.sinks.base import AnySink
 from ingest_service.sinks.checkpoints import EPOCH
 from ingest_service.sinks.readback import event_key_of, frame_of
@@ -74,7 +74,8 @@ async def verify(
     for sink in sinks:
         read_back_of(sink)
         _note_what_is_unsettled(sink, streams, findings.sinks[sink.name])
-    reading = await asyncio.to_thread(_Reading, streams, sample)
+    forms = {sink.name: sink for sink in sinks if isinstance(sink, HasOwnForm)}
+    reading = await asyncio.to_thread(_Reading, streams, sample, forms)
     with reading.rows:
         while await asyncio.to_thread(reading.step, progress):
             _check_stop(stop)
@@ -150,6 +151,11 @@ async def _note_possible_reasons(sink: AnySink, streams: Sequence[_Stream], foun
 # --- reading --------------------------------------------------------------------------------------
 
 
+def _own(sink: str, column: str) -> str:
+    """What a column of a sink's own form is called beside the fields, whose names have no such sign."""
+    return f"{sink}\x1f{column}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Rows of a source with their offsets; a chunk of it, or what a replay has stored in one sink (`landed`)."""
@@ -159,8 +165,13 @@ class _Part:
     offsets: Ints
     landed: str | None = None
 
-    def frame(self) -> pl.DataFrame:
-        return frame_of(self.chunk.columns).with_columns(
+    def frame(self, forms: Mapping[str, HasOwnForm]) -> pl.DataFrame:
+        """The records, and beside them what they are in sinks that have a form of their own."""
+        own = [
+            form.in_own_form(self.chunk.columns).rename({column: _own(sink, column) for column in _RECORD})
+            for sink, form in forms.items()
+        ]
+        return pl.concat([frame_of(self.chunk.columns), *own], how="horizontal").with_columns(
             pl.lit(self.stream.number).cast(pl.Int64).alias("source"),
             pl.Series("offset", self.offsets, dtype=pl.Int64),
             pl.Series("line", self.chunk.lines, dtype=pl.Int64),
@@ -171,8 +182,9 @@ class _Part:
 class _Reading:
     """All parts of all sources, one a step. Blocks the caller."""
 
-    def __init__(self, streams: Sequence[_Stream], sample: int | None) -> None:
+    def __init__(self, streams: Sequence[_Stream], sample: int | None, forms: Mapping[str, HasOwnForm]) -> None:
         self.n_rows = 0
+        self._forms = forms
         self._streams = streams
         self._reader: Reader[Any]
         self._parts = self._all_parts()
@@ -207,7 +219,7 @@ class _Reading:
         if part.landed is None:
             self.n_rows += part.chunk.read
             part.stream.letters.meet(part.offsets, part.chunk)
-        self.rows.add(part.frame())
+        self.rows.add(part.frame(self._forms))
         size = self._reader.source_size
         percent = round(100 * self._reader.stored_position() / size, 1) if size else None
         progress(step="reading", source=part.stream.job.source.uri, percent=percent, rows_read=self.n_rows)
@@ -303,7 +315,11 @@ def _ints(values: "array[int]") -> Ints:
 async def _compare(sink: AnySink, rows: pl.DataFrame, streams: Sequence[_Stream], found: SinkFindings) -> None:
     """One partition: all rows of some users."""
     schema = streams[0].job.dataset.schema  # the same of all of them
-    rows = rows.filter(pl.col("landed").is_null() | (pl.col("landed") == sink.name)).with_columns(event_key_of(schema))
+    rows = rows.filter(pl.col("landed").is_null() | (pl.col("landed") == sink.name))
+    if isinstance(sink, HasOwnForm):
+        rows = rows.with_columns(pl.col(_own(sink.name, column)).alias(column) for column in _RECORD)
+    else:
+        rows = rows.with_columns(event_key_of(schema))
     users: list[str] = rows["user_id"].unique(maintain_order=True).to_list()
     stored = await read_back_of(sink).stored(users, schema)
     await asyncio.to_thread(_count, sink, rows, stored, streams, found)

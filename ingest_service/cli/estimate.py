@@ -36,20 +36,25 @@ def estimate(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the rate by a short load into scratch places of the sinks.")
     ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Read only parts of a long file, and say what it takes at most.")
+    ] = False,
     dataset: Dataset = None,
     columns: Columns = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a load would take: rows, users, write units and money, memory, disk, time. Reads all, and writes nothing."""
+    """What a load would take: rows, users, write units and money, memory, disk, time. Writes nothing."""
     settings = settings_of({"to": to or None, "dataset": dataset, "columns": column_names(columns)}, config)
-    made = execute(_estimate(source, settings, prices, measure=measure))
+    made = execute(_estimate(source, settings, prices, measure=measure, sample=sample))
     with output():
         for line in [json.dumps(made.as_json())] if as_json else made.lines():
             say(line)
 
 
-async def _estimate(source: str, settings: "Settings", prices: Path | None, *, measure: bool) -> "Estimate":
+async def _estimate(
+    source: str, settings: "Settings", prices: Path | None, *, measure: bool, sample: bool
+) -> "Estimate":
     from ingest_service.analysis.estimate import WHEN_STOPPED, estimate
     from ingest_service.pipeline.run import jobs_of, sinks_of
 
@@ -59,4 +64,5 @@ async def _estimate(source: str, settings: "Settings", prices: Path | None, *, m
     urls = settings.sink_urls()
     sinks = sinks_of(urls, settings.dataset_named())
     async with at_work("estimate", WHEN_STOPPED) as (stop, progress):
-        return await estimate(jobs[0], sinks, stop, progress, prices=prices, measure=urls if measure else ())
+        measured = urls if measure else ()
+        return await estimate(jobs[0], sinks, stop, progress, prices=prices, measure=measured, sample=sample)

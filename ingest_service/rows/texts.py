@@ -274,3 +274,11 @@ def numbered(prefix: bytes, numbers: Ints, *rest: Piece) -> Texts:
         widths[rows] = digits.widths + (len(prefix) + tail)
         write(buffer, ends[rows] - widths[rows], [prefix])
     return Texts(buffer, ends - widths, widths)
+
+
+def raws(pieces: Sequence[Piece]) -> list[bytes]:
+    """Each row's concatenation as Python's bytes, for what is in no hurry."""
+    texts = concatenate(pieces)
+    data = texts.buffer.tobytes()
+    ends = np.cumsum(np.broadcast_to(texts.widths, len(texts))).tolist()
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -56,6 +56,14 @@ class ReadBack(Protocol):
 
 
 @runtime_checkable
+class HasOwnForm(Protocol):
+    """For `verify` of a sink with `ReadBack` whose records are told apart, and say what they say, in another way."""
+
+    def in_own_form(self, columns: Columns) -> "pl.DataFrame":
+        """Each record as `ReadBack.stored` would give it back: `expected` is given these columns, too."""
+
+
+@runtime_checkable
 class OffersTrial(Protocol):
     """For `crash-test`."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from ingest_service.rows.columns import Columns
+from ingest_service.rows.chunk import Chunk
 
 Sizes: TypeAlias = dict[str, int | float | str]  # by name, with the unit in it
 
@@ -15,7 +15,8 @@ Sizes: TypeAlias = dict[str, int | float | str]  # by name, with the unit in it
 class Found:
     """What a source holds: rows read, refused and filtered, records, and those whose key comes again later.
 
-    `users` says how many users have so many records with different keys each: {records: users}.
+    `users` says how many users have so many records with different keys each: {records: users}. `scale`: how many times
+    the records that were added to a tally these are, where only some were.
     """
 
     read: int
@@ -24,6 +25,7 @@ class Found:
     records: int
     repeated: int
     users: Mapping[int, int]
+    scale: float = 1.0
 
     @property
     def kept(self) -> int:
@@ -41,13 +43,19 @@ class Found:
 
 
 class Tally(ABC):
-    """Adds up what a sink's rows take. `rows_per_s` is what it usually stores on two cores, its server beside it."""
+    """Adds up what a sink's rows take. `rows_per_s` is what it usually stores on two cores, its server beside it.
+
+    within: how far what it says in bytes may be from what the store takes, as a fraction. means: the names of sizes
+    that are of one record, and do not grow with the source.
+    """
 
     rows_per_s: ClassVar[int]
+    within: ClassVar[float] = 0.0
+    means: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def add(self, columns: Columns) -> None:
-        """Records that are sent together: none has another's key."""
+    def add(self, chunk: Chunk) -> None:
+        """Accepted rows that are sent together: none has another's key."""
 
     async def ask(self) -> Sizes:
         """What the server says of its limits. IngestError if it cannot be asked."""
@@ -55,7 +63,7 @@ class Tally(ABC):
 
     @abstractmethod
     def sizes(self, found: Found) -> Sizes:
-        """What all that was added takes; `found` is of the whole source."""
+        """What the whole source takes, of which `found` is; all that was added was its records, or some of them."""
 
     def least_s(self, found: Found) -> float:
         """How long it takes at least, whatever this program does."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import psycopg
+import pyarrow.parquet as parquet
+import pymongo
 import pytest
 import redis
 
@@ -150,6 +152,40 @@ def test_disk_is_known_within_a_tenth(cli: Cli, postgresql_schema_url: str, shap
     assert sinks["postgresql"]["index_bytes"] == pytest.approx(index, rel=0.1)
 
 
+@pytest.mark.parametrize("notes", [False, True])
+def test_documents_are_those_that_mongodb_counts(cli: Cli, mongodb_db_url: str, notes: bool) -> None:
+    """Their bytes exactly, by `collStats`; the keys of their index within a tenth; a key that comes again once."""
+    rng = random.Random(4)
+    rows = [(rng.randrange(400), rng.randrange(20), FIRST_MS + rng.randrange(50)) for _ in range(3_000)]
+    file, arguments = pairs(cli, []), [f"--to={mongodb_db_url}"]
+    file.write_text("\n".join([HEADER, *(f"{user},{item},{at}" for user, item, at in rows)]) + "\n")
+    if notes:
+        texts = (rng.choice(("é", "n", "xy")) * rng.randrange(1, 300) for _ in rows)
+        lines = (f"u{user},i{item},{at},{user / 8},{text}" for (user, item, at), text in zip(rows, texts, strict=True))
+        file.write_text("\n".join(["user,item,at,weight,note", *lines]) + "\n")
+        arguments.append(f"--dataset={cli.file('notes.yaml', NOTES)}")
+    sizes = estimated(cli, file, *arguments)["sinks"]["mongodb"]
+    cli.load(file, *arguments)
+    with pymongo.MongoClient[dict[str, Any]](mongodb_db_url) as client:
+        counted = client.get_default_database().command("collStats", "interactions")
+    assert sizes["documents"] == counted["count"] == len(set(rows))
+    assert sizes["document_bytes"] == pytest.approx(counted["size"], rel=0)
+    assert sizes["index_bytes"] == pytest.approx(counted["totalIndexSize"], rel=0.1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parquet_is_known_within_a_tenth(cli: Cli, shape: str) -> None:
+    """Many row groups, of which some were written for it: beside the files that a load makes."""
+    users = SHAPES[shape](random.Random(1))
+    file = pairs(cli, [user for part in range(8) for user in users])
+    sizes = estimated(cli, file, "--to=parquet:///lake")["sinks"]["parquet"]
+    assert not (cli.folder / "lake").exists()
+    cli.load(file, "--to=parquet:///lake")
+    files = list((cli.folder / "lake").glob("month=*/*.parquet"))
+    assert sizes["rows"] == sum(parquet.read_metadata(file).num_rows for file in files)
+    assert sizes["disk_bytes"] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.1)
+
+
 def test_a_measured_rate_leaves_nothing_behind(cli: Cli, redis_db_url: str) -> None:
     """The first rows go to scratch places; nothing is in the sinks, nor among the dead letters, afterwards."""
     file = pairs(cli, list(range(1_000)))
@@ -164,7 +200,8 @@ def test_a_measured_rate_leaves_nothing_behind(cli: Cli, redis_db_url: str) -> N
 def test_it_is_told_to_people_and_of_one_file(cli: Cli) -> None:
     """Lines with names and numbers; a store of which nothing is known is said; several files are refused."""
     file = pairs(cli, [1, 1, 2])
-    outcome = cli.here("estimate", file, "--to=sqlite:///here.db", f"--to=mongodb://{UNREACHABLE}/d")
+    feast = f"--to=feast+redis://{UNREACHABLE}?project=p&view=v&entity=user_id:INT64&features=video_id"
+    outcome = cli.here("estimate", file, "--to=sqlite:///here.db", feast)
     assert outcome.code == 0
     assert "3 rows: 3 records of 2 users, 0 refused" in outcome.stdout
     assert "disk bytes" in outcome.stdout

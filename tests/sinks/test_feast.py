@@ -354,15 +354,6 @@ def test_check_looks_at_the_features(redis_db_url: str, cli: Cli) -> None:
     assert outcome.code == 69 and "has no field 'colour'" in outcome.stdout
 
 
-def test_what_was_loaded_is_not_verified(redis_db_url: str, cli: Cli) -> None:
-    """Only the newest row of each user is there, and the command says that it cannot tell."""
-    path = ratings(cli.folder / "ratings.csv", [(1, 7, 4.5, 100)])
-    arguments = (path, "--dataset", "movielens", "--to", feast(redis_db_url, RATINGS))
-    cli.load(*arguments)
-    outcome = cli.here("verify", *arguments)
-    assert outcome.code == 78 and "feast is a kind of sink that cannot be read back." in outcome.stderr
-
-
 def test_the_rights_of_the_page_suffice(tmp_path: Path, cli: Cli) -> None:
     """A user with these and no others checks, loads and resumes."""
     page = (ROOT / "docs" / "FEAST.md").read_text()
@@ -370,7 +361,7 @@ def test_the_rights_of_the_page_suffice(tmp_path: Path, cli: Cli) -> None:
     path = ratings(cli.folder / "ratings.csv", [(1, 7, 4.5, 100)])
     with find_redis(tmp_path) as server:
         arguments = (path, "--dataset", "movielens", "--to", feast(restricted(server, *rights.split()), RATINGS))
-        for command in ("check", "run", "run", "status"):
+        for command in ("check", "run", "run", "status", "verify"):
             outcome = cli.here(command, *arguments)
             assert outcome.code == 0, outcome.stdout + outcome.stderr
         assert hashes(server.url) == dict([rated(1, 7, 4.5, 100)])

@@ -1,6 +1,7 @@
 """The bytes of Feast's online store, held to what Feast itself makes of the same values (scripts/feast-golden)."""
 
 import json
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from ingest_service.rows.interaction import INTERACTION
 from ingest_service.rows.schema import Field, FieldKind
 from ingest_service.rows.texts import Texts
 from ingest_service.sinks.feast import FeastSink
+from ingest_service.sinks.feast.commands import Hashes
+from ingest_service.sinks.feast.dynamodb import puts_of, time_us_of
+from ingest_service.sinks.feast.hashes import murmur3_128
 from ingest_service.sinks.feast.view import View, newest
 from ingest_service.sinks.testing.rows import columns_of, interactions
 
@@ -31,11 +35,14 @@ KINDS = {
 FIELDS = tuple(Field(name, kind) for name, kind in KINDS.items())
 
 
-def view(entity: str = "user_id:INT64", features: str = "", *, project: str = "shop", name: str = "user_state") -> View:
+def hashes(entity: str = "user_id:INT64", features: str = "") -> Hashes:
     """What a URL with these options says."""
     features = features or ",".join(f"{name}:{type_name}" for name, type_name in GOLDEN["types"].items())
-    url = f"feast+redis://host/0?project={project}&view={name}&entity={entity}&features={features}"
-    return FeastSink(url).view
+    return FeastSink(f"feast+redis://host/0?project=shop&view=user_state&entity={entity}&features={features}").hashes
+
+
+def view(entity: str = "user_id:INT64", features: str = "") -> View:
+    return hashes(entity, features).view
 
 
 def time_text(seconds: int) -> str:
@@ -87,7 +94,7 @@ def parsed(commands: bytes) -> list[list[bytes]]:
 @pytest.mark.parametrize("entity_type", ["INT64", "STRING"])
 def test_bytes_are_those_of_feast(entity_type: str) -> None:
     """Keys, names of fields, values and times, of every type that is written, at the edges of each."""
-    commands = view(f"user_id:{entity_type}").commands(golden_columns(entity_type)).tobytes()
+    commands = hashes(f"user_id:{entity_type}").commands(golden_columns(entity_type)).tobytes()
     rows = GOLDEN["rows"][entity_type]
     for words, row in zip(parsed(commands), rows, strict=True):
         name, _, n_keys, key, *fields = words
@@ -95,12 +102,36 @@ def test_bytes_are_those_of_feast(entity_type: str) -> None:
         assert {fields[i].hex(): fields[i + 1].hex() for i in range(0, len(fields), 2)} == row["hash"]
 
 
+@pytest.mark.parametrize("entity_type", ["INT64", "STRING"])
+def test_items_are_those_of_feast(entity_type: str) -> None:
+    """In DynamoDB: ids of entities whose keys are of any length, times with and without a fraction, values."""
+    rows = GOLDEN["rows"][entity_type]
+    puts = list(puts_of(view(f"user_id:{entity_type}"), golden_columns(entity_type), range(len(rows))))
+    for put, row in zip(puts, rows, strict=True):
+        item = json.loads(put.item)
+        values = {name: b64decode(value["B"]).hex() for name, value in item["values"]["M"].items()}
+        made = {"entity_id": item["entity_id"]["S"], "event_ts": item["event_ts"]["S"], "values": values}
+        assert {"table": "shop.user_state", **made} == row["item"]
+        assert time_us_of(item["event_ts"]) == put.time_us == row["time_us"]
+
+
+@pytest.mark.parametrize("length", range(50))
+def test_ids_of_entities_do_not_depend_on_their_neighbours(length: int) -> None:
+    """Texts of other lengths beside them, and their own at any place; the reference is told for two of them."""
+    texts = ["x" * length, "", "é" * length, "y" * 16, "z" * length]
+    alone = [murmur3_128(Texts.of_bytes([text.encode()]))[0] for text in texts]
+    assert murmur3_128(Texts.of(texts)) == alone
+    assert alone[1] == bytes(16)
+    known = murmur3_128(Texts.of_bytes([b"The quick brown fox jumps over the lazy dog"]))[0].hex()
+    assert known == "6c1b07bc7bbc4be347939ac4a93c437a"
+
+
 def test_types_follow_from_the_kinds_of_fields() -> None:
     """The usual type of a whole number, a text, a number, a truth and a time."""
     usual = {"n": "INT64", "word": "STRING", "ratio": "DOUBLE", "is_new": "BOOL", "seen": "UNIX_TIMESTAMP"}
     columns = golden_columns("INT64")
-    said = view(features=",".join(f"{name}:{type_name}" for name, type_name in usual.items()))
-    assert view(features=",".join(usual)).commands(columns).tobytes() == said.commands(columns).tobytes()
+    said = hashes(features=",".join(f"{name}:{type_name}" for name, type_name in usual.items()))
+    assert hashes(features=",".join(usual)).commands(columns).tobytes() == said.commands(columns).tobytes()
 
 
 def test_of_each_entity_the_newest_row_counts_and_of_equal_times_the_last() -> None:

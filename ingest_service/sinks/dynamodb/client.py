@@ -10,6 +10,7 @@ import logging
 import os
 import ssl
 import zlib
+from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -39,6 +40,10 @@ class Transport(Protocol):
 
         Retry for what may pass, Refused if an item is not valid, ConfigurationError for what must be fixed first.
         """
+        ...
+
+    async def put(self, body: bytes) -> None:
+        """One PutItem request, ready-made JSON. ConditionFailed if its condition does not hold, else as above."""
         ...
 
 
@@ -143,8 +148,11 @@ class DynamoDBClient:
                 raise
             raise fault from error
 
-    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """One call through aiobotocore, its errors translated; see `Transport.batch_write`."""
+    async def call(self, operation: str, *, of_row: bool = False, **parameters: Any) -> dict[str, Any]:
+        """One call through aiobotocore, its errors translated; see `Transport.batch_write`.
+
+        of_row: whether it is a row's fault if the request is refused as such.
+        """
         from botocore.exceptions import HTTPClientError
 
         try:
@@ -155,7 +163,7 @@ class DynamoDBClient:
                 raise
             if isinstance(fault, Retry) and isinstance(error, HTTPClientError | OSError) and not self._has_answered:
                 await asyncio.to_thread(require_same_language, self._client.meta.endpoint_url)
-            if isinstance(fault, Refused) and operation not in _OF_ROWS:
+            if isinstance(fault, Refused) and not of_row and operation not in _OF_ROWS:
                 raise ConfigurationError(
                     f"DynamoDB takes no such request ({fault.code} at {operation}); check the table's name and keys."
                 ) from error
@@ -187,6 +195,10 @@ class DynamoDBClient:
         assert self._transport is not None, "open comes first"
         return await self._transport.batch_write(body)
 
+    async def put(self, body: bytes) -> None:
+        assert self._transport is not None, "open comes first"
+        await self._transport.put(body)
+
     async def close(self) -> None:
         self._client = self._transport = None
         await self._stack.aclose()
@@ -211,11 +223,12 @@ class _SdkTransport:
     async def batch_write(self, body: bytes) -> Sequence[dict[str, Any]]:
         return _unprocessed(await self._client.call("batch_write_item", **json.loads(body)))
 
+    async def put(self, body: bytes) -> None:
+        await self._client.call("put_item", of_row=True, **_with_bytes(json.loads(body)))
+
 
 class _BulkTransport:
     """Ready-made bodies, signed here. Checks the reply's CRC as the SDK does."""
-
-    _TARGET = "DynamoDB_20120810.BatchWriteItem"
 
     def __init__(self, client: DynamoDBClient, meta: Any, tls: ssl.SSLContext | None, timeout_s: float) -> None:
         url: str = meta.endpoint_url
@@ -224,9 +237,19 @@ class _BulkTransport:
         self._http = HttpPoster(url, tls=tls, connect_timeout_s=min(10, timeout_s), timeout_s=timeout_s)
 
     async def batch_write(self, body: bytes) -> Sequence[dict[str, Any]]:
+        reply = await self._post("BatchWriteItem", body)
+        return [] if reply == b'{"UnprocessedItems":{}}' else _unprocessed(_json_object(reply))
+
+    async def put(self, body: bytes) -> None:
+        reply = await self._post("PutItem", body)
+        if reply != b"{}":
+            raise Retry("the reply is not DynamoDB's")
+
+    async def _post(self, operation: str, body: bytes) -> bytes:
+        """One request and its reply, once that says that all went well."""
         keys = await self._client.keys()
         headers = self._signer.headers(
-            self._TARGET, body, keys.access_key, keys.secret_key, keys.token, datetime.now(UTC)
+            f"DynamoDB_20120810.{operation}", body, keys.access_key, keys.secret_key, keys.token, datetime.now(UTC)
         )
         try:
             response = await self._http.post(headers, body)
@@ -236,13 +259,12 @@ class _BulkTransport:
         checksum = response.headers.get(b"x-amz-crc32")
         if checksum is not None and checksum != b"%d" % zlib.crc32(reply):
             raise Retry("DynamoDB's reply was damaged on the way")
-        if response.status == 200 and reply == b'{"UnprocessedItems":{}}':
-            return []
-        content = _json_object(reply)
         if response.status != 200:
+            content = _json_object(reply)
             message = str(content.get("message") or content.get("Message") or "")
-            raise self._client.given_up(translated(str(content.get("__type", "")), response.status, message))
-        return _unprocessed(content)
+            fault = translated(str(content.get("__type", "")), response.status, message, content.get("Item"))
+            raise self._client.given_up(fault)
+        return reply
 
     def close(self) -> None:
         self._http.close()
@@ -255,6 +277,15 @@ def _json_object(text: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _with_bytes(value: Any) -> Any:
+    """Binary attributes as botocore takes them."""
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"B"} and isinstance(value["B"], str):
+        return {"B": b64decode(value["B"])}
+    return {name: _with_bytes(inner) for name, inner in value.items()}
 
 
 def _unprocessed(reply: dict[str, Any]) -> list[dict[str, Any]]:

@@ -85,15 +85,19 @@ class Refused(Exception):
 
 
 class ConditionFailed(Exception):
-    """A conditional write found something else than it was told to expect."""
+    """A conditional write found something else than it was told to expect: `item`, if it had asked for that."""
+
+    def __init__(self, code: str, item: dict[str, Any] | None = None) -> None:
+        super().__init__(code)
+        self.item = item
 
 
 class TableMissing(ConfigurationError):
     """There is no table of that name."""
 
 
-def translated(code: str, status: int, message: str = "") -> Exception:
-    """An AWS error code and HTTP status."""
+def translated(code: str, status: int, message: str = "", item: dict[str, Any] | None = None) -> Exception:
+    """An AWS error code and HTTP status; item: what a condition has met."""
     code = code.rpartition("#")[2]
     if code in THROTTLED:
         return Retry(f"DynamoDB answers {code}", throttled=True)
@@ -104,7 +108,7 @@ def translated(code: str, status: int, message: str = "") -> Exception:
         wanted = f", wanted as {types[1]}, is {types[2]}" if types else ""
         return Refused(code or str(status), attribute[1] if attribute else "", wanted)
     if code == "ConditionalCheckFailedException":
-        return ConditionFailed(code)
+        return ConditionFailed(code, item)
     if code == "ResourceNotFoundException":
         return TableMissing("The DynamoDB table does not exist; make it with: ingest-service check --create.")
     if code in _UNSIGNED:
@@ -150,7 +154,7 @@ def _answer(error: Any) -> Exception:
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     message = str(error.response.get("Error", {}).get("Message", ""))
-    fault = translated(code, status, message)
+    fault = translated(code, status, message, error.response.get("Item"))
     if _OURS.fullmatch(error.operation_name) or isinstance(fault, Retry):
         return fault
     return ConfigurationError(

@@ -6,14 +6,13 @@ same is halved until the culprit stands alone.
 
 import asyncio
 import json
-import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID, uuid4
 
@@ -29,10 +28,8 @@ from ingest_service.rows.schema import FieldKind, Schema
 from ingest_service.rows.texts import concatenate
 from ingest_service.runtime import fault
 from ingest_service.runtime.tasks import task_group
-from ingest_service.sinks.base import Finding, Sink, SinkOptions, Written
-from ingest_service.sinks.checkpoints import CheckpointStore, Place
-from ingest_service.sinks.dynamodb.client import DynamoDBClient
-from ingest_service.sinks.dynamodb.errors import ConditionFailed, Refused
+from ingest_service.sinks.base import Finding, Written
+from ingest_service.sinks.dynamodb.errors import Refused
 from ingest_service.sinks.dynamodb.item_table import DynamoDBItems
 from ingest_service.sinks.dynamodb.items import (
     EXPIRES_AT,
@@ -49,9 +46,10 @@ from ingest_service.sinks.dynamodb.items import (
     kinds,
     spread,
 )
-from ingest_service.sinks.dynamodb.tables import ROW_KEYS, Tables
+from ingest_service.sinks.dynamodb.table_sink import TableOptions, TableSink, require_names
+from ingest_service.sinks.dynamodb.tables import ROW_KEYS
 from ingest_service.sinks.fields import EVENT_KEY, event_key, interaction_of
-from ingest_service.sinks.pacing import AdaptiveLimit, AdaptiveRate, RateLimit
+from ingest_service.sinks.pacing import AdaptiveRate
 from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.urls import parse_options
 
@@ -76,82 +74,40 @@ _SLICE_ROWS = 200 * ITEMS_PER_REQUEST  # rows encoded at once: bounds the JSON t
 _TOO_LARGE = ("item_too_large", "The item is over DynamoDB's 400 KB.")
 _BAD_KEY = ("bad_key", "A key is empty or longer than DynamoDB takes.")
 _BAD_NUMBER = ("refused", "A number is larger or smaller than DynamoDB takes.")
-_START_CONCURRENCY = 8
-_NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 _EXPIRED = (
     "rows were older than ttl_s as they were written: DynamoDB deletes them soon, where its time to live is enabled"
 )
 
 
-class DynamoDBOptions(SinkOptions):
-    endpoint: str = Field("", description="address instead of AWS's, for DynamoDB Local")
-    region: str = Field("", description="instead of AWS_REGION")
-    transport: Literal["bulk", "sdk"] = Field(
-        "bulk", description="ready-made requests, or every one through aiobotocore"
-    )
-    concurrency: int = Field(32, ge=1, le=512, description="requests in flight at once, at most")
-    wcu: float | None = Field(None, gt=0, description="write capacity units a second at most")
+class DynamoDBOptions(TableOptions):
     ttl_s: int | None = Field(None, ge=1, description="sets expires_at so long after the event")
     item_table: str = Field("items", description="where what is known of items goes")
-    checkpoint_table: str = Field("ingest_checkpoints", description="where checkpoints are kept")
-    timeout_s: float = Field(30, gt=0, description="a request without an answer for so long is given up")
-    ca_file: str = Field("", description="a file of certificates to trust, instead of the system's")
 
 
-class DynamoDBSink(Sink[Ints]):
+class DynamoDBSink(TableSink[Ints]):
     """`dynamodb://table?region=…&endpoint=…`; credentials come the way of all AWS tools."""
 
     scheme: ClassVar[str] = "dynamodb"
-    is_apart: bool = True  # checkpoints are in a table of their own
     options: DynamoDBOptions
 
     def __init__(self, url: str, *, is_for_items: bool = False) -> None:
         """is_for_items: whether its table is that of the items."""
         parts, options = parse_options(url, DynamoDBOptions)
-        super().__init__(options, AdaptiveLimit(options.concurrency, _START_CONCURRENCY))
         self._url = url
         self._is_for_items = is_for_items
         if not parts.netloc or parts.path.strip("/"):
             raise ConfigurationError("A DynamoDB URL names the table: dynamodb://interactions?region=eu-west-1.")
-        self.table = self.options.item_table if is_for_items else parts.netloc
-        for table in (self.table, self.options.item_table, self.options.checkpoint_table):
-            if not _NAME.fullmatch(table):
-                raise ConfigurationError(
-                    f"{table!r} cannot be a DynamoDB table: names have 3 to 255 letters, digits, dots, - or _."
-                )
-        self.client = DynamoDBClient(
-            region=self.options.region,
-            endpoint=self.options.endpoint,
-            transport=self.options.transport,
-            connections=self.options.concurrency,
-            timeout_s=self.options.timeout_s,
-            ca_file=self.options.ca_file,
-        )
-        self.checkpoints: CheckpointStore = _Checkpoints(self)
-        self.place = Place(self.table, self.options.endpoint.rpartition("@")[2] or self.options.region)
-        expires = self.options.ttl_s is not None and not is_for_items
-        keys = (ITEM.owner,) if is_for_items else ROW_KEYS
-        self._tables = Tables(
-            self.client, self.retrier, self.table, keys, self.options.checkpoint_table, expires=expires
-        )
+        require_names(options.item_table)
+        table, keys = (options.item_table, (ITEM.owner,)) if is_for_items else (parts.netloc, ROW_KEYS)
+        super().__init__(options, table, keys, expires=options.ttl_s is not None and not is_for_items)
         self._n_expired = 0
         self._pace = AdaptiveRate()
-        self._capacity = RateLimit(self.options.wcu)
         self.items = DynamoDBItems(
             self.client, self.retrier, self.options.item_table, self._capacity, self.options.concurrency
         )
 
     def for_items(self) -> "DynamoDBSink":
         return DynamoDBSink(self._url, is_for_items=True)
-
-    async def open(self) -> None:
-        await self._connect()
-        await self._tables.require()
-
-    async def _connect(self) -> None:
-        await self.retrier.call(self.client.open)
-        if not self.place.server:
-            self.place = Place(self.table, self.client.region)
 
     def prepare(self, chunk: Chunk) -> Ints:
         """The rows to store, each request's from all over the chunk."""
@@ -282,15 +238,6 @@ class DynamoDBSink(Sink[Ints]):
             item = {"user_id": {"S": user}, "event_key": {"S": key}}
             await self.retrier.call(lambda item=item: self.client.call("delete_item", TableName=self.table, Key=item))  # type: ignore[misc]
 
-    async def epoch(self) -> str:
-        """The table's own id: a new table of that name has another."""
-        table = (await self.retrier.call(lambda: self.client.call("describe_table", TableName=self.table)))["Table"]
-        return str(table.get("TableId") or table["CreationDateTime"])
-
-    async def check(self, *, create: bool) -> list[Finding]:
-        await self._connect()
-        return await self._tables.check(create=create)
-
     async def survey(self, columns: Columns) -> list[Finding]:
         findings = await self._tables.survey(kinds(columns.schema, self.options.ttl_s))
         if self.client.warning:
@@ -397,9 +344,6 @@ class DynamoDBSink(Sink[Ints]):
                 await sink.retrier.call(lambda name=name: sink.client.call("delete_table", TableName=name))  # type: ignore[misc]
             await sink.close()
 
-    async def close(self) -> None:
-        await self.client.close()
-
 
 def _stored_row(item: dict[str, Any], schema: Schema) -> tuple[str, str, str]:
     """User, event key and value of an item; attributes that are not ours make it another value."""
@@ -417,48 +361,3 @@ def _value(attribute: dict[str, Any], *, is_float: bool) -> Any:
     if "N" in attribute:
         return float(attribute["N"]) if is_float else json.loads(attribute["N"])
     return attribute.get("S", attribute)
-
-
-class _Checkpoints(CheckpointStore):
-    """Table `ingest_checkpoints`: hash `stream`, range `sink`, and the text in `body`."""
-
-    def __init__(self, sink: DynamoDBSink) -> None:
-        self._sink = sink
-
-    @property
-    def _table(self) -> str:
-        return self._sink.options.checkpoint_table
-
-    def _key(self, stream: str) -> dict[str, Any]:
-        return {"stream": {"S": stream}, "sink": {"S": self._sink.name}}
-
-    async def read(self, stream: str) -> str | None:
-        reply = await self._sink.retrier.call(
-            lambda: self._sink.client.call(
-                "get_item", TableName=self._table, Key=self._key(stream), ConsistentRead=True
-            )
-        )
-        return reply["Item"]["body"]["S"] if "Item" in reply else None
-
-    async def swap(self, stream: str, old: str | None, new: str) -> bool:
-        put: dict[str, Any] = {"TableName": self._table, "Item": {**self._key(stream), "body": {"S": new}}}
-        if old is None:
-            put |= {"ConditionExpression": "attribute_not_exists(body)"}
-        else:
-            put |= {"ConditionExpression": "body = :old", "ExpressionAttributeValues": {":old": {"S": old}}}
-        try:
-            await self._sink.retrier.call(lambda: self._sink.client.call("put_item", **put))
-        except ConditionFailed:
-            return False
-        return True
-
-    async def streams(self) -> list[str]:
-        found: list[str] = []
-        more: dict[str, Any] = {}
-        while True:
-            scan = {"TableName": self._table, "ConsistentRead": True, **more}
-            reply = await self._sink.retrier.call(lambda scan=scan: self._sink.client.call("scan", **scan))  # type: ignore[misc]
-            found += [item["stream"]["S"] for item in reply["Items"] if item["sink"]["S"] == self._sink.name]
-            if "LastEvaluatedKey" not in reply:
-                return sorted(found)
-            more = {"ExclusiveStartKey": reply["LastEvaluatedKey"]}

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ingest_service.errors import ConfigurationError
 from ingest_service.rows.arrays import Ints
+from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.columns import Columns
 from ingest_service.sinks.dynamodb.items import EXPIRES_AT, UNIT_BYTES, expiry_s, line_bytes, text_bytes
 from ingest_service.sinks.sizes import Found, Sizes, Tally
@@ -57,6 +58,7 @@ class Prices(BaseModel):
 
 class DynamoDBTally(Tally):
     rows_per_s: ClassVar[int] = 150_000
+    means: ClassVar[frozenset[str]] = frozenset({"item_bytes"})
 
     def __init__(self, ttl_s: int | None, units_per_s: float | None, prices: Path | None) -> None:
         self._ttl_s = ttl_s
@@ -64,7 +66,8 @@ class DynamoDBTally(Tally):
         self._prices = Prices.of(prices)
         self._n = self._units = self._bytes = self._line_bytes = 0
 
-    def add(self, columns: Columns) -> None:
+    def add(self, chunk: Chunk) -> None:
+        columns = chunk.columns
         sizes = _item_bytes(columns, self._ttl_s)
         self._n += len(columns)
         self._units += int((-(-sizes // UNIT_BYTES)).sum())
@@ -75,13 +78,13 @@ class DynamoDBTally(Tally):
         item_bytes = self._bytes / max(self._n, 1)
         imported = found.kept * self._line_bytes / max(self._n, 1)
         stored = found.kept * (item_bytes + _OVERHEAD_BYTES) / _GB
-        prices = self._prices
+        prices, units = self._prices, self._units_of(found)
         sizes: Sizes = {
             "items": found.kept,
             "item_bytes": round(item_bytes, 1),
-            "write_units": self._units,
-            "usd_on_demand": round(self._units / 1e6 * prices.usd_per_million_write_units, 4),
-            "usd_provisioned": round(self._units / 3_600 * prices.usd_per_unit_hour, 4),
+            "write_units": units,
+            "usd_on_demand": round(units / 1e6 * prices.usd_per_million_write_units, 4),
+            "usd_provisioned": round(units / 3_600 * prices.usd_per_unit_hour, 4),
             "usd_storage_a_month": round(stored * prices.usd_per_gb_month, 4),
             "import_bytes": round(imported),
             "usd_import_from_s3": round(imported / _GB * prices.usd_per_gb_imported, 4),
@@ -91,7 +94,10 @@ class DynamoDBTally(Tally):
         return sizes
 
     def least_s(self, found: Found) -> float:
-        return max(self._units / self._units_per_s, self._of_largest(found) / PARTITION_UNITS)
+        return max(self._units_of(found) / self._units_per_s, self._of_largest(found) / PARTITION_UNITS)
+
+    def _units_of(self, found: Found) -> int:
+        return round(self._units * found.scale)
 
     def _of_largest(self, found: Found) -> int:
         return round(found.largest_user * self._units / max(self._n, 1))

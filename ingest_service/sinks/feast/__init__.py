@@ -1,1 +1,2 @@
-from ingest_service.sinks.feast.sink import FeastSink as FeastSink
+from ingest_service.sinks.feast.dynamodb import FeastDynamoDBSink as FeastDynamoDBSink
+from ingest_service.sinks.feast.redis import FeastSink as FeastSink

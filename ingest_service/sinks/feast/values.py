@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ingest_service.rows.arrays import Ints
 from ingest_service.rows.parse import Bytes
 from ingest_service.rows.texts import Piece, Texts, concatenate
+from ingest_service.sinks.feast.hashes import murmur3_32, murmur3_128
 
 _STRING, _INT64 = 2, 4  # of feast.types.ValueType: what an entity key says of a name and of a value
-_WORD = 0xFFFFFFFF
 
 
 def varints(numbers: Ints) -> Texts:
@@ -66,6 +66,24 @@ def timestamps(micros: Ints) -> Texts:
     return concatenate([_unless_zero(b"\x08", seconds), _unless_zero(b"\x10", fractions * 1_000)])
 
 
+def moment_us(message: bytes | None) -> int | None:
+    """Microseconds since 1970 of a `Timestamp` message, None if it is none."""
+    if message is None:
+        return None
+    found, rest = {0x08: 0, 0x10: 0}, list(message)
+    while rest:
+        tag, value, bits = rest.pop(0), 0, 0
+        if tag not in found:
+            return None
+        while rest and rest[0] & 0x80:
+            value, bits = value | (rest.pop(0) & 0x7F) << bits, bits + 7
+        if not rest or bits > 63:
+            return None
+        found[tag] = value | rest.pop(0) << bits
+    seconds, nanos = found.values()
+    return (seconds - (seconds >> 63 << 64)) * 1_000_000 + nanos // 1_000
+
+
 def _unless_zero(tag: bytes, numbers: Ints) -> Texts:
     texts = concatenate([tag, varints(numbers)])
     return Texts(texts.buffer, texts.starts, np.where(numbers == 0, 0, texts.widths))
@@ -81,26 +99,11 @@ def entity_keys(join_key: str, ids: Ints | Texts, project: str) -> list[Piece]:
     return [head + struct.pack("<II", _INT64, 8), _fixed(ids), project.encode()]
 
 
+def entity_ids(join_key: str, ids: Ints | Texts) -> list[str]:
+    """The same as DynamoDB has them, where the project is in the table's name."""
+    return [key.hex() for key in murmur3_128(concatenate(entity_keys(join_key, ids, "")))]
+
+
 def field_hash(view: str, feature: str) -> bytes:
     """The name of a feature's field in an entity's hash."""
-    return struct.pack("<I", _murmur3(f"{view}:{feature}".encode()))
-
-
-def _murmur3(data: bytes) -> int:
-    """MurmurHash3_x86_32 with the seed 0."""
-    found = 0
-    n_whole = len(data) // 4 * 4
-    for (word,) in struct.iter_unpack("<I", data[:n_whole]):
-        found = (_rotated(found ^ _mixed(word), 13) * 5 + 0xE6546B64) & _WORD
-    found ^= _mixed(int.from_bytes(data[n_whole:], "little")) ^ len(data)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-        found = (found ^ found >> shift) * factor & _WORD
-    return found
-
-
-def _mixed(word: int) -> int:
-    return _rotated(word * 0xCC9E2D51 & _WORD, 15) * 0x1B873593 & _WORD
-
-
-def _rotated(word: int, bits: int) -> int:
-    return (word << bits | word >> 32 - bits) & _WORD
+    return struct.pack("<I", murmur3_32(f"{view}:{feature}".encode()))

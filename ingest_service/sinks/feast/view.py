@@ -1,57 +1,30 @@
-"""A feature view of Feast as a URL names it, and records as the commands that write it."""
+"""A feature view of Feast as a URL names it: which records are written, and what of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b, sha1
+from hashlib import blake2b
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ingest_service.errors import ConfigurationError
+from ingest_service.errors import ConfigurationError, declare_codes
 from ingest_service.rows.arrays import Bools, Ints
+from ingest_service.rows.chunk import Chunk, DeadRow
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.parse import PAD, Bytes, padded, timestamps
+from ingest_service.rows.parse import PAD, padded, timestamps
 from ingest_service.rows.schema import ITEM_ID, FieldKind
-from ingest_service.rows.texts import Piece, Texts, concatenate, lengths, write
-from ingest_service.sinks.feast.values import VALUES, entity_keys, field_hash
-from ingest_service.sinks.feast.values import timestamps as timestamp_messages
-from ingest_service.sinks.redis.address import ServerOptions
-from ingest_service.sinks.redis.commands import bulk
+from ingest_service.rows.texts import Piece, Texts, concatenate
+from ingest_service.sinks.base import Finding, SinkOptions
+from ingest_service.sinks.feast.values import VALUES
 
-# Writes a view's fields of an entity, unless what is there is of a later event; without a key it only becomes known.
-# KEYS: the entity's hash; ARGV: the name of the time's field, the time as Feast's `Timestamp`, then fields and values.
-_WRITE = rb"""
-if #KEYS == 0 then return 0 end
-local function moment(text)
-  local found, at = {0, 0}, 1
-  while at <= #text do
-    local number, value, scale, byte = string.byte(text, at) / 8, 0, 1, 128
-    while byte >= 128 do
-      at = at + 1
-      byte = string.byte(text, at)
-      if not byte then return -1, 0 end
-      value, scale = value + byte % 128 * scale, scale * 128
-    end
-    if value >= 2 ^ 63 then return -1, 0 end
-    found[number], at = value, at + 1
-  end
-  return found[1], found[2]
-end
-local there = redis.pcall('HGET', KEYS[1], ARGV[1])
-if type(there) == 'table' then return there end
-if there and there ~= ARGV[2] then
-  local old_s, old_ns = moment(there)
-  local new_s, new_ns = moment(ARGV[2])
-  if old_s > new_s or (old_s == new_s and old_ns > new_ns) then return 0 end
-end
-return redis.pcall('HSET', KEYS[1], unpack(ARGV))
-"""
-MAKE_KNOWN = b"*3\r\n$4\r\nEVAL\r\n$%d\r\n%s\r\n$1\r\n0\r\n" % (len(_WRITE), _WRITE)
-_KNOWN_BY = sha1(_WRITE, usedforsecurity=False).hexdigest().encode()
+declare_codes(
+    {
+        "out_of_range": "a number that the type of its feature cannot hold",
+    }
+)
 
-_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+_UNFIT = "A number does not fit into its type, INT32 or FLOAT; INT64 and DOUBLE hold it."
 _INT32 = np.iinfo(np.int32)
 # The types that a field of a kind can be written as, the usual one first. An id is also what its number can be.
 _TYPES: dict[FieldKind, tuple[str, ...]] = {
@@ -101,9 +74,9 @@ def _different(features: tuple[Typed, ...]) -> tuple[Typed, ...]:
     return features
 
 
-class FeastOptions(ServerOptions):
-    project: str = Field(pattern=_NAME, description="Feast's project")
-    view: str = Field(pattern=_NAME, description="the feature view")
+class ViewOptions(SinkOptions):
+    """What every sink of a view takes."""
+
     entity: Annotated[Typed, BeforeValidator(_typed), AfterValidator(_entity)] = Field(
         description="the view's join key and its type: `user_id:INT64`, or `STRING` for the id as stored"
     )
@@ -114,18 +87,15 @@ class FeastOptions(ServerOptions):
     consumers: int = Field(1, ge=1, le=1, description="one: chunks are written in the order of the file")
 
     @cached_property
-    def own(self) -> str:
-        """Begins the keys of what is kept about the rows: other features are another load."""
-        what = blake2b(",".join(map(str, (self.entity, *self.features))).encode(), digest_size=4).hexdigest()
-        return f"feast:{self.project}:{self.view}:{what}:"
+    def what(self) -> str:
+        """Tells what is kept about the rows apart: other features are another load."""
+        return blake2b(",".join(map(str, (self.entity, *self.features))).encode(), digest_size=4).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is written, and how."""
+    """What is written of each record."""
 
-    project: str
-    name: str
     entity: Typed
     features: tuple[Typed, ...]
 
@@ -167,23 +137,42 @@ class View:
                 found |= np.abs(_values(feature, columns)) > np.finfo(np.float32).max
         return found
 
-    def commands(self, columns: Columns) -> Bytes:
-        """RESP commands that write records, one an entity, each with one reply: a number."""
-        time_field = f"_ts:{self.name}".encode()
-        n_words = 6 + 2 * len(self.features)
-        head = [b"*%d\r\n$7\r\nEVALSHA\r\n" % n_words, *bulk([_KNOWN_BY]), b"$1\r\n1\r\n"]
-        parts: list[Sequence[Piece]] = [
-            [*head, *bulk(entity_keys(self.entity.name, self._ids(columns), self.project)), *bulk([time_field])],
-            bulk([timestamp_messages(columns.times)]),
-        ]
+    def check(self, columns: Columns) -> list[Finding]:
+        """The same as a finding."""
+        try:
+            self.require(columns)
+        except ConfigurationError as error:
+            return [Finding("features", False, str(error))]
+        return [Finding("features", True, "all can be written")]
+
+    def chosen(self, columns: Columns) -> "Chosen":
+        """What of a chunk's records is written. ConfigurationError if nothing can be."""
+        self.require(columns)
+        unfit = self.unfit(columns)
+        return Chosen(newest(columns, np.flatnonzero(~unfit)), np.flatnonzero(unfit))
+
+    def ids(self, columns: Columns) -> Ints | Texts:
+        """Each record's entity."""
+        return columns.owner[0] if self.entity.type == "INT64" else columns.texts[columns.schema.owner]
+
+    def values(self, columns: Columns) -> dict[str, list[Piece]]:
+        """Of each feature the column of its `Value` messages."""
+        found = {}
         for feature in self.features:
             type_name = feature.type or _TYPES[_kind(feature.name, columns)][0]
-            value = VALUES[type_name](_values(Typed(feature.name, type_name), columns))
-            parts.append([*bulk([field_hash(self.name, feature.name)]), *bulk(value)])
-        return _side_by_side(parts, len(columns))
+            found[feature.name] = VALUES[type_name](_values(Typed(feature.name, type_name), columns))
+        return found
 
-    def _ids(self, columns: Columns) -> Ints | Texts:
-        return columns.owner[0] if self.entity.type == "INT64" else columns.texts[columns.schema.owner]
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Rows of a chunk: each entity's newest, and those that have a number which its type cannot hold."""
+
+    newest: Ints
+    unfit: Ints
+
+    def dead(self, chunk: Chunk, sink: str) -> list[DeadRow]:
+        return [chunk.dead_row(row, sink, "out_of_range", _UNFIT) for row in self.unfit.tolist()]
 
 
 def newest(columns: Columns, rows: Ints) -> Ints:
@@ -234,16 +223,3 @@ def _micros(texts: Texts) -> Ints:
     starts = own.starts + PAD
     micros, _ = timestamps(padded(own.buffer.tobytes()), starts, starts + own.widths, "auto")
     return micros
-
-
-def _side_by_side(parts: Sequence[Sequence[Piece]], n: int) -> Bytes:
-    """Each row's parts one after the other. Part by part, since rows of many widths are few of each together."""
-    widths = [lengths(pieces) for pieces in parts]
-    row_widths = np.zeros(n, np.int64) + sum(widths)
-    ends = np.cumsum(row_widths)
-    out = np.empty(int(ends[-1]) if n else 0, np.uint8)
-    at = ends - row_widths
-    for pieces, width in zip(parts, widths, strict=True):
-        write(out, at, pieces)
-        at = at + width
-    return out

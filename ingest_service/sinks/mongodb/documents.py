@@ -12,8 +12,8 @@ from pymongo import IndexModel
 
 from ingest_service.errors import declare_codes
 from ingest_service.rows.columns import Columns
-from ingest_service.rows.texts import Texts, concatenate
-from ingest_service.sinks.fields import EVENT_KEY, field_texts
+from ingest_service.rows.texts import Piece, Texts, concatenate
+from ingest_service.sinks.fields import event_key, field_texts
 from ingest_service.sinks.mongodb import bson_rows
 
 declare_codes(
@@ -71,8 +71,13 @@ class Interactions:
 
     def of(self, columns: Columns) -> Encoded:
         texts = field_texts(columns)
-        key = concatenate([texts[columns.schema.owner], b"#", texts[EVENT_KEY]])
+        key = concatenate(id_pieces(columns))
         numbers = {name: columns.numbers[name] for name in columns.schema.numbers}
         documents = bson_rows.documents({"_id": key, **texts, **numbers})
         too_large = np.flatnonzero(np.broadcast_to(documents.widths, len(columns)) > MAX_DOCUMENT_BYTES)
         return Encoded(documents, dict.fromkeys(too_large.tolist(), TOO_LARGE))
+
+
+def id_pieces(columns: Columns) -> list[Piece]:
+    """Each record's `_id`."""
+    return [columns.texts[columns.schema.owner], b"#", *event_key(columns)]

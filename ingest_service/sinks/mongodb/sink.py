@@ -17,6 +17,7 @@ from ingest_service.sinks.mongodb.client import Document
 from ingest_service.sinks.mongodb.documents import Interactions
 from ingest_service.sinks.mongodb.items import MongoDBItems
 from ingest_service.sinks.mongodb.writer import DocumentSink
+from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.urls import split_url
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class MongoDBSink(DocumentSink):
             return await found.limit(limit or 0).to_list()
 
         return [interaction_of(document) for document in await self.client.call(find)]
+
+    def tally(self, prices: Path | None) -> Tally:
+        from ingest_service.sinks.mongodb.sizes import MongoDBTally
+
+        return MongoDBTally(self.documents)
 
     def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         from ingest_service.sinks.readback import all_expected

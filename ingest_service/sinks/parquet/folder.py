@@ -21,14 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from glob import escape
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest_service.errors import ConfigurationError, LeaseHeld, LocalIOError, RowsGone
 from ingest_service.runtime import fault
 from ingest_service.runtime.durable import locked, sync_folder
-from ingest_service.sinks.parquet.tables import OFFSET, SOURCE, Rows, in_groups
+from ingest_service.sinks.parquet.tables import GROUP_ROWS, OFFSET, SOURCE, Rows, in_groups, write_groups
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +42,6 @@ fault.declare(
 )
 
 OWN = "_ingest"
-_GROUP_ROWS = 1 << 16
 _WRITERS = 2  # files written at once
 _TOLD_APART = re.compile(r"(\d{15,}-\d{15,}|[0-9a-f]{32})\.parquet")  # the files of a stream
 
@@ -202,7 +200,7 @@ class Folder:
     def _tables(self, piece: Piece) -> "Iterator[pa.Table]":
         import pyarrow as pa
 
-        for table in in_groups(piece.parts, _GROUP_ROWS):
+        for table in in_groups(piece.parts, GROUP_ROWS):
             yield table.add_column(0, SOURCE, pa.repeat(self._stream, len(table)))
 
     def _name(self, start: int, end: int) -> str:
@@ -210,13 +208,8 @@ class Folder:
 
     def _written(self, tables: "Iterator[pa.Table]") -> Path:
         """A whole file under a name that no reader looks at, durable but for its name."""
-        import pyarrow.parquet as parquet
-
         path = self._temporary / f"{self._stream}-{uuid.uuid4().hex}"
-        first = next(tables)
-        with parquet.ParquetWriter(path, first.schema, compression="zstd") as writer:
-            for table in chain((first,), tables):
-                writer.write_table(table)
+        write_groups(path, tables)
         fault.point("parquet-written")
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -4,7 +4,7 @@ A file holds the rows of many chunks, so these wait in this process until they a
 """
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,8 @@ from ingest_service.sinks.checkpoints import CheckpointStore, Place
 from ingest_service.sinks.file_checkpoints import FileCheckpoints
 from ingest_service.sinks.gathering import WAITING_S, Gathering, most_waiting
 from ingest_service.sinks.parquet.folder import OWN, Folder, Piece
-from ingest_service.sinks.parquet.tables import Partition, Rows, shape_of
+from ingest_service.sinks.parquet.tables import Partition, Rows, divided, shape_of
+from ingest_service.sinks.sizes import Tally
 from ingest_service.sinks.urls import parse_options
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class ParquetSink(Sink[Rows]):
         by = self.options.partition
 
         def add() -> int:
-            pieces = list(_pieces(parts, by))
+            pieces = [Piece(folder, mine) for folder, mine in divided(parts, by)]
             self._folder.add(pieces, span, shape_of(parts[0].columns.schema), by.value)
             return len(pieces)
 
@@ -155,6 +156,11 @@ class ParquetSink(Sink[Rows]):
 
     # --- reading ------------------------------------------------------------------------------------
 
+    def tally(self, prices: Path | None) -> Tally:
+        from ingest_service.sinks.parquet.sizes import ParquetTally
+
+        return ParquetTally(self.options.partition)
+
     def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
         from ingest_service.sinks.readback import all_expected
 
@@ -186,22 +192,3 @@ class ParquetSink(Sink[Rows]):
 
     async def close(self) -> None:
         """There is nothing to release."""
-
-
-def _pieces(parts: Sequence[Rows], partition: Partition) -> Iterator[Piece]:
-    """The rows of these, of each partition together, in their order."""
-    numbers, folders = partition.of(np.concatenate([part.columns.times for part in parts]))
-    if len(folders) == 1:
-        yield Piece(folders[0], parts)
-        return
-    by_part = np.split(numbers, np.cumsum([part.n for part in parts])[:-1])
-    orders = [np.argsort(mine, kind="stable") for mine in by_part]
-    edges = [
-        np.searchsorted(mine[order], np.arange(len(folders) + 1)) for mine, order in zip(by_part, orders, strict=True)
-    ]
-    for number, folder in enumerate(folders):
-        mine = (
-            part.take(order[edge[number] : edge[number + 1]])
-            for part, order, edge in zip(parts, orders, edges, strict=True)
-        )
-        yield Piece(folder, [part for part in mine if part.n])

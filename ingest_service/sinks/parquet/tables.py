@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SOURCE, OFFSET = "_source", "_offset"  # the stream of a record, and where in it it stood
+GROUP_ROWS = 1 << 16  # in a row group
 REPLAYED = 1 << 62  # the first offset of records that were replayed: they are newer than what the source says
 _MOST_TEXT_BYTES = (1 << 31) - 1  # of a column whose offsets have 32 bits
 
@@ -87,6 +91,25 @@ def _width(texts: Texts) -> int:
     return texts.widths * len(texts) if isinstance(texts.widths, int) else int(texts.widths.sum())
 
 
+def divided(parts: Sequence[Rows], partition: Partition) -> Iterator[tuple[str, Sequence[Rows]]]:
+    """The rows of these, of each partition together, in their order, and the folder of each."""
+    numbers, folders = partition.of(np.concatenate([part.columns.times for part in parts]))
+    if len(folders) == 1:
+        yield folders[0], parts
+        return
+    by_part = np.split(numbers, np.cumsum([part.n for part in parts])[:-1])
+    orders = [np.argsort(mine, kind="stable") for mine in by_part]
+    edges = [
+        np.searchsorted(mine[order], np.arange(len(folders) + 1)) for mine, order in zip(by_part, orders, strict=True)
+    ]
+    for number, folder in enumerate(folders):
+        mine = (
+            part.take(order[edge[number] : edge[number + 1]])
+            for part, order, edge in zip(parts, orders, edges, strict=True)
+        )
+        yield folder, [part for part in mine if part.n]
+
+
 def in_groups(parts: Sequence[Rows], most_rows: int) -> "Iterator[pa.Table]":
     """The records of all these as tables of so many rows, but for the last."""
     import pyarrow as pa
@@ -104,6 +127,16 @@ def in_groups(parts: Sequence[Rows], most_rows: int) -> "Iterator[pa.Table]":
                 tables, missing = [], most_rows
     if tables:
         yield pa.concat_tables(tables)
+
+
+def write_groups(where: Path | BytesIO, tables: "Iterator[pa.Table]") -> None:
+    """A file with these tables, of which there is one at least, as its row groups."""
+    import pyarrow.parquet as parquet
+
+    first = next(tables)
+    with parquet.ParquetWriter(where, first.schema, compression="zstd") as writer:
+        for table in chain((first,), tables):
+            writer.write_table(table)
 
 
 def table_of(columns: Columns, offsets: Ints) -> "pa.Table":

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import SplitResult
 
 from redis import exceptions
@@ -35,6 +35,8 @@ from ingest_service.sinks.redis.sentinels import Sentinels
 
 _PATIENCE_S = 1.0  # before it is asked who listens there
 _LOOK_S = 2.0  # for a look that can be left out
+
+K = TypeVar("K", str, bytes)
 
 
 class RedisNodes:
@@ -262,13 +264,18 @@ class RedisNodes:
         found = await self.asked(keys, lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True))
         return [[] if one is None else one for one in found]
 
-    async def asked(self, keys: Sequence[str], ask: Callable[[Any, str], object], *, writes: bool = False) -> list[Any]:
+    async def hashes(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> list[list[bytes | None]]:
+        """These fields of the hashes at these keys; none where something else is."""
+        found = await self.asked(keys, lambda pipe, key: pipe.execute_command("HMGET", key, *fields, NEVER_DECODE=True))
+        return [[None] * len(fields) if one is None else one for one in found]
+
+    async def asked(self, keys: Sequence[K], ask: Callable[[Any, K], object], *, writes: bool = False) -> list[Any]:
         """For each key the reply to the command that `ask` puts into a pipeline; None where another kind of value is.
 
         What `writes` is acknowledged by the replicas that are to have it. Retry if it may succeed later.
         """
         await self.refresh()
-        found: dict[str, Any] = {}
+        found: dict[K, Any] = {}
         for pool, indices in self._by_node(keys):
             its = [keys[index] for index in indices]
             try:
@@ -279,7 +286,7 @@ class RedisNodes:
         return [found[key] for key in keys]
 
     async def _replies(
-        self, pool: ConnectionPool, keys: Sequence[str], ask: Callable[[Any, str], object], *, writes: bool
+        self, pool: ConnectionPool, keys: Sequence[K], ask: Callable[[Any, K], object], *, writes: bool
     ) -> list[Any]:
         waits = writes and self.replicas > 0
         with errors_translated():
@@ -296,15 +303,16 @@ class RedisNodes:
             await self.require_replicas(replies.pop())
         return [None if isinstance(reply, Exception) else reply for reply in replies]
 
-    def _by_node(self, keys: Sequence[str]) -> list[tuple[ConnectionPool, list[int]]]:
+    def _by_node(self, keys: Sequence[K]) -> list[tuple[ConnectionPool, list[int]]]:
         """Which of the keys, by index, each node holds."""
         by_node: dict[Address, list[int]] = {}
         for index, key in enumerate(keys):
             by_node.setdefault(self._node_of(key), []).append(index)
         return [(self._pools[address], indices) for address, indices in by_node.items()]
 
-    def _node_of(self, key: str) -> Address:
-        return self._seed if self._owners is None else self._owners[key_slot(key.encode())]
+    def _node_of(self, key: str | bytes) -> Address:
+        encoded = key.encode() if isinstance(key, str) else key
+        return self._seed if self._owners is None else self._owners[key_slot(encoded)]
 
     def _masters(self) -> list[Address]:
         return [self._seed] if self._owners is None else sorted(set(self._owners))

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from ingest_service.rows.arrays import Ints
-from ingest_service.rows.columns import Columns
+from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.texts import lengths
 from ingest_service.sinks.fields import json_safe
 from ingest_service.sinks.redis.about import About
@@ -25,6 +25,7 @@ _LEAST_TABLE = 4
 
 class RedisTally(Tally):
     rows_per_s: ClassVar[int] = 450_000
+    within: ClassVar[float] = 0.03
 
     def __init__(self, keeping: Keeping, look: Callable[[], Awaitable[tuple[Sequence[About], str]]]) -> None:
         """look: what the servers say of themselves, and one of its allocator."""
@@ -35,7 +36,8 @@ class RedisTally(Tally):
         self._widths = np.zeros(0, np.int64)  # how many members are so long
         self._n_chunks = 0
 
-    def add(self, columns: Columns) -> None:
+    def add(self, chunk: Chunk) -> None:
+        columns = chunk.columns
         schema = columns.schema
         widths = np.zeros(len(columns), np.int64) + lengths(member(json_safe(columns, but=schema.owner)))
         counts = np.bincount(widths)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ingest_service.rows.columns import Columns
+from ingest_service.rows.chunk import Chunk
 from ingest_service.rows.texts import lengths
 from ingest_service.sinks.sizes import Found, Sizes, Tally
 from ingest_service.sinks.sqlite.rows import values
@@ -15,11 +15,13 @@ _FILLED = 0.89  # of a page, once rows came in between those that were there
 
 class SQLiteTally(Tally):
     rows_per_s: ClassVar[int] = 170_000
+    within: ClassVar[float] = 0.1
 
     def __init__(self) -> None:
         self._n = self._bytes = 0
 
-    def add(self, columns: Columns) -> None:
+    def add(self, chunk: Chunk) -> None:
+        columns = chunk.columns
         texts = values(columns).values()
         sizes = np.zeros(len(columns), np.int64) + lengths(list(texts))
         self._n += len(columns)
