@@ -252,10 +252,6 @@ MATRIX: dict[int, Fault] = {
         "no source; dead letters or keys of a shard in another state folder",
         "exit 66, exit 74 with what to bring; then the load goes on",
     ),
-    87: Fault(
-        "a divided load from an object store that is slow and breaks off",
-        "a proxy that trickles, cuts, and is gone for a moment",
-        "asked again, or exit 74; then as after one run, dead letters in the mirror included",
     85: Fault(
         "an upload breaks off",
         "the client goes, falls silent, or the service is killed in it; a disk that is full",
@@ -265,5 +261,10 @@ MATRIX: dict[int, Fault] = {
         "a kill while an edited dead letter is replayed",
         "at each step, of the command and of the service",
         "the row of the source and its reason are kept until the new row is stored, once",
+    ),
+    87: Fault(
+        "a divided load from an object store that is slow and breaks off",
+        "a proxy that trickles, cuts, and is gone for a moment",
+        "asked again, or exit 74; then as after one run, dead letters in the mirror included",
     ),
 }

@@ -197,10 +197,12 @@ def test_workers_whose_clocks_are_hours_apart(cli: Cli, changing: Changing, redi
     if shutil.which("cc") is None or subprocess.run(build, cwd=cli.folder, check=False).returncode:
         pytest.skip("NO TOOL: no C compiler")
     command = ("work", changing.path, "--dataset", "movielens", "--shard-mb", "1", "--json")
-    clocks = [
-        {"LD_PRELOAD": str(cli.folder / "clock.so"), "CLOCK_AHEAD_S": ahead} for ahead in ("-86400", "7200", "86400")
+    library = str(cli.folder / "clock.so")
+    to = f"{redis_db_url}?rate=3000"
+    workers = [
+        cli.start(*command, "--to", to, LD_PRELOAD=library, CLOCK_AHEAD_S=ahead)
+        for ahead in ("-86400", "7200", "86400")
     ]
-    workers = [cli.start(*command, "--to", f"{redis_db_url}?rate=3000", **clock) for clock in clocks]
     events = [wait_for_event(worker, lambda event: event["event"] == "progress") for worker in workers]
     days = {event["timestamp"][:10] for event in events}
     assert len(days) >= 2  # their clocks are what they are meant to be
