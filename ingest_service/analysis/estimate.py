@@ -26,6 +26,8 @@ from ingest_service.sinks.sizes import Found, Sized, Sizes, Tally
 
 WHEN_STOPPED = "nothing was written"
 MEASURED_ROWS = 200_000
+_OF_STORE = "no estimate is made of what this kind of store takes"
+_OF_ITEMS = "no estimate is made of what is known of items: a record each, beside the interactions"
 
 Progress = Callable[..., None]
 
@@ -34,12 +36,14 @@ Progress = Callable[..., None]
 class Estimate:
     """Of one source. `sinks` has what each takes, by name, and why nothing is known of one.
 
-    sample: where only parts of the source were read; `found` is then the most that it may hold.
+    sample: where only parts of the source were read; `found` is then the most that it may hold. is_about_items: what it
+    calls users are items.
     """
 
     source: str
     source_bytes: int | None
     found: Found
+    is_about_items: bool
     sample: Sample | None = None
     sinks: dict[str, Sizes] = field(default_factory=dict)
 
@@ -50,8 +54,12 @@ class Estimate:
         return named | self._counts() | {"sinks": self.sinks}
 
     def _counts(self) -> Sizes:
-        if self.sample is not None:
-            return self.sample.counts()
+        counts = self._counts_of_users() if self.sample is None else self.sample.counts()
+        if not self.is_about_items:
+            return counts
+        return {name.replace("users", "items"): n for name, n in counts.items() if "largest_user" not in name}
+
+    def _counts_of_users(self) -> Sizes:
         found = self.found
         return {
             "rows_read": found.read,
@@ -70,14 +78,16 @@ class Estimate:
         sinks = [line for name, sizes in self.sinks.items() for line in _sink_lines(name, sizes)]
         if (sample := self.sample) is not None:
             of = f"read at {sample.places} places, {sample.percent} %: what follows are bounds, and no estimate"
-            return [f"{self.source}{size}", f"  {of}", *_sized_lines(sample.counts()), *sinks]
+            return [f"{self.source}{size}", f"  {of}", *_sized_lines(self._counts()), *sinks]
         filtered = f", {found.filtered:,} filtered" if found.filtered else ""
         refused = f"{found.rejected:,} refused{filtered}"
+        whose = "items" if self.is_about_items else "users"
+        largest = [] if self.is_about_items else [f"  the largest user has {found.largest_user:,}"]
         return [
             f"{self.source}{size}",
-            f"  {found.read:,} rows: {found.records:,} records of {found.n_users:,} users, {refused}",
+            f"  {found.read:,} rows: {found.records:,} records of {found.n_users:,} {whose}, {refused}",
             f"  {found.repeated:,} records have a key that comes again, and are replaced",
-            f"  the largest user has {found.largest_user:,}",
+            *largest,
             *sinks,
         ]
 
@@ -108,18 +118,19 @@ async def estimate(
     """
     if not job.source.resumable:
         raise UsageError("Standard input cannot be read again once it is loaded; name a file.")
+    about_items = job.dataset.schema.is_about_items
     sized = {sink.name: sink for sink in sinks if isinstance(sink, Sized)}
     tallies = {name: sink.tally(prices) for name, sink in sized.items()}
     if sample:
         looked = await asyncio.to_thread(sampled, job, tallies, lambda name: sized[name].tally(prices), stop, progress)
-        made = Estimate(job.source.uri, job.source.size(), looked.most[0], looked)
+        made = Estimate(job.source.uri, job.source.size(), looked.most[0], about_items, looked)
     else:
         found = await asyncio.to_thread(_read, job, list(tallies.values()), stop, progress)
-        made = Estimate(job.source.uri, job.source.size(), found)
+        made = Estimate(job.source.uri, job.source.size(), found, about_items)
     try:
         for number, sink in enumerate(sinks):
             if (tally := tallies.get(sink.name)) is None:
-                made.sinks[sink.name] = {"unknown": "no estimate is made of what this kind of store takes"}
+                made.sinks[sink.name] = {"unknown": _OF_ITEMS if about_items else _OF_STORE}
                 continue
             limits = await _limits(sink, tally)
             rate, how = float(tally.rows_per_s), "typical, 2 cores"

@@ -16,6 +16,9 @@ import pytest
 import redis
 
 from ingest_service.sinks.dynamodb.sizes import Prices
+from ingest_service.sinks.redis.about import About
+from ingest_service.sinks.redis.commands import Keeping
+from ingest_service.sinks.redis.sizes import RedisTally
 from ingest_service.sinks.testing.rows import FIRST_MS
 from tests.helpers import HEADER, UNREACHABLE, Cli, create_tables, dynamodb_at, dynamodb_client
 
@@ -99,6 +102,25 @@ def test_the_limits_of_redis_are_said(cli: Cli, redis_db_url: str) -> None:
     sizes = estimated(cli, file, f"--to=redis://{UNREACHABLE}?retry_budget_s=0.1")["sinks"]["redis"]
     assert sizes["rows"] == 3
     assert "cannot be reached" in sizes["limits"] or "not known" in sizes["limits"]
+
+
+@pytest.mark.parametrize(
+    ("info", "says"),
+    [
+        ({"redis_version": "7.0.15"}, None),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.2"}, "that of Redis 7.0; the server is Valkey 9.1.2"),
+        ({"redis_version": "7.00.1"}, "that of Redis 7.0; the server is Redis 7.00.1"),
+        ({"redis_version": "8.0.0"}, "that of Redis 7.0; the server is Redis 8.0.0"),
+        ({}, "that of Redis 7.0; the server is of an unknown version"),
+    ],
+)
+async def test_of_another_server_it_is_said_that_the_formula_is_not_its(info: dict[str, str], says: str | None) -> None:
+    """By what the server's INFO calls it."""
+
+    async def look() -> tuple[list[About], str]:
+        return [About.of(info)], ""
+
+    assert (await RedisTally(Keeping("", 100, 60), look).ask()).get("formula") == says
 
 
 def test_write_units_are_those_that_dynamodb_counts(cli: Cli, dynamodb_url: str, table: str) -> None:
@@ -209,3 +231,21 @@ def test_it_is_told_to_people_and_of_one_file(cli: Cli) -> None:
     cli.file("other.csv", f"{HEADER}\n")
     assert cli.here("estimate", str(cli.folder / "*.csv"), "--to=sqlite:///here.db").code == 2
     assert cli.here("estimate", "-", "--to=sqlite:///here.db").code == 2
+
+
+def test_items_are_no_users(cli: Cli) -> None:
+    """Data sets about items are counted by items; what they take is not told, and that is said."""
+    schema = cli.file(
+        "titles.yaml",
+        "name: titles\nx-about: items\nschema:\n  fields:\n    - {name: movieId, type: integer, x-role: item}\n"
+        "    - {name: title, type: string, x-keep: true}\n",
+    )
+    file = cli.file("movies.csv", "movieId,title\n1,Toy Story\n2,Jumanji\n2,Jumanji II\nx,no\n")
+    arguments = (file, f"--dataset={schema}", "--to=sqlite:///here.db")
+    found = estimated(cli, *arguments)
+    assert (found["records"], found["rejected"], found["repeated_keys"], found["items"]) == (3, 1, 1, 2)
+    assert not any("user" in name for name in found)
+    outcome = cli.here("estimate", *arguments)
+    assert "4 rows: 3 records of 2 items, 1 refused" in outcome.stdout
+    assert "no estimate is made of what is known of items" in outcome.stdout
+    assert "largest user" not in outcome.stdout

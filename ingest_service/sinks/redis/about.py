@@ -14,7 +14,7 @@ class About:
     """One server. Other programs that speak Redis's protocol may leave any of it out."""
 
     run_id: str  # another one after each start
-    version: str
+    program: str  # with its version, as "Redis 7.0.15"
     is_sentinel: bool
     is_cluster: bool
     is_replica: bool
@@ -28,7 +28,7 @@ class About:
     def of(cls, info: Mapping[str, Any]) -> "About":
         return cls(
             str(info.get("run_id", "")),
-            str(info.get("redis_version", "")),
+            _program(info),
             "sentinel" in (info.get("redis_mode"), info.get("server_mode")),
             info.get("cluster_enabled") == 1,
             info.get("role") == "slave",
@@ -43,6 +43,13 @@ class About:
     def evicts(self) -> bool:
         """Whether it drops keys once its memory is full."""
         return self.maxmemory > 0 and self.policy != "noeviction"
+
+
+def _program(info: Mapping[str, Any]) -> str:
+    """Valkey calls itself a Redis as well, of a version that its structures are not of."""
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}" if "redis_version" in info else "of an unknown version"
 
 
 @dataclass(slots=True)

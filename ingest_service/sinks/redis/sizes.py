@@ -16,7 +16,7 @@ from ingest_service.sinks.redis.about import About
 from ingest_service.sinks.redis.commands import Keeping, member
 from ingest_service.sinks.sizes import Found, Sizes, Tally
 
-KNOWN = "7.0"  # the version whose structures these are
+KNOWN = "Redis 7.0"  # the version whose structures these are
 _ENTRY, _OBJECT, _ZSET, _SKIPLIST, _DICT = 24, 16, 16, 32, 56
 _NODE, _LEVEL, _LEVELS, _NEXT = 24, 16, 32, 0.25  # of a skiplist: a node, each level of it, the most, and the odds
 _POINTER = 8
@@ -56,8 +56,8 @@ class RedisTally(Tally):
         limits: Sizes = {}
         if most := sum(one.maxmemory for one in servers):
             limits = {"maxmemory_bytes": most, "maxmemory_policy": servers[0].policy}
-        if others := sorted(one.version for one in servers if not one.version.startswith(f"{KNOWN}.")):
-            limits["formula"] = f"that of Redis {KNOWN}; the server is {others[0]}"
+        if others := sorted(one.program for one in servers if not one.program.startswith(f"{KNOWN}.")):
+            limits["formula"] = f"that of {KNOWN}; the server is {others[0]}"
         return limits
 
     def sizes(self, found: Found) -> Sizes:
