@@ -36,7 +36,7 @@ def figures(bench: Bench) -> list[Figure]:
         bench.skip("FEAST_PYTHON names no interpreter that has Feast")
         return []
     rows, feast_rows = min(ROWS, bench.rows), min(FEAST_ROWS, bench.rows)
-    file, schema = _file(bench.work, rows), _schema(bench.work)
+    file, schema = file_of(bench.work, rows), schema_of(bench.work)
     script = [python, str(ROOT / "benchmarks" / "peers" / "feast_script.py"), str(file)]
     script += ["--to", bench.redis.url, "--limit", str(feast_rows)]
 
@@ -63,7 +63,7 @@ def figures(bench: Bench) -> list[Figure]:
     return [Figure("feast", side, other, targets)]
 
 
-def _schema(folder: Path) -> Path:
+def schema_of(folder: Path) -> Path:
     fields: list[dict[str, object]] = [
         {"name": "user_id", "type": "integer", "x-role": "owner"},
         {"name": "item", "type": "integer", "x-role": "item"},
@@ -75,7 +75,7 @@ def _schema(folder: Path) -> Path:
     return path
 
 
-def _file(folder: Path, rows: int) -> Path:
+def file_of(folder: Path, rows: int) -> Path:
     """One row an entity, in no order of ids."""
     rng = random.Random(11)
     path = folder / f"taste-{rows}.csv"
