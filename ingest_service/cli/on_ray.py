@@ -8,6 +8,7 @@ import asyncio
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ingest_service.errors import ConfigurationError, IngestError, Stopped, family_of
@@ -27,34 +28,50 @@ def run_on_ray(
     address: ray://HOST:PORT, or ray://local for one that is started here and ends with this. settings: by their names;
     they reach Ray's machines through Ray, passwords in URLs included.
     """
+    is_local = address == "ray://local"
     try:
         import ray
+        from ray.exceptions import RayError
+
+        if not is_local:
+            import grpc  # noqa: F401 - of Ray's client
     except ModuleNotFoundError:
         raise ConfigurationError(NO_RAY) from None
-    is_local = address == "ray://local"
-    ray.init(
-        address=None if is_local else address,
-        include_dashboard=False if is_local else None,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
     try:
-        task = ray.remote(max_retries=-1, num_cpus=1)(
-            _work
-        )  # a shard that fails fails the load; a dead worker does not
-        left = [task.remote(list(sources), settings, n, shard_mb) for _ in range(n)]
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            ended = [ray.get(one) for one in left]
-        except KeyboardInterrupt:
-            for one in left:
-                ray.cancel(one)
-            ray.wait(left, num_returns=len(left), timeout=_DRAIN_S)
-            raise Stopped.on_request() from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        ray.init(
+            address=None if is_local else address,
+            include_dashboard=False if is_local else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        return _run(n, sources, settings, shard_mb)
+    except (ConnectionError, RayError) as error:
+        raise Stopped(
+            f"{address} cannot be reached, or has gone ({type(error).__name__}); look at it and at Ray's token, "
+            "then run the same command again to go on."
+        ) from error
     finally:
-        ray.shutdown()
+        with suppress(ConnectionError, RayError):
+            ray.shutdown()
+
+
+def _run(n: int, sources: Sequence[str], settings: dict[str, Any], shard_mb: int | None) -> "Report":
+    """In a Ray that is there."""
+    import ray
+
+    # A shard that fails fails the load; a dead worker does not.
+    task = ray.remote(max_retries=-1, num_cpus=1)(_work)
+    left = [task.remote(list(sources), settings, n, shard_mb) for _ in range(n)]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        ended = [ray.get(one) for one in left]
+    except KeyboardInterrupt:
+        for one in left:
+            ray.cancel(one)
+        ray.wait(left, num_returns=len(left), timeout=_DRAIN_S)
+        raise Stopped.on_request() from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for code, told in ended:
         if code:
             raise family_of(code)(told)
