@@ -98,7 +98,7 @@ def test_the_service_in_the_image_drains(image: Image) -> None:
     """With nothing writable but the volume it serves, is healthy, drains at SIGTERM, and goes on at its next start."""
     state, port = Path(image.mapped("/state")), free_port()
     healthcheck = [word.replace("8080", str(port)) for word in image.healthcheck]
-    (state / "pairs.csv").write_text(f"{HEADER}\nbad\n" + "".join(f"{i},1,{FIRST_MS}\n" for i in range(300_000)))
+    (state / "pairs.csv").write_text(f"{HEADER}\nbad\n" + "".join(f"{i},1,{FIRST_MS}\n" for i in range(600_000)))
     assert subprocess.run(healthcheck, env=image.variables(), check=False).returncode == 1
     process, service = served(image, port)
     try:
