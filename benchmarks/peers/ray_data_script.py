@@ -3,10 +3,8 @@
 Runs in an environment of its own, which has ray, pandas, redis and boto3.
 """
 
-import ctypes
 import os
 import tempfile
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import ray
 
 from benchmarks.measure import ROOT
+from benchmarks.peers.reaped import adopt, wait_for_all
 from benchmarks.peers.rows import RECENT_TTL_S, Arguments, arguments, dynamodb_table, identity, to_json
 
 WORKERS = 2
 PIPELINE_COMMANDS = 1_000
-_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 
 
 def records(batch: Any) -> Any:
@@ -81,22 +79,15 @@ def main(args: Arguments) -> None:
         path = Path(folder) / "rows.csv"
         with args.path.open("rb") as source, path.open("wb") as target:
             target.writelines(islice(source, None if args.limit is None else args.limit + 1))
-        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
+        adopt()
         os.environ["PYTHONPATH"] = str(ROOT)  # of Ray's workers
         ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         rows = ray.data.read_csv(str(path))
         rows.map_batches(
             kind, fn_constructor_args=(args.to,), batch_format="pandas", concurrency=WORKERS, num_cpus=0.5
         ).materialize()
-        end_all()
-
-
-def end_all() -> None:
-    """End Ray, and wait for its processes: so their CPU time counts as this one's."""
-    ray.shutdown()
-    with suppress(ChildProcessError):
-        while True:
-            os.wait()
+        ray.shutdown()
+        wait_for_all()
 
 
 if __name__ == "__main__":

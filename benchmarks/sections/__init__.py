@@ -9,6 +9,7 @@ from benchmarks.sections import (
     both,
     dynamodb,
     embeddings,
+    engines,
     feast,
     features,
     formats,
@@ -19,7 +20,6 @@ from benchmarks.sections import (
     movielens,
     parquet,
     postgres,
-    ray,
     reading,
     redis,
     rejects,
@@ -59,6 +59,6 @@ SECTIONS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "features": features.figures,
     "versions": versions.figures,
     "workers": workers.figures,
-    "ray": ray.figures,
+    "engines": engines.figures,
     "quick": versions.since_release,
 }
