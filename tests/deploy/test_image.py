@@ -114,6 +114,6 @@ def test_the_service_in_the_image_drains(image: Image) -> None:
     finally:
         process.kill()
         process.communicate()
-    assert len(sqlite_rows(state / "rows.db")) == 300_000
+    assert len(sqlite_rows(state / "rows.db")) == 600_000
     assert len(list(state.glob("pairs.csv-*/dead-letters.jsonl"))) == 1
     assert {path.name for path in image.root.iterdir()} == {"base", "opt", "state"}
