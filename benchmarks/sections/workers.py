@@ -1,7 +1,9 @@
 """One source divided among processes, beside one process: what the division costs, on a server that stores nothing."""
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +31,9 @@ def figures(bench: Bench) -> list[Figure]:
 def _repeating(bench: Bench) -> Figure:
     """Where a later row has to win: keys are noted, and rows whose key is in two shards are written again."""
     name = f"one process, {REPEATED:.0%} of the keys again"
-    alone, side, *_ = _alone_and_divided(bench, _ratings(bench.work, bench.rows), name, "--dataset", "movielens")
+    with ProcessPoolExecutor(1, get_context("spawn")) as other:  # a peak of ours would count as that of each command
+        file = other.submit(_ratings, bench.work, bench.rows).result()
+    alone, side, *_ = _alone_and_divided(bench, file, name, "--dataset", "movielens")
     target = at_most("ratio of client CPU a row", 1 / side.cpu_thrift_beside(alone), 1.1)
     return Figure("workers", side, alone, (target, at_least("ratio", side.speed_beside(alone), 1)))
 

@@ -134,7 +134,10 @@ class Reader(ABC, Generic[B]):
         """A block's rows as typed columns, and those that are refused."""
 
     def only(self, block: B, offsets: Ints) -> B:
-        """Of a block at least the rows at these offsets, for their records alone: lines are not counted any more."""
+        """Of a block at least the rows at these offsets, for their records alone: lines are not counted any more.
+
+        offsets: int64[n], ascending; a row of the block begins at each.
+        """
         return block
 
     @abstractmethod
