@@ -226,7 +226,7 @@ async def test_an_object_store_that_is_slow_and_breaks_off(cli: Cli, changing: C
         environment = moto.environment | {"AWS_ENDPOINT_URL": proxy.url}
         command = ("run", f"s3://{bucket}/{name}", "--dataset", "movielens", *WORKERS, "--json")
         mirrored = (*command, "--state-mirror", f"s3://{bucket}/state")
-        await proxy.slow(1 << 20)
+        await proxy.slow(3 << 20)
         loading = asyncio.create_task(asyncio.to_thread(cli.run, *mirrored, **environment))
         await until(lambda: proxy.connections > 3)
         await proxy.cut_after(300_000, times=3)
