@@ -53,44 +53,48 @@ def identity(kind: str, number: str) -> str:
 def rows(path: Path, limit: int | None) -> Iterator[Row]:
     with path.open(newline="") as file:
         for row in islice(csv.DictReader(file), limit):
-            when = datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC)
-            timestamp = when.isoformat(timespec="microseconds").replace("+00:00", "Z")
-            yield Row(
-                identity("user", row["userID"]),
-                identity("video", row["videoID"]),
-                timestamp,
-                int(when.timestamp() * 1000),
-                f"session_{row['userID']}_{timestamp[:10]}",
-            )
+            yield row_of(row["userID"], row["videoID"], row["timestamp"])
+
+
+def row_of(user: str, video: str, at: str) -> Row:
+    when = datetime.fromisoformat(at).replace(tzinfo=UTC)
+    timestamp = when.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return Row(
+        identity("user", user),
+        identity("video", video),
+        timestamp,
+        int(when.timestamp() * 1000),
+        f"session_{user}_{timestamp[:10]}",
+    )
 
 
 def records(path: Path, limit: int | None) -> Iterator[dict[str, str]]:
     """Each row with the attributes that DynamoDB and SQLite store."""
-    for row in rows(path, limit):
-        yield {
-            "user_id": row.user_id,
-            "event_key": f"{row.timestamp}#{row.video_id}",
-            "video_id": row.video_id,
-            "timestamp": row.timestamp,
-            "event_type": "click",
-            "device": "mobile",
-            "session_id": row.session_id,
-        }
+    return map(record_of, rows(path, limit))
+
+
+def record_of(row: Row) -> dict[str, str]:
+    return {"user_id": row.user_id, "event_key": f"{row.timestamp}#{row.video_id}", **attributes_of(row)}
+
+
+def attributes_of(row: Row) -> dict[str, str]:
+    """Those that every store has beside its key."""
+    return {
+        "video_id": row.video_id,
+        "timestamp": row.timestamp,
+        "event_type": "click",
+        "device": "mobile",
+        "session_id": row.session_id,
+    }
 
 
 def recent(path: Path, limit: int | None) -> Iterator[tuple[str, str, int]]:
     """Each row as Redis stores it: the key, the member and its score."""
-    for row in rows(path, limit):
-        member = to_json(
-            {
-                "video_id": row.video_id,
-                "timestamp": row.timestamp,
-                "event_type": "click",
-                "device": "mobile",
-                "session_id": row.session_id,
-            }
-        )
-        yield f"recent:{{{row.user_id}}}", member, row.score_ms
+    return map(recent_of, rows(path, limit))
+
+
+def recent_of(row: Row) -> tuple[str, str, int]:
+    return f"recent:{{{row.user_id}}}", to_json(attributes_of(row)), row.score_ms
 
 
 def dynamodb_table(url: str) -> tuple[str, dict[str, str]]:

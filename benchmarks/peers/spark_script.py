@@ -6,7 +6,7 @@ Runs in an environment of its own, which has pyspark, redis and boto3, and needs
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,38 +15,31 @@ from pyspark.sql import SparkSession
 
 from benchmarks.measure import ROOT
 from benchmarks.peers.reaped import adopt, wait_for_all
-from benchmarks.peers.rows import RECENT_TTL_S, Arguments, arguments, dynamodb_table, identity, to_json
+from benchmarks.peers.rows import (
+    RECENT_TTL_S,
+    Arguments,
+    Row,
+    arguments,
+    dynamodb_table,
+    recent_of,
+    record_of,
+    row_of,
+)
 
 WORKERS = 2
 PIPELINE_COMMANDS = 1_000
 
 
-def record(row: Any) -> tuple[str, int, dict[str, str]]:
-    """The attributes of a row that are stored, and its time in milliseconds."""
-    from datetime import UTC, datetime
-
-    when = datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC)
-    text = when.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return (
-        identity("user", row["userID"]),
-        int(when.timestamp() * 1000),
-        {
-            "video_id": identity("video", row["videoID"]),
-            "timestamp": text,
-            "event_type": "click",
-            "device": "mobile",
-            "session_id": f"session_{row['userID']}_{text[:10]}",
-        },
-    )
+def rows_of(rows: Iterable[Any]) -> Iterator[Row]:
+    return (row_of(row["userID"], row["videoID"], row["timestamp"]) for row in rows)
 
 
 def to_redis(url: str, rows: Iterable[Any]) -> None:
     import redis
 
     with redis.Redis.from_url(url) as client, client.pipeline(transaction=False) as pipeline:
-        for user, score, stored in map(record, rows):
-            key = f"recent:{{{user}}}"
-            pipeline.zadd(key, {to_json(stored): score})
+        for key, member, score in map(recent_of, rows_of(rows)):
+            pipeline.zadd(key, {member: score})
             pipeline.expire(key, RECENT_TTL_S)
             if len(pipeline) >= PIPELINE_COMMANDS:
                 pipeline.execute()
@@ -58,9 +51,8 @@ def to_dynamodb(url: str, rows: Iterable[Any]) -> None:
 
     name, where = dynamodb_table(url)
     with boto3.resource("dynamodb", **where).Table(name).batch_writer() as writer:
-        for user, _, stored in map(record, rows):
-            event = f"{stored['timestamp']}#{stored['video_id']}"
-            writer.put_item(Item={"user_id": user, "event_key": event, **stored})
+        for record in map(record_of, rows_of(rows)):
+            writer.put_item(Item=record)
 
 
 def main(args: Arguments) -> None:

@@ -244,7 +244,7 @@ def _replayed(stream: _Stream, rows: Rows) -> Iterator[_Part]:
 
 def _in_slices(job: Job, name: str) -> Iterator[list[dict[str, Any]]]:
     """The letters of a source in one of its files."""
-    letters = dead_letter.read(job.state_dir / job.stream / name, missing_ok=True)
+    letters = dead_letter.read(job.folder / name, missing_ok=True)
     return dead_letter.in_slices(letter for letter in letters if letter["source"] == job.source.uri)
 
 

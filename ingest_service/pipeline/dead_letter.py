@@ -55,7 +55,7 @@ class DeadLetters:
 
     @classmethod
     def of(cls, job: Job) -> Self:
-        return cls(job.state_dir / job.stream, job.source.uri, job.mirror)
+        return cls(job.folder, job.source.uri, job.mirror)
 
     def open(self, *, resume_offset: int, anew: bool = False) -> None:
         """Open for appending. What is in already, from `resume_offset` on, will not be written twice.
@@ -174,14 +174,13 @@ class Letters:
     """The letters of some rows of a source: those that begin at these offsets, refused at these stages. Blocks."""
 
     def __init__(self, job: Job, offsets: range, stages: Collection[str]) -> None:
-        self._folder = job.state_dir / job.stream
         self._job = job
         self._offsets = offsets
         self._stages = stages
 
     def refuse_replayed(self) -> None:
         """SourceChanged if one of them was stored by a replay: maybe edited, so maybe as any record."""
-        if any(map(self._is_meant, read(self._folder / REPLAYED_NAME, missing_ok=True))):
+        if any(map(self._is_meant, read(self._job.folder / REPLAYED_NAME, missing_ok=True))):
             raise SourceChanged(
                 "The source's last line was continued since it was ingested, and what was its dead letter has been "
                 "replayed; use --restart to start it again."
@@ -189,7 +188,7 @@ class Letters:
 
     def remove(self) -> None:
         """Take them out of the file."""
-        path = self._folder / FILE_NAME
+        path = self._job.folder / FILE_NAME
         mirror = self._job.mirror
         if not path.exists() and mirror is None:
             return

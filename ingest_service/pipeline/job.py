@@ -37,6 +37,11 @@ class Job:
         """The same, where so much of its memory is taken by something else."""
         return replace(self, block_bytes=block_bytes_without(self.block_bytes, mb))
 
+    @property
+    def folder(self) -> Path:
+        """Where the dead letters of the stream are, and what else is noted of it."""
+        return self.state_dir / self.stream
+
     def part(self, shard: Shard) -> "Job":
         """The same for one shard: a stream of its own, with its own dead letters."""
         folder = self.shards_folder(shard.plan)
@@ -44,11 +49,11 @@ class Job:
 
     def shards_folder(self, plan: str) -> Path:
         """Where the shards of a plan keep their dead letters, and what else they note."""
-        return self.state_dir / self.stream / f"{_SHARDS}{plan}"
+        return self.folder / f"{_SHARDS}{plan}"
 
     def shards_folders(self) -> list[Path]:
         """Those of all plans, here and in the mirror. Blocks the caller."""
-        folder = self.state_dir / self.stream
+        folder = self.folder
         there = self.mirror.folders_in(folder) if self.mirror is not None else []
         return sorted({*folder.glob(f"{_SHARDS}*"), *(one for one in there if one.name.startswith(_SHARDS))})
 
@@ -57,7 +62,7 @@ class Job:
 
         keeps_past: beside the dead letters, what features need of the rows before.
         """
-        past = self.state_dir / self.stream if keeps_past and self.source.resumable else None
+        past = self.folder if keeps_past and self.source.resumable else None
         reader = open_reader(
             self.source, self.dataset, columns=self.columns, limit=limit, block_bytes=self.block_bytes, past=past
         )

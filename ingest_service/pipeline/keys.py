@@ -50,7 +50,7 @@ class KeyFile:
     def of(cls, job: Job) -> Self | None:
         """That of a shard whose rows can have a key in common with others and say something else."""
         is_needed = job.shard is not None and not job.dataset.schema.follows_from_key
-        return cls(job.state_dir / job.stream / FILE_NAME, job.mirror) if is_needed else None
+        return cls(job.folder / FILE_NAME, job.mirror) if is_needed else None
 
     def append(self, chunk: Chunk) -> None:
         """Wait until they are on disk. The keys of a chunk may be noted twice."""
@@ -92,7 +92,7 @@ def keys_in(path: Path) -> Iterator[Keys]:
 
 def keys_of(job: Job) -> Iterator[Keys]:
     """What was noted of a shard, here and in what was brought."""
-    path = job.state_dir / job.stream / FILE_NAME
+    path = job.folder / FILE_NAME
     return chain(keys_in(path), keys_in(_brought(path)))
 
 
@@ -100,7 +100,7 @@ def bring_keys(job: Job) -> None:
     """Have here what workers elsewhere have noted of a shard. Blocks."""
     if job.mirror is None:
         return
-    path = job.state_dir / job.stream / FILE_NAME
+    path = job.folder / FILE_NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _brought(path).open("wb") as file:

@@ -118,7 +118,7 @@ def _gather_letters(job: Job, plan: Plan, sink: str, parts: Sequence[Checkpoint]
         for shard, part in zip(plan, parts, strict=True):
             mine = job.part(shard)
             dead_letter.bring(mine)
-            path = mine.state_dir / mine.stream / dead_letter.FILE_NAME
+            path = mine.folder / dead_letter.FILE_NAME
             n_missing = part.watermark.counts.rejected + part.watermark.counts.dead - _n_kept(path, sink)
             if n_missing > 0:
                 raise LocalIOError(

@@ -25,6 +25,7 @@ from ingest_service.sinks.base import Finding, Written
 from ingest_service.sinks.dynamodb.errors import ConditionFailed, Refused
 from ingest_service.sinks.dynamodb.items import MAX_ITEM_BYTES, UNIT_BYTES
 from ingest_service.sinks.dynamodb.table_sink import TableOptions, TableSink
+from ingest_service.sinks.feast.own_form import OfView
 from ingest_service.sinks.feast.values import entity_ids
 from ingest_service.sinks.feast.view import Chosen, View, ViewOptions
 from ingest_service.sinks.urls import parse_options
@@ -64,7 +65,7 @@ class Put:
         ).encode()
 
 
-class FeastDynamoDBSink(TableSink[Chosen]):
+class FeastDynamoDBSink(OfView, TableSink[Chosen]):
     """`feast+dynamodb://P.V?entity=user_id:INT64&features=a,b:FLOAT`: the table of the view V of the project P."""
 
     scheme: ClassVar[str] = "feast"
@@ -102,16 +103,6 @@ class FeastDynamoDBSink(TableSink[Chosen]):
         return Written(n_written, chunk.accepted - n_written - len(dead), dead)
 
     # --- reading ------------------------------------------------------------------------------------
-
-    def in_own_form(self, columns: Columns) -> "pl.DataFrame":
-        from ingest_service.sinks.feast.readback import in_own_form
-
-        return in_own_form(self.view, columns)
-
-    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
-        from ingest_service.sinks.feast.readback import newest
-
-        return newest(frame)
 
     async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         from ingest_service.sinks.feast.readback import ids_of, stored_frame

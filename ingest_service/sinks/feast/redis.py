@@ -16,6 +16,7 @@ from ingest_service.rows.texts import raws
 from ingest_service.sinks.base import Finding, Written
 from ingest_service.sinks.checkpoints import Place
 from ingest_service.sinks.feast.commands import MAKE_KNOWN, Hashes
+from ingest_service.sinks.feast.own_form import OfView
 from ingest_service.sinks.feast.values import moment_us
 from ingest_service.sinks.feast.view import Chosen, View, ViewOptions
 from ingest_service.sinks.pacing import RateLimit
@@ -52,7 +53,7 @@ class Prepared:
     chosen: Chosen
 
 
-class FeastSink(ServerSink[Prepared]):
+class FeastSink(OfView, ServerSink[Prepared]):
     """`feast+redis://…?project=P&view=V&entity=user_id:INT64&features=a,b:FLOAT`, the rest as of `redis://`."""
 
     scheme: ClassVar[str] = "feast"
@@ -91,16 +92,6 @@ class FeastSink(ServerSink[Prepared]):
         return Written(n_written, chunk.accepted - n_written - len(dead), dead)
 
     # --- reading ------------------------------------------------------------------------------------
-
-    def in_own_form(self, columns: Columns) -> "pl.DataFrame":
-        from ingest_service.sinks.feast.readback import in_own_form
-
-        return in_own_form(self.view, columns)
-
-    def expected(self, frame: "pl.DataFrame", schema: Schema) -> "pl.DataFrame":
-        from ingest_service.sinks.feast.readback import newest
-
-        return newest(frame)
 
     async def stored(self, users: Sequence[str], schema: Schema) -> "pl.DataFrame":
         from ingest_service.sinks.feast.readback import ids_of, stored_frame
